@@ -1,0 +1,22 @@
+"""A word on how a model's size fits its text, after the advice in char-rnn's README."""
+
+from __future__ import annotations
+
+
+def size_advice(parameters: int, characters: int, dropout: float) -> str:
+    """What the ratio of parameters to training characters suggests."""
+    ratio = parameters / characters
+    described = (
+        f"{parameters:,} parameters for {characters:,} training characters "
+        f"({ratio:.2f} a character)"
+        if ratio < 10
+        else f"{parameters:,} parameters for {characters:,} training characters ({ratio:.0f} a character)"
+    )
+    if ratio > 3:
+        hint = "many more parameters than characters: it will learn the text by heart unless --dropout is high"
+        return f"{described}: {hint}" + (" (0.3 to 0.5) or the model smaller" if dropout < 0.3 else "")
+    if ratio > 0.3:
+        return f"{described}: the same order of magnitude, as it should be" + (
+            "; if the validation loss turns up, try --dropout 0.2" if dropout == 0 else ""
+        )
+    return f"{described}: plenty of text; with more time, a larger --hidden-size will reach a lower loss"

@@ -1,0 +1,59 @@
+"""The command line. Only this package knows all the parts; heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from charrnn_runtime import CharrnnError
+
+from charrnn import __version__
+from charrnn.cli.evaluate import evaluate
+from charrnn.cli.export import export
+from charrnn.cli.inspect import inspect
+from charrnn.cli.sample import sample
+from charrnn.cli.train import train
+
+app = typer.Typer(
+    name="charrnn",
+    help="Train character-level recurrent language models, export them to ONNX, sample from them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command()(export)
+app.command()(sample)
+app.command("eval")(evaluate)
+app.command()(inspect)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"charrnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: our own errors become a line and an exit code, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # A sample may hold characters that this terminal's encoding does not.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        app()
+    except CharrnnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader, head for example, has seen enough
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,31 @@
+"""``charrnn export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt).")],
+    model: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    opset: Annotated[int, typer.Option(help="ONNX opset of the graph, 18 to 23.")] = 18,
+) -> None:
+    """Write a checkpoint as one self-contained ONNX file, and prove that it computes the same."""
+    from charrnn.files import check_writable, write_atomically
+
+    check_writable(model)
+
+    from charrnn.checkpoint import load_checkpoint
+    from charrnn.models import export_checkpoint
+    from charrnn.run_folder import find_checkpoint
+
+    exported = export_checkpoint(load_checkpoint(find_checkpoint(checkpoint)), opset=opset)
+    write_atomically(model, exported.data)
+    parity = exported.info.parity
+    typer.echo(
+        f"{model}: {len(exported.data):,} bytes, opset {opset}; largest difference of a logit from training "
+        f"{parity['max_abs_difference']:.1e} over {parity['steps']:,} steps (allowed: {parity['tolerance']:.0e})"
+    )

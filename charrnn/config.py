@@ -1,0 +1,174 @@
+"""Everything that can be set for a training run.
+
+Each field is documented once, in its metadata; ``charrnn train --help`` prints that text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from charrnn.errors import ConfigError
+
+CELLS = ("lstm", "gru", "rnn")
+OPTIMIZERS = ("muon", "adamw")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def _option(default: Any, doc: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": doc})
+
+
+def doc(config: type, name: str) -> str:
+    """The documentation of a field."""
+    return str(next(f for f in dataclasses.fields(config) if f.name == name).metadata["help"])
+
+
+class _Config:
+    """What the configurations share: plain values out and in."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint or config.json."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of ``to_json``; raises ConfigError for fields that are unknown."""
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"unknown settings: {', '.join(unknown)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Config):
+    """The architecture."""
+
+    cell: Literal["lstm", "gru", "rnn"] = _option("lstm", "Recurrent cell: lstm, gru or rnn (vanilla, tanh).")
+    hidden_size: int = _option(256, "Size of each layer's hidden state.")
+    num_layers: int = _option(1, "Number of recurrent layers.")
+    embedding_size: int = _option(128, "Size of the vector that stands for a character.")
+    dropout: float = _option(0.0, "Dropout between layers and before the output, 0 to below 1.")
+
+    def __post_init__(self) -> None:
+        _one_of("cell", self.cell, CELLS)
+        for name in ("hidden_size", "num_layers", "embedding_size"):
+            _at_least(name, getattr(self, name), 1)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be 0 to below 1, got {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(_Config):
+    """How a text becomes tokens."""
+
+    bytes: bool = _option(False, "Tokens are bytes instead of characters; the text may be anything.")
+    normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = _option(
+        None, "Unicode normal form applied to the text (NFC, NFD, NFKC, NFKD)."
+    )
+    val_frac: float = _option(0.1, "Part of the text, its end, that is kept for validation.")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_frac < 1:
+            raise ConfigError(f"val_frac must be above 0 and below 1, got {self.val_frac}")
+        if self.normalize is not None:
+            _one_of("normalize", self.normalize, ("NFC", "NFD", "NFKC", "NFKD"))
+            if self.bytes:
+                raise ConfigError("--bytes takes the text as it is; leave out --normalize")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(_Config):
+    """How to train: a budget (one of time, epochs, steps) and a recipe."""
+
+    time: float | None = _option(None, "Budget of time: 90s, 10m, 1h30m. Default 10m if no budget is given.")
+    epochs: float | None = _option(None, "Budget in passes over the training text.")
+    steps: int | None = _option(None, "Budget in optimizer steps.")
+    batch_size: int = _option(16, "Streams of text that are read side by side.")
+    seq_len: int = _option(64, "Characters that each stream advances in a step (length of backpropagation).")
+    optimizer: Literal["muon", "adamw"] = _option(
+        "muon", "muon (orthogonalised updates for the recurrent matrices, AdamW for the rest) or adamw."
+    )
+    lr: float = _option(0.006, "Peak learning rate of AdamW; Muon's is 5 times as high.")
+    weight_decay: float = _option(0.01, "Decoupled weight decay of the matrices.")
+    grad_clip: float = _option(1.0, "The gradient's norm is clipped to this; 0 for never.")
+    warmup_steps: int = _option(100, "Steps in which the rate rises to its peak.")
+    eval_steps: int | None = _option(None, "Validate every so many steps. Default: about every tenth of the budget.")
+    seed: int = _option(1, "Seed of the initial weights and of dropout.")
+    device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    precision: Literal["auto", "fp32", "bf16"] = _option(
+        "auto", "fp32, bf16 (autocast), or auto: bf16 where the processor computes in it."
+    )
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("time", "epochs", "steps") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ConfigError(f"give one budget, not {' and '.join(f'--{name}' for name in given)}")
+        for name in ("time", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{name} must be above 0, got {value}")
+        for name in ("steps", "batch_size", "seq_len", "eval_steps"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        _at_least("warmup_steps", self.warmup_steps, 0)
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ConfigError(f"lr must be above 0, got {self.lr}")
+        for name in ("weight_decay", "grad_clip"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("precision", self.precision, PRECISIONS)
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+
+    def with_budget(self) -> Self:
+        """The same, with the default budget where none is given."""
+        if self.time is None and self.epochs is None and self.steps is None:
+            return dataclasses.replace(self, time=600.0)
+        return self
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in a duration such as 90s, 10m, 1.5h or 1h30m; a bare number is seconds.
+
+    Raises:
+        ConfigError: no duration, or none above 0.
+    """
+    compact = text.strip().lower().replace(" ", "")
+    if re.fullmatch(r"\d+(?:\.\d+)?", compact):
+        compact += "s"
+    if not _DURATION.fullmatch(compact):
+        raise ConfigError(f"{text!r} is no duration; write it as 90s, 10m, 1.5h or 1h30m")
+    seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"([\d.]+)([smhd])", compact))
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ConfigError(f"{text!r}: a time budget must be above 0")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """A duration as people write it: 45 s, 9 min 30 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"unknown {name} {value!r}; known: {', '.join(known)}")

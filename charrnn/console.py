@@ -1,0 +1,145 @@
+"""A training run shown on the terminal, or as plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from charrnn import events
+from charrnn.advice import size_advice
+from charrnn.config import format_duration
+
+PLAIN_SECONDS = 10.0  # between progress lines where the output is no terminal
+
+
+@contextmanager
+def listener() -> Iterator[events.Listener]:
+    """The listener that fits the standard output."""
+    if not sys.stdout.isatty():
+        yield PlainListener()
+        return
+    with LiveListener() as live:
+        yield live
+
+
+class _Printer(events.Listener):
+    """What both ways of showing a run have in common; ``_line`` prints one line."""
+
+    def _line(self, text: str) -> None:
+        raise NotImplementedError
+
+    def started(self, event: events.Started) -> None:
+        self._line(f"text   {event.description}: {event.characters:,} characters, {event.vocab_size} distinct")
+        self._line(f"model  {event.settings}")
+        self._line(f"       {size_advice(event.parameters, event.train_characters, event.dropout)}")
+        self._line(f"run    {event.folder}, {event.budget} on {event.device} ({event.precision})")
+        if event.step:
+            self._line(f"       resumed at step {event.step:,}")
+
+    def noticed(self, message: str) -> None:
+        self._line(f"note   {message}")
+
+    def finished(self, event: events.Finished) -> None:
+        how = "interrupted and saved" if event.interrupted else "finished"
+        self._line(
+            f"{how} after {format_duration(event.elapsed)}, {event.step:,} steps, {event.epoch:.2f} epochs: "
+            f"validation loss {event.val_loss:.4f} nats (best {event.best_val_loss:.4f} in {event.best})"
+        )
+        if event.interrupted:
+            self._line(f"continue with: charrnn train --resume --out {event.best.parent}")
+
+
+def _validation(event: events.Validated) -> str:
+    return (
+        f"step {event.step:,}  epoch {event.epoch:.2f}  train {event.train_loss:.4f}  val {event.val_loss:.4f}"
+        f"{'  best' if event.best else ''}"
+    )
+
+
+class PlainListener(_Printer):
+    """Lines for a file or a pipe."""
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+
+    def _line(self, text: str) -> None:
+        print(text, flush=True)
+
+    def progressed(self, event: events.Progress) -> None:
+        now = time.monotonic()
+        if now - self._shown_at < PLAIN_SECONDS:
+            return
+        self._shown_at = now
+        self._line(
+            f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+            f"{event.chars_per_second:,.0f} chars/s  {format_duration(event.seconds_left)} left"
+        )
+
+    def validated(self, event: events.Validated) -> None:
+        self._line(_validation(event))
+        if event.sample:
+            self._line("\n".join(f"    | {line}" for line in event.sample.splitlines()))
+
+
+class LiveListener(_Printer):
+    """A progress bar that stays at the bottom, validations and samples scrolling by above it."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._progress = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("[bold]loss {task.fields[loss]}[/]  val {task.fields[val]}"),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.fields[speed]} chars/s"),
+            TextColumn("{task.fields[left]} left"),
+            console=self._console,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=1.0, loss="–", val="–", epoch="0", speed="–", left="?")
+
+    def __enter__(self) -> LiveListener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _line(self, text: str) -> None:
+        self._progress.console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def started(self, event: events.Started) -> None:
+        super().started(event)
+        self._progress.start()
+
+    def progressed(self, event: events.Progress) -> None:
+        self._progress.update(
+            self._task,
+            completed=event.fraction,
+            loss=f"{event.loss:.4f}",
+            epoch=f"{event.epoch:.2f}",
+            speed=f"{event.chars_per_second:,.0f}",
+            left=format_duration(event.seconds_left),
+        )
+
+    def validated(self, event: events.Validated) -> None:
+        self._progress.update(self._task, val=f"{event.val_loss:.4f}")
+        title = Text(_validation(event), style="bold" if event.best else "")
+        if event.sample:
+            body = Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in event.sample))
+            self._progress.console.print(Panel(body, title=title, title_align="left"))
+        else:
+            self._progress.console.print(title)
+
+    def finished(self, event: events.Finished) -> None:
+        if not event.interrupted:
+            self._progress.update(self._task, completed=1.0, left="0 s")
+        self._progress.stop()
+        super().finished(event)

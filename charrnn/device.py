@@ -1,0 +1,48 @@
+"""Where to compute, and in what precision."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from charrnn.errors import ConfigError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; "auto" takes CUDA, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: the name is unknown, or that device is not available here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            why = "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device is available"
+            raise ConfigError(f"--device {name}: {why}; use --device cpu or auto")
+        if (device.index or 0) >= count:
+            raise ConfigError(f"--device {name}: there are only {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+        return torch.device("cuda", device.index or 0)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"--device {name}: MPS is not available here; use --device cpu or auto")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "bf16" or "fp32"; "auto" takes bf16 where the processor has instructions for it. """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        # torch has no public question for this; without the answer fp32 is always right.
+        has = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("avx512_bf16", "amx_tile"))
+        return "bf16" if any(ask is not None and ask() for ask in has) else "fp32"
+    return "fp32"

@@ -1,0 +1,84 @@
+"""What a training run tells whoever listens; the loop itself knows no terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The run is about to begin."""
+
+    folder: Path
+    description: str
+    device: str
+    precision: str
+    characters: int
+    train_characters: int
+    vocab_size: int
+    parameters: int
+    dropout: float
+    settings: str
+    budget: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where the run is; sent a few times a second at most."""
+
+    step: int
+    epoch: float
+    fraction: float  # of the budget, 0 to 1
+    loss: float  # nats, mean since the last one
+    chars_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validated:
+    """A validation, its checkpoint and a sample."""
+
+    step: int
+    epoch: float
+    elapsed: float
+    train_loss: float
+    val_loss: float
+    best: bool
+    sample: str
+    checkpoint: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The run has ended."""
+
+    interrupted: bool
+    step: int
+    epoch: float
+    elapsed: float
+    train_loss: float
+    val_loss: float
+    best_val_loss: float
+    best: Path
+    last: Path
+
+
+class Listener:
+    """Hears of a training run; the methods do nothing until overridden."""
+
+    def started(self, event: Started) -> None:
+        """The run begins."""
+
+    def progressed(self, event: Progress) -> None:
+        """Some steps have been made."""
+
+    def validated(self, event: Validated) -> None:
+        """A validation has been made and a checkpoint written."""
+
+    def noticed(self, message: str) -> None:
+        """Something the user should know."""
+
+    def finished(self, event: Finished) -> None:
+        """The run has ended."""

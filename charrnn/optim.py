@@ -1,0 +1,122 @@
+"""Optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from charrnn_export import GATES
+from torch import Tensor, nn
+
+from charrnn.config import TrainConfig
+from charrnn.model import CharRNN
+
+# Muon's rate over AdamW's: an orthogonal update has a size of its own, whatever the gradient's.
+MUON_LR_RATIO = 5.0
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, gate by gate (Jordan et al. 2024, "Muon").
+
+    torch.optim.Muon takes a matrix as one; a recurrent layer's matrix is G
+    gates stacked ``[G*H, I]``, each a map of its own, and doing them one by one
+    (batched) trains better.
+
+    Args:
+        params: stacked matrices ``[G*H, I]``.
+        gates: G.
+        lr: step size in units of the update's spectral norm, about 1.
+        momentum: decay of the gradient's running mean (Nesterov's form is used).
+        weight_decay: decoupled, times lr.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], *, gates: int, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update; the closure is not used."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "mean" not in state:
+                    state["mean"] = torch.zeros_like(p)
+                state["mean"].lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(state["mean"], group["momentum"])
+                update = _orthogonal(update.view(group["gates"], -1, p.shape[1])).view_as(p)
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+
+
+def _orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest orthogonal matrices, roughly: [G, H, I], singular values end up between 0.7 and 1.2.
+
+    Five steps of a quintic Newton-Schulz iteration with the coefficients of
+    Jordan et al. (2024), in bfloat16, which is exact enough for a direction.
+    """
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Optimizers:
+    """AdamW, or Muon for the recurrent layers' matrices and AdamW for the rest, driven as one."""
+
+    def __init__(self, model: CharRNN, config: TrainConfig) -> None:
+        matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
+        if config.optimizer == "adamw":
+            matrices = []
+        ids = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in ids]
+        adamw = torch.optim.AdamW(
+            [
+                {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=config.lr,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, config.lr)]
+        if matrices:
+            lr = config.lr * MUON_LR_RATIO
+            muon = Muon(matrices, gates=GATES[model.config.cell], lr=lr, weight_decay=config.weight_decay)
+            self._optimizers.append((muon, lr))
+        self._parameters = list(model.parameters())
+        self._clip = config.grad_clip or math.inf
+
+    def step(self, factor: float) -> Tensor:
+        """Clips, updates at ``factor`` times the peak rate, clears the gradients; the norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        for optimizer, peak in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The optimizers' states."""
+        return [optimizer.state_dict() for optimizer, _ in self._optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Inverse of ``state_dict``."""
+        for (optimizer, _), state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def schedule(progress: float, step: int, warmup_steps: int) -> float:
+    """The rate as a part of its peak: a linear rise over the first steps, times a half cosine to 0 over the budget."""
+    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

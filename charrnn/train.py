@@ -1,0 +1,383 @@
+"""The training loop.
+
+    text → streams → model → loss → gradient → clip → update
+                 └── every so often: validate, sample, checkpoint
+
+State is carried from step to step (truncated backpropagation through time)
+and cut from the graph between steps. The loop knows no terminal: it tells a
+``Listener``. Letters: T sequence, B batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from charrnn.checkpoint import Checkpoint, load_checkpoint
+from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
+from charrnn.corpus import Corpus
+from charrnn.device import choose_device, choose_precision
+from charrnn.errors import CheckpointError, ConfigError, CorpusError
+from charrnn.events import Finished, Listener, Progress, Started, Validated
+from charrnn.files import write_atomically
+from charrnn.live import sample_live
+from charrnn.model import CharRNN, State
+from charrnn.optim import Optimizers, schedule
+from charrnn.streams import Streams
+from charrnn.validation import validation_loss
+
+VALIDATIONS = 10  # of a budget, unless eval_steps says otherwise
+KEEP = 3  # periodic checkpoints
+SAVE_SECONDS = 300.0  # at most this much work is lost to a power cut
+REPORT_SECONDS = 0.5
+SAMPLE_LENGTH = 200
+MIN_CHARACTERS = 20
+MIN_SEQ_LEN = 8
+
+
+@dataclass(kw_only=True)
+class Counters:
+    """How far a run has come."""
+
+    step: int = 0
+    elapsed: float = 0.0  # seconds, validations included, earlier sessions included
+    best_val_loss: float = math.inf
+
+
+class Trainer:
+    """One training run: build it, then ``train()``.
+
+    Args:
+        model_config, data_config, train_config: what to train and how.
+        corpus: the text.
+        folder: the run folder; it must exist.
+        listener: hears of everything.
+        checkpoint: continue from here instead of from the beginning.
+
+    Raises:
+        CorpusError: the text is too short.
+        ConfigError: the device is not available.
+        CheckpointError: the checkpoint is of another text or architecture.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_config: ModelConfig,
+        data_config: DataConfig,
+        train_config: TrainConfig,
+        corpus: Corpus,
+        folder: Path,
+        listener: Listener | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.listener = listener or Listener()
+        self.folder = folder
+        self.corpus = corpus
+        self.vocabulary = corpus.vocabulary
+        self.data_config = data_config
+        train_ids, self._val_ids = corpus.split(data_config.val_frac)
+        self.config = self._fit(train_config.with_budget(), len(train_ids), corpus)
+        self.device = choose_device(self.config.device)
+        self.precision = choose_precision(self.config.precision, self.device)
+        torch.set_flush_denormal(True)  # numbers of 1e-38 slow a CPU down many times
+
+        torch.manual_seed(self.config.seed)
+        self.model = CharRNN(model_config, len(self.vocabulary)).to(self.device)
+        self.optimizers = Optimizers(self.model, self.config)
+        self.streams = Streams(train_ids, self.config.batch_size)
+        self.state: State = self.model.initial_state(self.config.batch_size)
+        self.counters = Counters()
+        self.history: list[dict[str, Any]] = []
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    def train(self, stop: Callable[[], bool] = lambda: False) -> Finished:
+        """Runs until the budget is used up or ``stop()`` says so; both ways end with a checkpoint.
+
+        Raises:
+            ConfigError: nothing of the budget is left.
+            WriteError: a checkpoint cannot be written; earlier ones are still there.
+        """
+        counters, config = self.counters, self.config
+        if self._fraction() >= 1.0:
+            raise ConfigError("the run has used up its budget; give a larger one (--time, --epochs or --steps)")
+        self._announce()
+        write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
+        self.model.train()
+        began = time.monotonic() - counters.elapsed
+        next_validation = self._validation_after(self._fraction())
+        saved_at = reported_at = counters.elapsed
+        # The loss is summed where it is computed; reading it is a CPU-GPU sync point.
+        loss_sum, loss_steps, report_every, step_of_report = torch.zeros((), device=self.device), 0, 1, counters.step
+        recent = math.nan
+        while (fraction := self._fraction()) < 1.0 and not stop():
+            loss_sum += self._step(schedule(fraction, counters.step, config.warmup_steps))
+            loss_steps += 1
+            counters.step += 1
+            counters.elapsed = time.monotonic() - began
+            due = self._validation_due(next_validation)
+            if counters.step - step_of_report >= report_every or due:
+                recent = float(loss_sum) / loss_steps  # sync point
+                counters.elapsed = time.monotonic() - began
+                seconds = max(counters.elapsed - reported_at, 1e-9)
+                steps = counters.step - step_of_report
+                self._report(recent, steps, seconds)
+                report_every = max(1, round(steps * REPORT_SECONDS / seconds))
+                reported_at, step_of_report = counters.elapsed, counters.step
+                loss_sum, loss_steps = torch.zeros((), device=self.device), 0
+            if due and self._fraction() < 1.0:
+                self._validate(recent)
+                counters.elapsed = time.monotonic() - began
+                next_validation = self._validation_after(self._fraction())
+                saved_at = reported_at = counters.elapsed
+            elif counters.elapsed - saved_at > SAVE_SECONDS:
+                self.checkpoint().save(self.folder / "last.pt")
+                saved_at = counters.elapsed
+        interrupted = self._fraction() < 1.0
+        recent = float(loss_sum) / loss_steps if loss_steps else recent
+        val_loss = self._validate(recent)
+        finished = Finished(
+            interrupted=interrupted,
+            step=counters.step,
+            epoch=self.streams.epoch,
+            elapsed=counters.elapsed,
+            train_loss=recent,
+            val_loss=val_loss,
+            best_val_loss=counters.best_val_loss,
+            best=self.folder / "best.pt",
+            last=self.folder / "last.pt",
+        )
+        self.listener.finished(finished)
+        return finished
+
+    def _step(self, rate: float) -> Tensor:
+        """One batch forward, back, and update; the mean loss in nats, a scalar still on the device."""
+        x_TB, y_TB = (torch.from_numpy(ids).to(self.device) for ids in self.streams.next(self.config.seq_len))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            logits_TBV, state = self.model(x_TB, self.state)
+        self.state = tuple(s.detach() for s in state)
+        loss = F.cross_entropy(logits_TBV.float().flatten(0, 1), y_TB.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizers.step(rate)
+        return loss.detach()
+
+    def _validate(self, train_loss: float) -> float:
+        """Validation loss, checkpoint under all its names, and a sample for the listener."""
+        counters = self.counters
+        val_loss = validation_loss(self.model, self._val_ids, self.vocabulary.start_token)
+        best = val_loss < counters.best_val_loss
+        if best:
+            counters.best_val_loss = val_loss
+        epoch = self.streams.epoch
+        self.history.append(
+            {
+                "step": counters.step,
+                "epoch": round(epoch, 4),
+                "elapsed": round(counters.elapsed, 3),
+                "train_loss": train_loss,
+                "val_loss": val_loss,
+            }
+        )
+        periodic = self.folder / f"epoch{epoch:.2f}-loss{val_loss:.4f}.pt"
+        names = [self.folder / "last.pt", periodic, *([self.folder / "best.pt"] if best else [])]
+        if not (self.folder / "best.pt").exists() and not best:  # a loss of NaN is better than no model
+            names.append(self.folder / "best.pt")
+        self.checkpoint().save(*names)
+        self._forget_old(periodic)
+        self.listener.validated(
+            Validated(
+                step=counters.step,
+                epoch=epoch,
+                elapsed=counters.elapsed,
+                train_loss=train_loss,
+                val_loss=val_loss,
+                best=best,
+                sample=self._sample() if math.isfinite(val_loss) else "",
+                checkpoint=periodic,
+            )
+        )
+        return val_loss
+
+    def _sample(self) -> str:
+        return sample_live(self.model, self.vocabulary, length=SAMPLE_LENGTH, seed=self.counters.step)
+
+    def checkpoint(self) -> Checkpoint:
+        """The run as it stands, ready to be saved."""
+        rng = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        return Checkpoint(
+            model_config=self.model.config,
+            data_config=self.data_config,
+            train_config=self.config,
+            vocabulary=self.vocabulary,
+            corpus=self._corpus_summary(),
+            weights=self.model.state_dict(),
+            progress={
+                "step": self.counters.step,
+                "epoch": self.streams.epoch,
+                "position": self.streams.position,
+                "elapsed": self.counters.elapsed,
+                "val_loss": self.history[-1]["val_loss"] if self.history else None,
+                "best_val_loss": self.counters.best_val_loss,
+            },
+            history=self.history,
+            resume={"optimizers": self.optimizers.state_dict(), "state": list(self.state), "rng": rng},
+        )
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Takes up everything that ``checkpoint()`` had put down."""
+        if checkpoint.corpus.get("sha256") != self.corpus.sha256:
+            raise CheckpointError(
+                f"the run was trained on another text ({checkpoint.corpus.get('description')}); "
+                "resume with the same one, or begin a new run"
+            )
+        try:
+            self.model.load_state_dict(checkpoint.weights)
+            self.optimizers.load_state_dict(checkpoint.resume["optimizers"])
+            progress, rng = checkpoint.progress, checkpoint.resume["rng"]
+            self.state = tuple(s.to(self.device) for s in checkpoint.resume["state"])
+            self.streams.position = int(progress["position"])
+            self.counters = Counters(
+                step=int(progress["step"]),
+                elapsed=float(progress["elapsed"]),
+                best_val_loss=float(progress["best_val_loss"]),
+            )
+            self.history = checkpoint.history
+            torch.set_rng_state(rng["cpu"])
+            if "cuda" in rng and self.device.type == "cuda":
+                torch.cuda.set_rng_state(rng["cuda"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"this checkpoint cannot be resumed: {error}") from error
+        if [tuple(s.shape) for s in self.state] != [
+            tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)
+        ]:
+            raise CheckpointError("this checkpoint cannot be resumed with another batch size or architecture")
+
+    def _fraction(self) -> float:
+        """Part of the budget that is used up."""
+        config, counters = self.config, self.counters
+        if config.steps is not None:
+            return counters.step / config.steps
+        if config.epochs is not None:
+            return self.streams.epoch / config.epochs
+        assert config.time is not None
+        return counters.elapsed / config.time
+
+    def _validation_after(self, fraction: float) -> float:
+        """Part of the budget at which to validate next."""
+        return (math.floor(fraction * VALIDATIONS + 1e-9) + 1) / VALIDATIONS
+
+    def _validation_due(self, next_validation: float) -> bool:
+        if self.config.eval_steps is not None:
+            return self.counters.step % self.config.eval_steps == 0
+        return self._fraction() >= next_validation
+
+    def _report(self, loss: float, steps: int, seconds: float) -> None:
+        fraction = min(1.0, self._fraction())
+        elapsed = self.counters.elapsed
+        left = elapsed * (1 - fraction) / fraction if fraction else math.inf
+        self.listener.progressed(
+            Progress(
+                step=self.counters.step,
+                epoch=self.streams.epoch,
+                fraction=fraction,
+                loss=loss,
+                chars_per_second=steps * self.config.batch_size * self.config.seq_len / seconds,
+                seconds_left=left,
+            )
+        )
+
+    def _announce(self) -> None:
+        model, config = self.model.config, self.config
+        budget = (
+            f"{config.steps:,} steps"
+            if config.steps is not None
+            else f"{config.epochs:g} epochs"
+            if config.epochs is not None
+            else format_duration(config.time or 0)
+        )
+        self.listener.started(
+            Started(
+                folder=self.folder,
+                description=self.corpus.description,
+                device=str(self.device),
+                precision=self.precision,
+                characters=len(self.corpus.ids),
+                train_characters=len(self.streams.ids),
+                vocab_size=len(self.vocabulary),
+                parameters=self.model.num_parameters(),
+                dropout=model.dropout,
+                settings=(
+                    f"{model.cell} {model.num_layers}×{model.hidden_size}, dropout {model.dropout:g}, "
+                    f"batch {config.batch_size}, sequence {config.seq_len}, {config.optimizer} {config.lr:g}"
+                ),
+                budget=budget,
+                step=self.counters.step,
+            )
+        )
+
+    def _fit(self, config: TrainConfig, n_train: int, corpus: Corpus) -> TrainConfig:
+        """The configuration with batch and sequence shrunk to a short text."""
+        total = len(corpus.ids)
+        if total < MIN_CHARACTERS or n_train <= MIN_SEQ_LEN:
+            raise CorpusError(
+                f"{corpus.description}: {total} characters ({n_train} of them for training) are too few; "
+                f"at least {MIN_CHARACTERS} are needed, and a few thousand before a model learns anything"
+            )
+        batch_size, seq_len = config.batch_size, config.seq_len
+        while batch_size > 1 and batch_size * seq_len > n_train:
+            batch_size = max(1, batch_size // 2)
+        seq_len = min(seq_len, n_train - 1)
+        if (batch_size, seq_len) != (config.batch_size, config.seq_len):
+            self.listener.noticed(
+                f"the training text has {n_train:,} characters, and one batch of {config.batch_size} streams × "
+                f"{config.seq_len} characters needs {config.batch_size * config.seq_len:,}: "
+                f"shrunk to {batch_size} × {seq_len}"
+            )
+        return replace(config, batch_size=batch_size, seq_len=seq_len)
+
+    def _forget_old(self, newest: Path) -> None:
+        """Removes all but the last few periodic checkpoints."""
+        periodic = sorted(self.folder.glob("epoch*-loss*.pt"), key=lambda p: (p == newest, p.stat().st_mtime_ns))
+        for path in periodic[:-KEEP]:
+            path.unlink(missing_ok=True)
+
+    def _corpus_summary(self) -> dict[str, Any]:
+        return {
+            "name": self.corpus.name,
+            "description": self.corpus.description,
+            "arguments": list(self.corpus.arguments),
+            "sha256": self.corpus.sha256,
+            "characters": len(self.corpus.ids),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "model": self.model.config.to_json(),
+            "data": self.data_config.to_json(),
+            "train": self.config.to_json(),
+            "corpus": self._corpus_summary(),
+        }
+
+
+def resumable(folder: Path) -> Checkpoint:
+    """The last checkpoint of a run.
+
+    Raises:
+        CheckpointError: the folder has none, or it is damaged.
+    """
+    path = folder / "last.pt"
+    if not path.exists():
+        raise CheckpointError(f"{folder}: nothing to resume: there is no last.pt in it")
+    return load_checkpoint(path)

@@ -1,0 +1,1 @@
+"""Installed as ``charrnn.data``: the catalogue of known corpora, nothing else."""

@@ -1,0 +1,103 @@
+"""Parity: three implementations of one model must give the same logits.
+
+Torch's sequence forward (what was trained), torch's step (what was traced)
+and ONNX Runtime's step (what will be used), over chained steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from charrnn_runtime import ModelInfo
+from charrnn_runtime.session import OnnxCell, open_session
+from torch import Tensor
+
+from charrnn_export.errors import ParityError
+from charrnn_export.step import StepModule
+
+TOLERANCE = 1e-5
+STEPS = 1000
+BATCHES = (1, 3)
+
+# (tokens [T, B], states [B, H] …) → logits [T, B, V], in float32
+SequenceForward = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
+
+
+def check_parity(
+    data: bytes, info: ModelInfo, step: StepModule, sequence: SequenceForward, *, steps: int = STEPS
+) -> dict[str, Any]:
+    """Compares the three over chained steps, from zero and from non-zero states.
+
+    Returns:
+        The figures that are stored in the model file: the largest absolute
+        difference of a logit overall and by pair.
+
+    Raises:
+        ParityError: a pair differs by more than ``TOLERANCE``.
+    """
+    cell = OnnxCell(open_session(data, device="cpu"), info)
+    threads = torch.get_num_threads()
+    # Threads cost more than they give at these sizes, many times more on a busy machine.
+    torch.set_num_threads(1)
+    try:
+        worst = _worst_differences(cell, step, sequence, steps)
+    finally:
+        torch.set_num_threads(threads)
+    # NaN must fail too, so the comparison says what is allowed
+    if not all(value <= TOLERANCE for value in worst.values()):
+        raise ParityError(
+            f"the exported model differs from the trained one in a logit by more than {TOLERANCE:.0e} "
+            f"({', '.join(f'{k}: {v:.2g}' for k, v in worst.items())}); nothing was written. "
+            "A model whose training diverged can do this; otherwise please report it"
+        )
+    return {
+        "max_abs_difference": float(f"{max(worst.values()):.3g}"),
+        "pairs": {k: float(f"{v:.3g}") for k, v in worst.items()},
+        "steps": steps,
+        "batches": list(BATCHES),
+        "tolerance": TOLERANCE,
+    }
+
+
+def _worst_differences(cell: OnnxCell, step: StepModule, sequence: SequenceForward, steps: int) -> dict[str, float]:
+    """The largest absolute difference of a logit, by pair; NaN where one of them is NaN."""
+    generator = torch.Generator().manual_seed(0)
+    worst = {"sequence_step": 0.0, "step_onnx": 0.0, "sequence_onnx": 0.0}
+    for batch, zero in itertools.product(BATCHES, (True, False)):
+        tokens_TB = torch.randint(step.vocab_size, (steps, batch), generator=generator)
+        # tanh of normal numbers: h lies in (-1, 1), and c mostly does
+        states = tuple(
+            torch.zeros(batch, step.hidden_size)
+            if zero
+            else torch.randn(batch, step.hidden_size, generator=generator).tanh()
+            for _ in step.state_names
+        )
+        logits = {
+            "sequence": sequence(tokens_TB, states).float().numpy(),
+            "step": _torch_steps(step, tokens_TB, states),
+            "onnx": _onnx_steps(cell, tokens_TB, states),
+        }
+        for pair in worst:
+            a, b = pair.split("_")
+            difference = np.abs(logits[a] - logits[b]).max()
+            worst[pair] = float(np.maximum(worst[pair], difference))  # passes NaN on
+    return worst
+
+
+def _torch_steps(step: StepModule, tokens_TB: Tensor, states: tuple[Tensor, ...]) -> np.ndarray[Any, Any]:
+    out = []
+    with torch.inference_mode():
+        for token in tokens_TB:
+            logits, *new = step(token, *states)
+            states = tuple(new)
+            out.append(logits)
+        return torch.stack(out).numpy()
+
+
+def _onnx_steps(cell: OnnxCell, tokens_TB: Tensor, states: tuple[Tensor, ...]) -> np.ndarray[Any, Any]:
+    runner = cell.runner(tokens_TB.shape[1], tuple(s.numpy() for s in states))
+    return np.stack([runner.step(token).copy() for token in tokens_TB.numpy()])

@@ -1,0 +1,58 @@
+"""Every error that charrnn raises for something the caller can put right.
+
+    CharrnnError                    exit code 1
+    ├── UsageError (ValueError)     exit code 2: an argument that cannot be used
+    │   └── UnknownCharacterError   text holds a character the model has never seen
+    ├── ModelFileError              the model file is not one, is damaged or does not fit the format
+    ├── ModelOutputError            the model computed NaN or nothing that can be drawn from
+    └── DeviceError                 the device or ONNX Runtime that was asked for is not there
+
+The trainer's own errors (``charrnn.errors``) hang from the same root, so that
+one ``except CharrnnError`` catches all of them. Each message names the thing,
+the place and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class CharrnnError(Exception):
+    """Root of all errors that charrnn and charrnn_runtime raise on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(CharrnnError, ValueError):
+    """An argument or option has a value that cannot be used."""
+
+    exit_code = 2
+
+
+class UnknownCharacterError(UsageError):
+    """A text holds a character that is not in the model's vocabulary.
+
+    Attributes:
+        character: the character (for a byte model, never raised with 256 tokens).
+        position: its index in the text, counted in characters from 0.
+    """
+
+    def __init__(self, character: str, position: int, total: int = 1) -> None:
+        self.character = character
+        self.position = position
+        more = f" ({total} such characters in all)" if total > 1 else ""
+        super().__init__(
+            f"the model has never seen {character!r} (U+{ord(character):04X}) "
+            f"at position {position} of the text{more}; "
+            "leave it out, or pass unknown='skip' (--unknown skip)"
+        )
+
+
+class ModelFileError(CharrnnError):
+    """A file is not a charrnn model file, is damaged, or contradicts itself."""
+
+
+class ModelOutputError(CharrnnError):
+    """The model computed logits from which nothing can be drawn (NaN, or all minus infinity)."""
+
+
+class DeviceError(CharrnnError):
+    """The device that was asked for cannot be used, or ONNX Runtime is missing."""

@@ -1,0 +1,221 @@
+"""The one vocabulary: characters (or bytes) to token ids and back.
+
+The trainer builds it, the model file stores it, every sampler reads it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.errors import UnknownCharacterError, UsageError
+
+TokenKind = Literal["characters", "bytes"]
+Unknown = Literal["error", "skip"]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Tokens in id order.
+
+    Attributes:
+        kind: "characters" (a token is one Unicode code point) or "bytes"
+            (a token is one byte of the text's UTF-8 form).
+        symbols: code points, or byte values, in id order; -1 for a special token.
+        special: names of special tokens ("begin", "end", "unknown") to ids.
+        normalize: Unicode normal form applied to a text before it is encoded, or None.
+
+    Raises:
+        UsageError: symbols empty, doubled or out of range.
+    """
+
+    kind: TokenKind = "characters"
+    symbols: tuple[int, ...]
+    special: Mapping[str, int] = field(default_factory=dict)
+    normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
+
+    def __post_init__(self) -> None:
+        limit = 0x110000 if self.kind == "characters" else 0x100
+        symbols = np.asarray(self.symbols, dtype=np.int64)
+        if not len(symbols):
+            raise UsageError("a vocabulary needs at least one token")
+        if self.kind not in ("characters", "bytes"):
+            raise UsageError(f"unknown kind of token {self.kind!r}; known: characters, bytes")
+        if self.normalize not in (None, "NFC", "NFD", "NFKC", "NFKD"):
+            raise UsageError(f"unknown Unicode normal form {self.normalize!r}; known: NFC, NFD, NFKC, NFKD")
+        special_ids = set(self.special.values())
+        if len(special_ids) != len(self.special) or not all(0 <= i < len(symbols) for i in special_ids):
+            raise UsageError("special tokens need ids of their own inside the vocabulary")
+        if {i for i, s in enumerate(self.symbols) if s < 0} != special_ids:
+            raise UsageError("special tokens and tokens without a character do not match")
+        plain = symbols[symbols >= 0]
+        if plain.size and plain.max() >= limit:
+            raise UsageError(f"{int(plain.max())} is no {self.kind.removesuffix('s')}")
+        order = np.argsort(symbols, kind="stable").astype(np.int64)
+        in_order = symbols[order]
+        if np.any((in_order[1:] == in_order[:-1]) & (in_order[1:] >= 0)):
+            raise UsageError("a vocabulary holds every token once")
+        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_sorted", in_order)
+
+    _order: Ids = field(init=False, repr=False, compare=False)
+    _sorted: Ids = field(init=False, repr=False, compare=False)
+
+    @classmethod
+    def of_text(
+        cls, text: str, *, kind: TokenKind = "characters", normalize: Literal["NFC"] | None = None
+    ) -> Vocabulary:
+        """The sorted vocabulary of a text; for bytes always all 256."""
+        if kind == "bytes":
+            return cls(kind="bytes", symbols=tuple(range(256)), normalize=normalize)
+        if normalize:
+            text = unicodedata.normalize(normalize, text)
+        return cls(symbols=tuple(sorted(map(ord, set(text)))), normalize=normalize)
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def token(self, text: str) -> int | None:
+        """Id of the token for one character, or None where there is none."""
+        symbol = ord(text)
+        if self.kind == "bytes" and symbol > 127:
+            return None
+        at = int(np.searchsorted(self._sorted, symbol))
+        if at < len(self) and self._sorted[at] == symbol:
+            return int(self._order[at])
+        return None
+
+    @property
+    def start_token(self) -> int:
+        """The token that is fed before the first one of a text that has no beginning of its own.
+
+        The begin token where the model has one, else the newline (after which
+        texts begin), else the space, else token 0.
+        """
+        if "begin" in self.special:
+            return self.special["begin"]
+        for character in "\n ":
+            if (token := self.token(character)) is not None:
+                return token
+        return 0
+
+    def encode(self, text: str, *, unknown: Unknown = "error") -> Ids:
+        """Token ids of a text, int64 ``[n]``.
+
+        A character outside the vocabulary becomes the "unknown" token if the
+        model has one; otherwise it is an error, or left out (``unknown="skip"``).
+
+        Raises:
+            UnknownCharacterError: names the first such character and its position.
+            UsageError: ``unknown`` is neither "error" nor "skip".
+        """
+        if unknown not in ("error", "skip"):
+            raise UsageError(f"unknown={unknown!r}: use 'error' or 'skip'")
+        if self.normalize:
+            text = unicodedata.normalize(self.normalize, text)
+        if self.kind == "bytes":
+            raw = text.encode("utf-8", "surrogatepass")
+            symbols = np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
+        else:
+            raw = text.encode("utf-32-le", "surrogatepass")
+            symbols = np.frombuffer(raw, dtype="<u4").astype(np.int64)
+        ids, known = self.lookup(symbols)
+        if known.all():
+            return ids
+        if "unknown" in self.special:
+            return np.where(known, ids, self.special["unknown"])
+        if unknown == "skip":
+            return ids[known]
+        position = int(np.argmin(known))
+        raise UnknownCharacterError(chr(int(symbols[position])), position, int((~known).sum()))
+
+    def lookup(self, symbols: NDArray[np.integer]) -> tuple[Ids, NDArray[np.bool_]]:
+        """Ids of code points or byte values, and which of them are in the vocabulary; both ``[n]``."""
+        at = np.minimum(np.searchsorted(self._sorted, symbols), len(self) - 1)
+        return self._order[at], self._sorted[at] == symbols
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
+        decoder = self.decoder()
+        return "".join(map(decoder.piece, ids)) + decoder.flush()
+
+    def decoder(self) -> Decoder:
+        """A decoder for one stream of tokens."""
+        return Decoder(self)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values for a checkpoint or a model file; ``from_json`` takes them back."""
+        names = {i: f"<{name}>" for name, i in self.special.items()}
+        characters = self.kind == "characters"
+        tokens = [
+            names.get(i) or (chr(symbol) if characters else symbol)
+            for i, symbol in enumerate(self.symbols)
+        ]
+        return {
+            "kind": self.kind,
+            "tokens": tokens,
+            "special": dict(self.special),
+            "normalize": self.normalize,
+        }
+
+    @classmethod
+    def from_json(cls, value: object) -> Vocabulary:
+        """Inverse of ``to_json``.
+
+        Raises:
+            UsageError: the value does not describe a vocabulary.
+        """
+        if not isinstance(value, Mapping):
+            raise UsageError("a vocabulary is an object with kind, tokens, special and normalize")
+        tokens, special = value.get("tokens"), value.get("special", {})
+        if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not isinstance(special, Mapping):
+            raise UsageError("the vocabulary's tokens are not a list")
+        if not all(type(i) is int for i in special.values()):
+            raise UsageError("the vocabulary's special tokens do not map names to ids")
+        characters = value.get("kind") == "characters"
+        special_ids = set(special.values())
+        symbols = []
+        for i, token in enumerate(tokens):
+            if i in special_ids:
+                symbols.append(-1)
+            elif characters and isinstance(token, str) and len(token) == 1:
+                symbols.append(ord(token))
+            elif not characters and type(token) is int and token >= 0:
+                symbols.append(token)
+            else:
+                raise UsageError(f"token {i} of the vocabulary is neither a character nor a byte: {token!r}")
+        return cls(
+            kind=value.get("kind"),  # type: ignore[arg-type]  # checked in __post_init__
+            symbols=tuple(symbols),
+            special=dict(special),
+            normalize=value.get("normalize"),
+        )
+
+
+class Decoder:
+    """Turns one token at a time into text, holding back the bytes of an unfinished character."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._pieces: list[str] | None = None
+        if vocabulary.kind == "characters":
+            self._pieces = [chr(s) if s >= 0 else "" for s in vocabulary.symbols]
+        else:
+            self._bytes = [bytes([s]) if s >= 0 else b"" for s in vocabulary.symbols]
+            self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def piece(self, token: int) -> str:
+        """The text that this token completes; may be empty."""
+        if self._pieces is not None:
+            return self._pieces[token]
+        return self._utf8.decode(self._bytes[token])
+
+    def flush(self) -> str:
+        """What is left at the end of the stream: U+FFFD for an unfinished character, or nothing."""
+        return "" if self._pieces is not None else self._utf8.decode(b"", True)
