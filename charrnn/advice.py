@@ -7,8 +7,7 @@ def size_advice(parameters: int, characters: int, dropout: float) -> str:
     """What the ratio of parameters to training characters suggests."""
     ratio = parameters / characters
     described = (
-        f"{parameters:,} parameters for {characters:,} training characters "
-        f"({ratio:.2f} a character)"
+        f"{parameters:,} parameters for {characters:,} training characters ({ratio:.2f} a character)"
         if ratio < 10
         else f"{parameters:,} parameters for {characters:,} training characters ({ratio:.0f} a character)"
     )

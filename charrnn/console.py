@@ -133,7 +133,9 @@ class LiveListener(_Printer):
         self._progress.update(self._task, val=f"{event.val_loss:.4f}")
         title = Text(_validation(event), style="bold" if event.best else "")
         if event.sample:
-            body = Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in event.sample))
+            body = Text(
+                "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in event.sample)
+            )
             self._progress.console.print(Panel(body, title=title, title_align="left"))
         else:
             self._progress.console.print(title)

@@ -136,7 +136,7 @@ def join_text(sources: Sequence[Source]) -> str:
     Raises:
         CorpusError: a byte is no UTF-8; names file and offset.
     """
-    texts = []
+    texts: list[str] = []
     for source in sources:
         skip = len(_BOM) if source.data.startswith(_BOM) else 0
         try:
@@ -176,7 +176,7 @@ def _expand(argument: str) -> list[Source]:
     if path.exists():
         return [_read(path)]
     if glob.has_magic(argument):
-        matches = [Path(m) for m in sorted(glob.glob(argument, recursive=True))]
+        matches = [Path(m) for m in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207  # Path.glob takes no absolute pattern
         files = [m for m in matches if m.is_file()]
         if not files:
             raise CorpusError(f"{argument}: no file has a name like this")

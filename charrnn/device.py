@@ -36,7 +36,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """ "bf16" or "fp32"; "auto" takes bf16 where the processor has instructions for it. """
+    """ "bf16" or "fp32"; "auto" takes bf16 where the processor has instructions for it."""
     if name != "auto":
         return name
     if device.type == "cuda":

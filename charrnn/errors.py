@@ -1,13 +1,13 @@
 """The trainer's errors; they hang from the runtime's root, so one ``except CharrnnError`` catches all.
 
-    CharrnnError                exit code 1
-    ├── UsageError              exit code 2
-    │   └── ConfigError         an option has a value that cannot be used
-    ├── CorpusError             a text cannot be read, or cannot be trained on
-    │   └── DownloadError       a known corpus cannot be fetched
-    ├── CheckpointError         a file is no checkpoint, is damaged, or does not fit
-    ├── RunFolderError          the run folder exists already, or cannot be written
-    └── WriteError              a file cannot be written
+CharrnnError                exit code 1
+├── UsageError              exit code 2
+│   └── ConfigError         an option has a value that cannot be used
+├── CorpusError             a text cannot be read, or cannot be trained on
+│   └── DownloadError       a known corpus cannot be fetched
+├── CheckpointError         a file is no checkpoint, is damaged, or does not fit
+├── RunFolderError          the run folder exists already, or cannot be written
+└── WriteError              a file cannot be written
 """
 
 from __future__ import annotations

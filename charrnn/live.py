@@ -43,7 +43,8 @@ class _TorchRunner:
         with torch.inference_mode():
             logits, *state = self._step(self._tokens, *self._state)
         self._state = tuple(state)
-        return logits.numpy()
+        array: Logits = logits.numpy()
+        return array
 
     def state(self) -> State:
         return tuple(s.numpy().copy() for s in self._state)

@@ -15,7 +15,32 @@ from charrnn.config import ModelConfig
 
 State = tuple[Tensor, ...]  # float32 [B, H] each: h_0, c_0, h_1, c_1 … (LSTM) or h_0, h_1 …
 
-_LAYERS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+class Layer(nn.Module):
+    """One recurrent layer with explicit state: ``(x [T, B, I], states [B, H] …) → (y [T, B, H], states)``."""
+
+    def __init__(self, cell: str, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
+        self.core: nn.RNNBase = kind(input_size, hidden_size)
+        if cell == "lstm":
+            with torch.no_grad():
+                bias = torch.zeros(4, hidden_size)
+                bias[1] = 1.0  # gates stand in the order input, forget, candidate, output
+                self.weights.bias_ih.copy_(bias.flatten())
+                self.weights.bias_hh.zero_()
+
+    @property
+    def weights(self) -> LayerWeights:
+        """The parameters, under the names that PyTorch gives them."""
+        weight_ih, weight_hh, bias_ih, bias_hh = self.core.all_weights[0]
+        return LayerWeights(weight_ih=weight_ih, weight_hh=weight_hh, bias_ih=bias_ih, bias_hh=bias_hh)
+
+    def forward(self, x_TBI: Tensor, state: State) -> tuple[Tensor, State]:
+        own = tuple(s.unsqueeze(0) for s in state)
+        y_TBH, last = self.core(x_TBI, own if len(own) > 1 else own[0])
+        # float(): under autocast the states come back in bfloat16
+        return y_TBH, tuple(s.squeeze(0).float() for s in (last if len(own) > 1 else (last,)))
 
 
 class CharRNN(nn.Module):
@@ -33,15 +58,9 @@ class CharRNN(nn.Module):
         self.embedding = nn.Embedding(vocab_size, config.embedding_size)
         sizes = [config.embedding_size] + [config.hidden_size] * config.num_layers
         # One module a layer: dropout between them is ours, and each layer's state stands alone.
-        self.layers = nn.ModuleList(_LAYERS[config.cell](sizes[i], config.hidden_size) for i in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config.cell, sizes[i], config.hidden_size) for i in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.hidden_size, vocab_size)
-        if config.cell == "lstm":
-            for layer in self.layers:
-                with torch.no_grad():
-                    layer.bias_hh_l0.zero_()
-                    layer.bias_ih_l0.zero_()
-                    layer.bias_ih_l0[config.hidden_size : 2 * config.hidden_size] = 1.0
 
     @property
     def device(self) -> torch.device:
@@ -59,27 +78,17 @@ class CharRNN(nn.Module):
         kinds = len(STATES[self.config.cell])
         new: list[Tensor] = []
         for i, layer in enumerate(self.layers):
-            own = tuple(s.unsqueeze(0) for s in state[i * kinds : (i + 1) * kinds])
-            x_TBE, last = layer(x_TBE, own if kinds > 1 else own[0])
-            new += (s.squeeze(0).float() for s in (last if kinds > 1 else (last,)))
+            x_TBE, last = layer(x_TBE, state[i * kinds : (i + 1) * kinds])
+            new += last
             x_TBE = self.dropout(x_TBE)
         return self.head(x_TBE), tuple(new)
 
     def export_weights(self) -> ModelWeights:
         """The weights as the exporter takes them."""
-        layers = tuple(
-            LayerWeights(
-                weight_ih=layer.weight_ih_l0,
-                weight_hh=layer.weight_hh_l0,
-                bias_ih=layer.bias_ih_l0,
-                bias_hh=layer.bias_hh_l0,
-            )
-            for layer in self.layers
-        )
         return ModelWeights(
             cell=self.config.cell,
             embedding=self.embedding.weight,
-            layers=layers,
+            layers=tuple(layer.weights for layer in self.layers if isinstance(layer, Layer)),
             head_weight=self.head.weight,
             head_bias=self.head.bias,
         )

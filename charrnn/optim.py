@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """One update; the closure is not used."""
         for group in self.param_groups:
             for p in group["params"]:
@@ -59,7 +59,7 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     Five steps of a quintic Newton-Schulz iteration with the coefficients of
     Jordan et al. (2024), in bfloat16, which is exact enough for a direction.
     """
-    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     x = x.bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:

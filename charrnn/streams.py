@@ -26,7 +26,8 @@ class Streams:
     """
 
     def __init__(self, ids: Ids, batch_size: int, position: int = 0) -> None:
-        assert len(ids) >= 2 and 1 <= batch_size <= len(ids)
+        assert 1 <= batch_size <= len(ids)
+        assert len(ids) >= 2
         self.ids = ids
         self.position = position
         self._starts_B = np.arange(batch_size) * len(ids) // batch_size

@@ -36,6 +36,7 @@ from charrnn.streams import Streams
 from charrnn.validation import validation_loss
 
 VALIDATIONS = 10  # of a budget, unless eval_steps says otherwise
+VALIDATION_SHARE = 0.05  # of a time budget that validations may take; those that would take more are left out
 KEEP = 3  # periodic checkpoints
 SAVE_SECONDS = 300.0  # at most this much work is lost to a power cut
 REPORT_SECONDS = 0.5
@@ -119,7 +120,7 @@ class Trainer:
         saved_at = reported_at = counters.elapsed
         # The loss is summed where it is computed; reading it is a CPU-GPU sync point.
         loss_sum, loss_steps, report_every, step_of_report = torch.zeros((), device=self.device), 0, 1, counters.step
-        recent = math.nan
+        recent, validating = math.nan, 0.0
         while (fraction := self._fraction()) < 1.0 and not stop():
             loss_sum += self._step(schedule(fraction, counters.step, config.warmup_steps))
             loss_steps += 1
@@ -136,7 +137,9 @@ class Trainer:
                 reported_at, step_of_report = counters.elapsed, counters.step
                 loss_sum, loss_steps = torch.zeros((), device=self.device), 0
             if due and self._fraction() < 1.0:
-                self._validate(recent)
+                if config.time is None or config.eval_steps or validating <= VALIDATION_SHARE * counters.elapsed:
+                    self._validate(recent)
+                    validating += time.monotonic() - began - counters.elapsed
                 counters.elapsed = time.monotonic() - began
                 next_validation = self._validation_after(self._fraction())
                 saved_at = reported_at = counters.elapsed

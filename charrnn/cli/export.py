@@ -26,6 +26,6 @@ def export(
     write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(
-        f"{model}: {len(exported.data):,} bytes, opset {opset}; largest difference of a logit from training "
-        f"{parity['max_abs_difference']:.1e} over {parity['steps']:,} steps (allowed: {parity['tolerance']:.0e})"
+        f"{model}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits differ from "
+        f"training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
     )

@@ -79,8 +79,6 @@ def describe(step: StepModule, vocabulary: Vocabulary) -> ModelInfo:
         num_layers=step.num_layers,
         hidden_size=step.hidden_size,
         vocabulary=vocabulary,
-        states=tuple(
-            StateSpec(input=name, output=f"next_{name}", size=step.hidden_size) for name in step.state_names
-        ),
+        states=tuple(StateSpec(input=name, output=f"next_{name}", size=step.hidden_size) for name in step.state_names),
         start_token=vocabulary.start_token,
     )

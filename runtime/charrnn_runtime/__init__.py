@@ -4,8 +4,15 @@
     sampler = Sampler("model.onnx")
     print(sampler.sample("ROMEO:", length=500, seed=7))
 
-The model file is specified in the distribution's README.
+The model file is specified in the distribution's README. Nothing is imported
+before it is asked for: numpy comes with the first name below that needs it,
+ONNX Runtime with the first sampler.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from charrnn_runtime.errors import (
     CharrnnError,
@@ -15,14 +22,30 @@ from charrnn_runtime.errors import (
     UnknownCharacterError,
     UsageError,
 )
-from charrnn_runtime.model_file import ModelInfo, StateSpec, read_model_file
-from charrnn_runtime.sampler import Sampler, Score
-from charrnn_runtime.sampling import SamplingOptions
-from charrnn_runtime.vocab import Vocabulary
+
+if TYPE_CHECKING:
+    from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
+    from charrnn_runtime.sampler import Sampler, Score
+    from charrnn_runtime.sampling import SamplingOptions
+    from charrnn_runtime.vocab import Vocabulary
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "ModelFile": "model_file",
+    "ModelInfo": "model_file",
+    "Sampler": "sampler",
+    "SamplingOptions": "sampling",
+    "Score": "sampler",
+    "StateSpec": "model_file",
+    "Vocabulary": "vocab",
+    "read_model_file": "model_file",
+}
 
 __all__ = [
     "CharrnnError",
     "DeviceError",
+    "ModelFile",
     "ModelFileError",
     "ModelInfo",
     "ModelOutputError",
@@ -37,4 +60,14 @@ __all__ = [
     "read_model_file",
 ]
 
-__version__ = "0.1.0"
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

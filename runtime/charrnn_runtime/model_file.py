@@ -157,8 +157,7 @@ def read_model_file(source: str | os.PathLike[str] | bytes) -> ModelFile:
             raise ModelFileError(f"metadata '{DIGEST_KEY}' is missing")
         if stored != digest(data):
             raise ModelFileError(
-                "the file was damaged or changed after export (its SHA-256 does not match); "
-                "copy or export it again"
+                "the file was damaged or changed after export (its SHA-256 does not match); copy or export it again"
             )
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from error

@@ -26,7 +26,7 @@ from charrnn_runtime.session import Cell, Logits, OnnxCell, Runner, State, Token
 from charrnn_runtime.vocab import Decoder, Ids, Unknown, Vocabulary
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from onnxruntime import InferenceSession
 
 _SCORE_BLOCK = 256  # steps whose logits are turned into log-probabilities at once
 
@@ -76,7 +76,7 @@ class Sampler:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes | onnxruntime.InferenceSession,
+        model: str | os.PathLike[str] | bytes | InferenceSession,
         *,
         device: str = "cpu",
         threads: int = 1,

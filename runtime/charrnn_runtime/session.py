@@ -14,7 +14,7 @@ from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import check_count
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from onnxruntime import InferenceSession
 
 log = logging.getLogger("charrnn_runtime")
 
@@ -51,11 +51,13 @@ class OnnxCell:
         ModelFileError: the graph's inputs and outputs are not those that the metadata lists.
     """
 
-    def __init__(self, session: onnxruntime.InferenceSession, info: ModelInfo) -> None:
+    def __init__(self, session: InferenceSession, info: ModelInfo) -> None:
         self.session = session
         self.info = info
         provider = session.get_providers()[0]
-        self.device = "cpu" if provider == "CPUExecutionProvider" else provider.removesuffix("ExecutionProvider").lower()
+        self.device = (
+            "cpu" if provider == "CPUExecutionProvider" else provider.removesuffix("ExecutionProvider").lower()
+        )
         if self.device == "cuda":
             self.device += ":" + session.get_provider_options()[provider].get("device_id", "0")
         self._check_graph()
@@ -70,9 +72,9 @@ class OnnxCell:
         for state in states:
             if state.dtype != "float32":
                 raise ModelFileError(f"state {state.input!r} is {state.dtype}; this runtime feeds float32 states")
-        expected_inputs = [("token", "tensor(int64)", 1, None)]
+        expected_inputs: list[tuple[str, str, int, int | None]] = [("token", "tensor(int64)", 1, None)]
         expected_inputs += [(s.input, "tensor(float)", 2, s.size) for s in states]
-        expected_outputs = [("logits", "tensor(float)", 2, vocab)]
+        expected_outputs: list[tuple[str, str, int, int | None]] = [("logits", "tensor(float)", 2, vocab)]
         expected_outputs += [(s.output, "tensor(float)", 2, s.size) for s in states]
         for what, got, expected in (
             ("inputs", self.session.get_inputs(), expected_inputs),
@@ -97,12 +99,10 @@ class OnnxRunner:
     """Two IO bindings used in turn: the states that one run writes are what the next one reads, uncopied."""
 
     def __init__(self, cell: OnnxCell, batch: int, state: State | None) -> None:
-        import onnxruntime
-
         info = cell.info
         check_count("batch", batch, least=1)
-        place, _, number = cell.device.partition(":")
-        place, number = (place, int(number or 0)) if place == "cuda" else ("cpu", 0)
+        # CUDA keeps the states on the card; other providers are fed from the CPU.
+        place, number = _parse_device(cell.device) if cell.device.startswith("cuda") else ("cpu", 0)
         zero = state or tuple(np.zeros((batch, s.size), np.float32) for s in info.states)
         # An OrtValue on the CPU shares the memory of its array, so all buffers here stay referenced.
         self._tokens = np.zeros(batch, np.int64)
@@ -111,7 +111,7 @@ class OnnxRunner:
             [np.array(a, np.float32, order="C", copy=True) for a in zero],
             [np.zeros_like(a, np.float32, order="C") for a in zero],
         ]
-        wrap = onnxruntime.OrtValue.ortvalue_from_numpy
+        wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
         tokens, logits = wrap(self._tokens), wrap(self._logits)
         self._values = [[wrap(a, place, number) for a in arrays] for arrays in self._arrays]
         self._bindings = []
@@ -139,7 +139,7 @@ class OnnxRunner:
         return tuple(value.numpy().copy() for value in self._values[self._turn])
 
 
-def open_session(data: bytes, *, device: str, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_session(data: bytes, *, device: str, threads: int = 1) -> InferenceSession:
     """A session for a checked model file, on the device that was asked for and no other.
 
     Args:

@@ -18,6 +18,7 @@ from charrnn_runtime.errors import UnknownCharacterError, UsageError
 
 TokenKind = Literal["characters", "bytes"]
 Unknown = Literal["error", "skip"]
+NormalForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 Ids = NDArray[np.int64]
 
 
@@ -39,7 +40,7 @@ class Vocabulary:
     kind: TokenKind = "characters"
     symbols: tuple[int, ...]
     special: Mapping[str, int] = field(default_factory=dict)
-    normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = None
+    normalize: NormalForm | None = None
 
     def __post_init__(self) -> None:
         limit = 0x110000 if self.kind == "characters" else 0x100
@@ -69,9 +70,7 @@ class Vocabulary:
     _sorted: Ids = field(init=False, repr=False, compare=False)
 
     @classmethod
-    def of_text(
-        cls, text: str, *, kind: TokenKind = "characters", normalize: Literal["NFC"] | None = None
-    ) -> Vocabulary:
+    def of_text(cls, text: str, *, kind: TokenKind = "characters", normalize: NormalForm | None = None) -> Vocabulary:
         """The sorted vocabulary of a text; for bytes always all 256."""
         if kind == "bytes":
             return cls(kind="bytes", symbols=tuple(range(256)), normalize=normalize)
@@ -154,10 +153,7 @@ class Vocabulary:
         """Plain values for a checkpoint or a model file; ``from_json`` takes them back."""
         names = {i: f"<{name}>" for name, i in self.special.items()}
         characters = self.kind == "characters"
-        tokens = [
-            names.get(i) or (chr(symbol) if characters else symbol)
-            for i, symbol in enumerate(self.symbols)
-        ]
+        tokens = [names.get(i) or (chr(symbol) if characters else symbol) for i, symbol in enumerate(self.symbols)]
         return {
             "kind": self.kind,
             "tokens": tokens,
