@@ -1,0 +1,48 @@
+# The same verbs for people and for .ci/run. Each makes what it needs: Python 3.11+ and make are enough.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INPUTS := pyproject.toml runtime/pyproject.toml constraints.txt
+
+.PHONY: demo test check bench clean
+
+# Two minutes of training on the Python standard library's source, then one model file, then text.
+demo: $(VENV)/.installed
+	$(BIN)/charrnn train --time 2m --out runs/demo --overwrite
+	$(BIN)/charrnn export runs/demo/best.pt runs/demo/model.onnx
+	@echo
+	$(BIN)/charrnn sample runs/demo/model.onnx --length 1000 --temperature 0.7 --seed 1
+	@echo
+	@echo "Your turn (. $(BIN)/activate first):"
+	@echo "    charrnn train book.txt --time 10m"
+	@echo "    charrnn export runs/book/best.pt book.onnx"
+	@echo "    charrnn sample book.onnx --prompt 'It was' --temperature 0.8"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Prints the tables that the README quotes.
+bench: $(VENV)/.installed
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit("charrnn needs Python 3.11 or later, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(INPUTS)
+	$(PIP) --editable "./runtime[cpu]" --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.made $(INPUTS)
+	$(PIP) --editable "./runtime[cpu]" --editable ".[dev]"
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) build runtime/build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,57 @@
+"""The README's commands are run as they stand, with short budgets and a small text."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from charrnn.cli import main
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[list[str]]:
+    lines = [line for block in _blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("charrnn ")]
+
+
+def test_commands_and_python_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["It was the best of times", "it was the worst of times", "He said nothing"]
+    (tmp_path / "book.txt").write_text("\n".join(words[i % 3] + f", {i % 17}." for i in range(300)))
+    commands = _commands()
+    assert len(commands) >= 8
+    for command in commands:
+        if "--time" in command:  # minutes in the README, moments here
+            at = command.index("--time")
+            command[at : at + 2] = ["--steps", "20"]
+        if command[1] == "train":
+            command += [] if "--resume" in command else ["--batch-size", "4"]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as done:
+            main()
+        assert not done.value.code, f"{shlex.join(command)}: {capsys.readouterr().err}"
+    (program,) = _blocks("python")
+    capsys.readouterr()
+    exec(compile(program, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out) > 400
+
+
+def test_every_file_in_the_tree_exists() -> None:
+    root = Path(__file__).parents[1]
+    tree = README[README.index("    charrnn/  ") : README.index("`make check` formats")]
+    for folder in ("charrnn/cli", "export/charrnn_export", "runtime/charrnn_runtime", "data", "tests"):
+        assert folder.split("/")[-1] in tree
+        assert (root / folder).is_dir()
+    named = set(re.findall(r"\b(\w+\.py)\b", tree))
+    there = {path.name for path in (root / "charrnn").glob("*.py")} - {"__init__.py", "__main__.py", "errors.py"}
+    assert named == there
