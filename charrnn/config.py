@@ -15,7 +15,10 @@ from typing import Any, Literal, Self
 from charrnn.errors import ConfigError
 
 CELLS = ("lstm", "gru", "rnn")
-OPTIMIZERS = ("muon", "adamw")
+OPTIMIZERS = ("muon", "adamw", "adam", "rmsprop")
+INITS = ("default", "char-rnn", "torch-rnn")
+SPLITS = ("end", "streams")
+SCHEDULES = ("cosine", "decay")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -51,13 +54,13 @@ class ModelConfig(_Config):
     cell: Literal["lstm", "gru", "rnn"] = _option("lstm", "Recurrent cell: lstm, gru or rnn (vanilla, tanh).")
     hidden_size: int = _option(256, "Size of each layer's hidden state.")
     num_layers: int = _option(1, "Number of recurrent layers.")
-    embedding_size: int = _option(128, "Size of the vector that stands for a character.")
+    embedding_size: int = _option(128, "Size of the vector that stands for a character; 0 for one-hot input.")
     dropout: float = _option(0.0, "Dropout between layers and before the output, 0 to below 1.")
 
     def __post_init__(self) -> None:
         _one_of("cell", self.cell, CELLS)
-        for name in ("hidden_size", "num_layers", "embedding_size"):
-            _at_least(name, getattr(self, name), 1)
+        for name, least in (("hidden_size", 1), ("num_layers", 1), ("embedding_size", 0)):
+            _at_least(name, getattr(self, name), least)
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must be 0 to below 1, got {self.dropout}")
 
@@ -72,7 +75,12 @@ class DataConfig(_Config):
     )
     val_frac: float = _option(0.1, "Part of the text, its end, that is kept for validation.")
 
+    split: Literal["end", "streams"] = _option(
+        "end", "Where validation text is taken: from the end of the text, or from the end of each stream."
+    )
+
     def __post_init__(self) -> None:
+        _one_of("split", self.split, SPLITS)
         if not 0 < self.val_frac < 1:
             raise ConfigError(f"val_frac must be above 0 and below 1, got {self.val_frac}")
         if self.normalize is not None:
@@ -90,12 +98,23 @@ class TrainConfig(_Config):
     steps: int | None = _option(None, "Budget in optimizer steps.")
     batch_size: int = _option(16, "Streams of text that are read side by side.")
     seq_len: int = _option(64, "Characters that each stream advances in a step (length of backpropagation).")
-    optimizer: Literal["muon", "adamw"] = _option(
-        "muon", "muon (orthogonalised updates for the recurrent matrices, AdamW for the rest) or adamw."
+    init: Literal["default", "char-rnn", "torch-rnn"] = _option(
+        "default", "Initial weights: default (PyTorch's), or those of char-rnn or torch-rnn."
     )
-    lr: float = _option(0.006, "Peak learning rate of AdamW; Muon's is 5 times as high.")
+    optimizer: Literal["muon", "adamw", "adam", "rmsprop"] = _option(
+        "muon", "muon (orthogonalised updates for the recurrent matrices, AdamW for the rest), adamw, adam, rmsprop."
+    )
+    lr: float = _option(0.006, "Peak learning rate; that of Muon's matrices is 5 times as high.")
+    schedule: Literal["cosine", "decay"] = _option(
+        "cosine", "cosine (to 0 over the budget, after the warm-up), or decay (by lr_decay every so many epochs)."
+    )
+    lr_decay: float = _option(0.97, "For --schedule decay: the factor.")
+    lr_decay_every: float = _option(1.0, "For --schedule decay: epochs between two decays.")
+    lr_decay_after: float = _option(0.0, "For --schedule decay: epochs before the first one counts.")
     weight_decay: float = _option(0.01, "Decoupled weight decay of the matrices.")
     grad_clip: float = _option(1.0, "The gradient's norm is clipped to this; 0 for never.")
+    clip_value: float = _option(0.0, "Each element of the gradient is clamped to this; 0 for never.")
+    loss_sum: bool = _option(False, "Sum the loss over the sequence for the gradient, instead of taking the mean.")
     warmup_steps: int = _option(100, "Steps in which the rate rises to its peak.")
     eval_steps: int | None = _option(None, "Validate every so many steps. Default: about every tenth of the budget.")
     seed: int = _option(1, "Seed of the initial weights and of dropout.")
@@ -118,9 +137,16 @@ class TrainConfig(_Config):
         _at_least("warmup_steps", self.warmup_steps, 0)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be above 0, got {self.lr}")
-        for name in ("weight_decay", "grad_clip"):
+        for name in ("weight_decay", "grad_clip", "clip_value", "lr_decay_after"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        for name in ("lr_decay", "lr_decay_every"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.lr_decay > 1:
+            raise ConfigError(f"lr_decay must be at most 1, got {self.lr_decay}")
+        _one_of("init", self.init, INITS)
+        _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("precision", self.precision, PRECISIONS)
         if not 0 <= self.seed < 2**63:

@@ -11,9 +11,14 @@ import torch
 from charrnn_export import STATES, LayerWeights, ModelWeights
 from torch import Tensor, nn
 
+from charrnn import recurrence
 from charrnn.config import ModelConfig
 
 State = tuple[Tensor, ...]  # float32 [B, H] each: h_0, c_0, h_1, c_1 … (LSTM) or h_0, h_1 …
+
+
+# oneDNN has a training path for the LSTM alone.
+_FAST = {"gru": recurrence.gru, "rnn": recurrence.rnn}
 
 
 class Layer(nn.Module):
@@ -22,6 +27,7 @@ class Layer(nn.Module):
     def __init__(self, cell: str, input_size: int, hidden_size: int) -> None:
         super().__init__()
         kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
+        self.cell = cell
         self.core: nn.RNNBase = kind(input_size, hidden_size)
         if cell == "lstm":
             with torch.no_grad():
@@ -37,6 +43,9 @@ class Layer(nn.Module):
         return LayerWeights(weight_ih=weight_ih, weight_hh=weight_hh, bias_ih=bias_ih, bias_hh=bias_hh)
 
     def forward(self, x_TBI: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.cell != "lstm" and x_TBI.device.type == "cpu":
+            y_TBH, h_BH = _FAST[self.cell](x_TBI, state[0], self.weights)
+            return y_TBH, (h_BH,)
         own = tuple(s.unsqueeze(0) for s in state)
         y_TBH, last = self.core(x_TBI, own if len(own) > 1 else own[0])
         # float(): under autocast the states come back in bfloat16
@@ -55,8 +64,11 @@ class CharRNN(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        self.embedding = nn.Embedding(vocab_size, config.embedding_size)
-        sizes = [config.embedding_size] + [config.hidden_size] * config.num_layers
+        # One-hot input is an embedding that is the identity and is not trained.
+        self.embedding = nn.Embedding(vocab_size, config.embedding_size or vocab_size)
+        if not config.embedding_size:
+            self.embedding.weight.requires_grad_(False).copy_(torch.eye(vocab_size))
+        sizes = [self.embedding.embedding_dim] + [config.hidden_size] * config.num_layers
         # One module a layer: dropout between them is ours, and each layer's state stands alone.
         self.layers = nn.ModuleList(Layer(config.cell, sizes[i], config.hidden_size) for i in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
@@ -95,7 +107,34 @@ class CharRNN(nn.Module):
 
     def num_parameters(self) -> int:
         """How many numbers are trained."""
-        return sum(p.numel() for p in self.parameters())
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    @torch.no_grad()
+    def initialise(self, kind: str) -> None:
+        """Draws the weights anew as an ancestor did; "default" leaves PyTorch's.
+
+        "char-rnn": everything uniform in ±0.08. "torch-rnn": matrices of a
+        recurrent layer normal with variance 1 / (inputs + hidden), biases 0.
+        Both: the bias of an LSTM's forget gate 1.
+        """
+        if kind == "default":
+            return
+        if kind == "char-rnn":
+            for p in self.parameters():
+                if p.requires_grad:
+                    p.uniform_(-0.08, 0.08)
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            weights = layer.weights
+            if kind == "torch-rnn":
+                deviation = (weights.weight_ih.shape[1] + self.config.hidden_size) ** -0.5
+                for matrix in (weights.weight_ih, weights.weight_hh):
+                    matrix.normal_(std=deviation)
+                for bias in (weights.bias_ih, weights.bias_hh):
+                    bias.zero_()
+            if self.config.cell == "lstm":
+                # char-rnn set one of the two biases to 1 and left the other as drawn.
+                weights.bias_ih[self.config.hidden_size : 2 * self.config.hidden_size] = 1.0
 
     def sequence_logits(self, tokens_TB: Tensor, state: State) -> Tensor:
         """Float32 logits ``[T, B, V]`` in evaluation mode, no gradient: the reference of the parity check."""

@@ -71,34 +71,41 @@ def _orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Optimizers:
-    """AdamW, or Muon for the recurrent layers' matrices and AdamW for the rest, driven as one."""
+    """One of the optimizers by name, or Muon for the recurrent layers' matrices with AdamW for the rest, as one."""
 
     def __init__(self, model: CharRNN, config: TrainConfig) -> None:
         matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
-        if config.optimizer == "adamw":
+        if config.optimizer != "muon":
             matrices = []
         ids = {id(p) for p in matrices}
         rest = [p for p in model.parameters() if id(p) not in ids]
-        adamw = torch.optim.AdamW(
-            [
-                {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
-                {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=config.lr,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
-        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, config.lr)]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        first: torch.optim.Optimizer
+        if config.optimizer == "rmsprop":
+            first = torch.optim.RMSprop(groups, lr=config.lr, alpha=0.95)  # char-rnn's decay_rate
+        elif config.optimizer == "adam":
+            first = torch.optim.Adam(groups, lr=config.lr, fused=True)
+        else:
+            first = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(first, config.lr)]
         if matrices:
             lr = config.lr * MUON_LR_RATIO
             muon = Muon(matrices, gates=GATES[model.config.cell], lr=lr, weight_decay=config.weight_decay)
             self._optimizers.append((muon, lr))
         self._parameters = list(model.parameters())
-        self._clip = config.grad_clip or math.inf
+        self._clip_norm = config.grad_clip or math.inf
+        self._clip_value = config.clip_value
 
     def step(self, factor: float) -> Tensor:
         """Clips, updates at ``factor`` times the peak rate, clears the gradients; the norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        if self._clip_value:
+            norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            nn.utils.clip_grad_value_(self._parameters, self._clip_value)
+        else:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         for optimizer, peak in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
@@ -116,7 +123,16 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def schedule(progress: float, step: int, warmup_steps: int) -> float:
-    """The rate as a part of its peak: a linear rise over the first steps, times a half cosine to 0 over the budget."""
-    warm = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def schedule(config: TrainConfig, *, fraction: float, epoch: float, step: int) -> float:
+    """The rate as a part of its peak, after a linear rise over the first steps.
+
+    "cosine" falls by half a cosine to 0 over the budget (``fraction`` of it is
+    used). "decay" multiplies by ``lr_decay`` each time ``lr_decay_every``
+    epochs have ended, counted from ``lr_decay_after``.
+    """
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "decay":
+        # A hair: epochs are sums of fractions, and an end may come out just below a whole number.
+        ended = math.floor(max(0.0, epoch - config.lr_decay_after) / config.lr_decay_every + 1e-9)
+        return warm * config.lr_decay**ended
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))

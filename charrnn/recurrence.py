@@ -22,14 +22,14 @@ from torch.nn import functional as F
 
 def gru(x_TBI: Tensor, h_BH: Tensor, weights: LayerWeights) -> tuple[Tensor, Tensor]:
     """``(x [T, B, I], h [B, H]) → (y [T, B, H], last h [B, H])``, float32."""
-    gates_TBG = F.linear(x_TBI, weights.weight_ih, weights.bias_ih).float()
+    gates_TBG = F.linear(x_TBI, weights.weight_ih, weights.bias_ih).to(h_BH.dtype)
     y_TBH: Tensor = _GRU.apply(gates_TBG, h_BH, weights.weight_hh, weights.bias_hh)  # type: ignore[no-untyped-call]
     return y_TBH, y_TBH[-1]
 
 
 def rnn(x_TBI: Tensor, h_BH: Tensor, weights: LayerWeights) -> tuple[Tensor, Tensor]:
     """``(x [T, B, I], h [B, H]) → (y [T, B, H], last h [B, H])``, float32."""
-    sums_TBH = F.linear(x_TBI, weights.weight_ih, weights.bias_ih + weights.bias_hh).float()
+    sums_TBH = F.linear(x_TBI, weights.weight_ih, weights.bias_ih + weights.bias_hh).to(h_BH.dtype)
     y_TBH: Tensor = _RNN.apply(sums_TBH, h_BH, weights.weight_hh)  # type: ignore[no-untyped-call]
     return y_TBH, y_TBH[-1]
 
@@ -45,7 +45,7 @@ class _RNN(torch.autograd.Function):
         for sums, y in zip(sums_TBH.unbind(), y_TBH.unbind(), strict=True):
             torch.addmm(sums, h, transposed, out=y)
             h = _tanh_(y)
-        ctx.dtype = _dtype()
+        ctx.dtype = _dtype(h_BH)
         ctx.save_for_backward(y_TBH, h_BH, weight_HH)
         return y_TBH
 
@@ -70,7 +70,7 @@ class _GRU(torch.autograd.Function):
     def forward(ctx: Any, gates_TBG: Tensor, h_BH: Tensor, weight_GH: Tensor, bias_G: Tensor) -> Tensor:
         steps, batch, hidden = gates_TBG.shape[0], gates_TBG.shape[1], h_BH.shape[1]
         transposed = weight_GH.t().contiguous()
-        y_TBH = torch.empty(steps, batch, hidden)
+        y_TBH = h_BH.new_empty(steps, batch, hidden)
         # r, z and the candidate's recurrent product, kept for the backward pass
         kept_TBG = torch.empty_like(gates_TBG)
         n_TBH = torch.empty_like(y_TBH)
@@ -83,7 +83,7 @@ class _GRU(torch.autograd.Function):
             rz = kept_rz[t].add_(inputs_rz[t]).sigmoid_()
             n = _tanh_(torch.addcmul(inputs_n[t], rz[:, :hidden], kept_n[t], out=n_all[t]))
             h = torch.lerp(n, h, rz[:, hidden:], out=y_all[t])
-        ctx.dtype = _dtype()
+        ctx.dtype = _dtype(h_BH)
         ctx.save_for_backward(y_TBH, h_BH, weight_GH, kept_TBG, n_TBH)
         return y_TBH
 
@@ -120,8 +120,8 @@ def _tanh_(x: Tensor) -> Tensor:
 
 def _weight_gradient(d_NG: Tensor, h_NH: Tensor, dtype: torch.dtype) -> Tensor:
     """``d.T @ h`` over all times at once, [G, H], in the precision of the autocast region of the forward."""
-    return (d_NG.to(dtype).t() @ h_NH.to(dtype)).float()
+    return (d_NG.to(dtype).t() @ h_NH.to(dtype)).to(d_NG.dtype)
 
 
-def _dtype() -> torch.dtype:
-    return torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
+def _dtype(h: Tensor) -> torch.dtype:
+    return torch.bfloat16 if torch.is_autocast_enabled("cpu") else h.dtype

@@ -1,0 +1,88 @@
+"""metrics.jsonl: one line for every so many steps and for every validation, in step with the checkpoints.
+
+A run that was killed may have written lines behind its last checkpoint, the
+last of them cut in half. Opening the file for resuming drops those, so that
+the resumed run continues it with neither gap nor double.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from charrnn.errors import RunFolderError, WriteError
+from charrnn.files import write_atomically
+
+NAME = "metrics.jsonl"
+
+
+class MetricsFile:
+    """Appends to a run's metrics.
+
+    Args:
+        folder: the run folder.
+        step: lines behind this step are dropped; 0 begins a new file.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._path = folder / NAME
+        kept = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomically(self._path, text.encode())
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Appends a line; it must hold ``step``."""
+        try:
+            self._file.write(json.dumps(values) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise WriteError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+    def sync(self) -> None:
+        """Sees that all lines are on the disk; called before a checkpoint, which must never be ahead of them."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise WriteError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """A run's metrics so far; what follows a line that is cut or damaged is left out.
+
+    Raises:
+        RunFolderError: the file cannot be read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return []
+    try:
+        return list(_whole_lines(path.read_bytes()))
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _whole_lines(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+            return
+        yield value
