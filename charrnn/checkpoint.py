@@ -87,10 +87,20 @@ class Checkpoint:
         Raises:
             CheckpointError: the weights do not fit the configuration.
         """
-        model = CharRNN(self.model_config, len(self.vocabulary))
+        config, vocab_size = self.model_config, len(self.vocabulary)
         try:
+            if config.num_layers > len(self.weights):
+                raise ValueError(f"{len(self.weights)} weights are too few for {config.num_layers} layers")
+            # Compared before it is made: a damaged size could ask for all the memory there is.
+            with torch.device("meta"):
+                expected = {name: tuple(w.shape) for name, w in CharRNN(config, vocab_size).state_dict().items()}
+            given = {name: tuple(w.shape) for name, w in self.weights.items()}
+            for name in sorted(expected.keys() | given.keys()):
+                if expected.get(name) != given.get(name):
+                    raise ValueError(f"{name} is {given.get(name)}, expected {expected.get(name)}")
+            model = CharRNN(config, vocab_size)
             model.load_state_dict(self.weights)
-        except (RuntimeError, TypeError, AttributeError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint's weights do not fit its configuration: {error}") from error
         return model
 
@@ -127,7 +137,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "upgrade it: pip install -U charrnn"
         )
     try:
-        return Checkpoint(
+        checkpoint = Checkpoint(
             model_config=ModelConfig.from_json(payload["model_config"]),
             data_config=DataConfig.from_json(payload["data_config"]),
             train_config=TrainConfig.from_json(payload["train_config"]),
@@ -139,8 +149,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
             resume=dict(payload["resume"]),
             version=str(payload["version"]),
         )
+        _check_values(checkpoint)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{path}: the checkpoint lacks something or is damaged: {error}") from error
+    return checkpoint
+
+
+def _check_values(checkpoint: Checkpoint) -> None:
+    """Raises KeyError, TypeError or ValueError where a part is not what its readers take it for."""
+    if not all(isinstance(w, Tensor) for w in checkpoint.weights.values()):
+        raise TypeError("a weight is no tensor")
+    if not all(isinstance(a, str) for a in checkpoint.corpus["arguments"]):
+        raise TypeError("the text's names are no text")
+    counters = ("step", "epoch", "elapsed")
+    numbers = [
+        (checkpoint.progress, counters),
+        *((e, (*counters, "train_loss", "val_loss")) for e in checkpoint.history),
+    ]
+    for values, names in numbers:
+        for name in names:
+            if not isinstance(values[name], (int, float)):
+                raise TypeError(f"{name} is no number")
 
 
 def on_cpu(value: Any) -> Any:

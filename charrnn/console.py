@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
@@ -64,6 +63,11 @@ def _validation(event: events.Validated) -> str:
     )
 
 
+def _visible(text: str) -> str:
+    """The text without anything that would move the cursor or change colours."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class PlainListener(_Printer):
     """Lines for a file or a pipe."""
 
@@ -86,7 +90,7 @@ class PlainListener(_Printer):
     def validated(self, event: events.Validated) -> None:
         self._line(_validation(event))
         if event.sample:
-            self._line("\n".join(f"    | {line}" for line in event.sample.splitlines()))
+            self._line("\n".join(f"    | {line}" for line in _visible(event.sample).splitlines()))
 
 
 class LiveListener(_Printer):
@@ -113,7 +117,7 @@ class LiveListener(_Printer):
         self._progress.stop()
 
     def _line(self, text: str) -> None:
-        self._progress.console.print(escape(text), highlight=False, soft_wrap=True)
+        self._progress.console.print(Text(_visible(text)), soft_wrap=True)
 
     def started(self, event: events.Started) -> None:
         super().started(event)
@@ -133,10 +137,7 @@ class LiveListener(_Printer):
         self._progress.update(self._task, val=f"{event.val_loss:.4f}")
         title = Text(_validation(event), style="bold" if event.best else "")
         if event.sample:
-            body = Text(
-                "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in event.sample)
-            )
-            self._progress.console.print(Panel(body, title=title, title_align="left"))
+            self._progress.console.print(Panel(Text(_visible(event.sample)), title=title, title_align="left"))
         else:
             self._progress.console.print(title)
 

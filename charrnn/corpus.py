@@ -104,8 +104,8 @@ def corpus_name(arguments: Sequence[str]) -> str:
     """A short name for what was named, fit for a folder."""
     if not arguments:
         return STDLIB
-    first = "stdin" if arguments[0] == "-" else Path(arguments[0]).resolve().name.removesuffix(".gz")
-    return re.sub(r"[^\w.-]+", "", Path(first).stem).strip(".-") or "text"
+    first = "stdin" if arguments[0] == "-" else Path(arguments[0]).absolute().name.removesuffix(".gz")
+    return re.sub(r"[^\w.-]+", "", Path(first).stem).strip(".-")[:60] or "text"
 
 
 def read_sources(arguments: Sequence[str]) -> tuple[str, list[Source]]:
@@ -168,6 +168,10 @@ def _expand(argument: str) -> list[Source]:
     if argument == "-":
         return [Source(name="standard input", data=sys.stdin.buffer.read())]
     path = Path(argument)
+    try:
+        path.exists()
+    except OSError as error:  # a text in the place of its name is too long for one
+        raise CorpusError(f"{argument[:60]}…: cannot be read: {error.strerror or error}; name a file") from error
     if path.is_dir():
         found = [source for source in map(_read, _files_below(path)) if _is_text(source.data)]
         if not found:

@@ -19,7 +19,7 @@ def choose_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+    if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", name):
         raise ConfigError(f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N, mps")
     device = torch.device(name)
     if device.type == "cuda":

@@ -6,6 +6,7 @@ CharrnnError                exit code 1
 ├── CorpusError             a text cannot be read, or cannot be trained on
 │   └── DownloadError       a known corpus cannot be fetched
 ├── CheckpointError         a file is no checkpoint, is damaged, or does not fit
+├── DivergedError            the loss is no longer a number
 ├── RunFolderError          the run folder exists already, or cannot be written
 └── WriteError              a file cannot be written
 """
@@ -29,6 +30,10 @@ class DownloadError(CorpusError):
 
 class CheckpointError(CharrnnError):
     """A file is no checkpoint, is damaged, or does not fit what is asked of it."""
+
+
+class DivergedError(CharrnnError):
+    """Training has diverged: the loss is no longer a number."""
 
 
 class RunFolderError(CharrnnError):

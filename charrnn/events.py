@@ -31,7 +31,7 @@ class Progress:
     step: int
     epoch: float
     fraction: float  # of the budget, 0 to 1
-    loss: float  # nats, mean since the last one
+    loss: float  # nats, mean of the last 100 steps
     chars_per_second: float
     seconds_left: float
 

@@ -120,7 +120,10 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Inverse of ``state_dict``."""
         for (optimizer, _), state in zip(self._optimizers, states, strict=True):
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
+            for group, ours in zip(optimizer.param_groups, settings, strict=True):
+                group.update(ours)  # a resumed run may have been given another weight decay
 
 
 def schedule(config: TrainConfig, *, fraction: float, epoch: float, step: int) -> float:

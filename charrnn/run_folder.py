@@ -7,31 +7,33 @@ from pathlib import Path
 from charrnn.errors import RunFolderError, WriteError
 from charrnn.files import check_writable
 
-OURS = ("*.pt", "config.json", "metrics.jsonl")
+OURS = ("best.pt", "last.pt", "epoch*-loss*.pt", "config.json", "metrics.jsonl")
 
 
-def prepare(folder: Path, *, overwrite: bool) -> None:
-    """Makes the folder of a new run.
-
-    Args:
-        overwrite: remove an earlier run's files there; other files stay.
+def check_free(folder: Path) -> None:
+    """Sees that no run would be lost; touches nothing.
 
     Raises:
-        RunFolderError: an earlier run is there and is not to be overwritten,
-            or the folder cannot be made or written.
+        RunFolderError: an earlier run is there.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError(f"{folder}: is a file, not a folder; choose another with --out")
-    if folder.exists():
-        earlier = [path for pattern in OURS for path in folder.glob(pattern)]
-        if earlier and not overwrite:
-            raise RunFolderError(
-                f"{folder}: there is a run in it already; continue it with --resume, "
-                "replace it with --overwrite, or choose another folder with --out"
-            )
-        for path in earlier:
+    if _run_files(folder):
+        raise RunFolderError(
+            f"{folder}: there is a run in it already; continue it with --resume, "
+            "replace it with --overwrite, or choose another folder with --out"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Removes an earlier run's files; other files stay.
+
+    Raises:
+        RunFolderError: one of them cannot be removed.
+    """
+    try:
+        for path in _run_files(folder):
             path.unlink()
-    make(folder)
+    except OSError as error:
+        raise RunFolderError(f"{folder}: the run in it cannot be removed: {error.strerror or error}") from error
 
 
 def make(folder: Path) -> None:
@@ -41,6 +43,8 @@ def make(folder: Path) -> None:
         RunFolderError: it cannot.
     """
     try:
+        if folder.exists() and not folder.is_dir():
+            raise RunFolderError(f"{folder}: is a file, not a folder; choose another with --out")
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder / "last.pt")
     except OSError as error:
@@ -51,4 +55,12 @@ def make(folder: Path) -> None:
 
 def find_checkpoint(path: Path) -> Path:
     """The file to take for a path: a run folder stands for its best checkpoint."""
-    return path / "best.pt" if path.is_dir() and (path / "best.pt").exists() else path
+    best = path / "best.pt"
+    try:
+        return best if best.exists() else path
+    except OSError:  # a name too long, for example; whoever opens it says what is wrong
+        return path
+
+
+def _run_files(folder: Path) -> list[Path]:
+    return [path for pattern in OURS for path in folder.glob(pattern)]

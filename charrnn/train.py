@@ -26,7 +26,7 @@ from charrnn.checkpoint import Checkpoint, load_checkpoint
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
 from charrnn.corpus import Corpus
 from charrnn.device import choose_device, choose_precision
-from charrnn.errors import CheckpointError, ConfigError, CorpusError
+from charrnn.errors import CheckpointError, ConfigError, CorpusError, DivergedError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
 from charrnn.live import sample_live
@@ -41,6 +41,7 @@ KEEP = 3  # periodic checkpoints
 SAVE_SECONDS = 300.0  # at most this much work is lost to a power cut
 REPORT_SECONDS = 0.5
 SAMPLE_LENGTH = 200
+RECENT = 100  # steps over which the training loss that is shown is averaged
 MIN_CHARACTERS = 20
 MIN_SEQ_LEN = 8
 
@@ -93,10 +94,13 @@ class Trainer:
         torch.set_flush_denormal(True)  # numbers of 1e-38 slow a CPU down many times
 
         torch.manual_seed(self.config.seed)
-        self.model = CharRNN(model_config, len(self.vocabulary)).to(self.device)
+        model = checkpoint.build_model() if checkpoint else CharRNN(model_config, len(self.vocabulary))
+        self.model = model.to(self.device)
         self.optimizers = Optimizers(self.model, self.config)
         self.streams = Streams(train_ids, self.config.batch_size)
         self.state: State = self.model.initial_state(self.config.batch_size)
+        # Losses of the last steps, where they are computed; reading them is a CPU-GPU sync point.
+        self.losses = torch.zeros(RECENT, device=self.device)
         self.counters = Counters()
         self.history: list[dict[str, Any]] = []
         if checkpoint is not None:
@@ -107,6 +111,7 @@ class Trainer:
 
         Raises:
             ConfigError: nothing of the budget is left.
+            DivergedError: the loss is no longer a number; earlier checkpoints are still there.
             WriteError: a checkpoint cannot be written; earlier ones are still there.
         """
         counters, config = self.counters, self.config
@@ -118,24 +123,22 @@ class Trainer:
         began = time.monotonic() - counters.elapsed
         next_validation = self._validation_after(self._fraction())
         saved_at = reported_at = counters.elapsed
-        # The loss is summed where it is computed; reading it is a CPU-GPU sync point.
-        loss_sum, loss_steps, report_every, step_of_report = torch.zeros((), device=self.device), 0, 1, counters.step
-        recent, validating = math.nan, 0.0
-        while (fraction := self._fraction()) < 1.0 and not stop():
-            loss_sum += self._step(schedule(fraction, counters.step, config.warmup_steps))
-            loss_steps += 1
+        report_every, step_of_report, validating = 1, counters.step, 0.0
+        # The first step is always made, so that there is something to save.
+        while (fraction := self._fraction()) < 1.0 and not (counters.step and stop()):
+            loss = self._step(schedule(fraction, counters.step, config.warmup_steps))
+            self.losses[counters.step % RECENT] = loss
             counters.step += 1
             counters.elapsed = time.monotonic() - began
             due = self._validation_due(next_validation)
             if counters.step - step_of_report >= report_every or due:
-                recent = float(loss_sum) / loss_steps  # sync point
+                recent = self._recent_loss()
                 counters.elapsed = time.monotonic() - began
                 seconds = max(counters.elapsed - reported_at, 1e-9)
                 steps = counters.step - step_of_report
                 self._report(recent, steps, seconds)
                 report_every = max(1, round(steps * REPORT_SECONDS / seconds))
                 reported_at, step_of_report = counters.elapsed, counters.step
-                loss_sum, loss_steps = torch.zeros((), device=self.device), 0
             if due and self._fraction() < 1.0:
                 if config.time is None or config.eval_steps or validating <= VALIDATION_SHARE * counters.elapsed:
                     self._validate(recent)
@@ -147,15 +150,15 @@ class Trainer:
                 self.checkpoint().save(self.folder / "last.pt")
                 saved_at = counters.elapsed
         interrupted = self._fraction() < 1.0
-        recent = float(loss_sum) / loss_steps if loss_steps else recent
-        val_loss = self._validate(recent)
+        if not self.history or self.history[-1]["step"] != counters.step:
+            self._validate(self._recent_loss())
         finished = Finished(
             interrupted=interrupted,
             step=counters.step,
             epoch=self.streams.epoch,
             elapsed=counters.elapsed,
-            train_loss=recent,
-            val_loss=val_loss,
+            train_loss=self.history[-1]["train_loss"],
+            val_loss=self.history[-1]["val_loss"],
             best_val_loss=counters.best_val_loss,
             best=self.folder / "best.pt",
             last=self.folder / "last.pt",
@@ -174,10 +177,24 @@ class Trainer:
         self.optimizers.step(rate)
         return loss.detach()
 
-    def _validate(self, train_loss: float) -> float:
+    def _recent_loss(self) -> float:
+        """Mean training loss of the last steps."""
+        return self._finite(float(self.losses[: self.counters.step].mean()))
+
+    def _finite(self, loss: float) -> float:
+        if math.isfinite(loss):
+            return loss
+        last = self.folder / "last.pt"
+        kept = f"; {last} is from before" if last.exists() else ""
+        raise DivergedError(
+            f"the loss is no longer a number at step {self.counters.step:,}: training has diverged; "
+            f"begin again with a lower --lr (it was {self.config.lr:g}){kept}"
+        )
+
+    def _validate(self, train_loss: float) -> None:
         """Validation loss, checkpoint under all its names, and a sample for the listener."""
         counters = self.counters
-        val_loss = validation_loss(self.model, self._val_ids, self.vocabulary.start_token)
+        val_loss = self._finite(validation_loss(self.model, self._val_ids, self.vocabulary.start_token))
         best = val_loss < counters.best_val_loss
         if best:
             counters.best_val_loss = val_loss
@@ -192,8 +209,8 @@ class Trainer:
             }
         )
         periodic = self.folder / f"epoch{epoch:.2f}-loss{val_loss:.4f}.pt"
-        names = [self.folder / "last.pt", periodic, *([self.folder / "best.pt"] if best else [])]
-        if not (self.folder / "best.pt").exists() and not best:  # a loss of NaN is better than no model
+        names = [self.folder / "last.pt", periodic]
+        if best or not (self.folder / "best.pt").exists():
             names.append(self.folder / "best.pt")
         self.checkpoint().save(*names)
         self._forget_old(periodic)
@@ -205,11 +222,10 @@ class Trainer:
                 train_loss=train_loss,
                 val_loss=val_loss,
                 best=best,
-                sample=self._sample() if math.isfinite(val_loss) else "",
+                sample=self._sample(),
                 checkpoint=periodic,
             )
         )
-        return val_loss
 
     def _sample(self) -> str:
         return sample_live(self.model, self.vocabulary, length=SAMPLE_LENGTH, seed=self.counters.step)
@@ -235,7 +251,12 @@ class Trainer:
                 "best_val_loss": self.counters.best_val_loss,
             },
             history=self.history,
-            resume={"optimizers": self.optimizers.state_dict(), "state": list(self.state), "rng": rng},
+            resume={
+                "optimizers": self.optimizers.state_dict(),
+                "state": list(self.state),
+                "losses": self.losses,
+                "rng": rng,
+            },
         )
 
     def _restore(self, checkpoint: Checkpoint) -> None:
@@ -246,10 +267,10 @@ class Trainer:
                 "resume with the same one, or begin a new run"
             )
         try:
-            self.model.load_state_dict(checkpoint.weights)
             self.optimizers.load_state_dict(checkpoint.resume["optimizers"])
             progress, rng = checkpoint.progress, checkpoint.resume["rng"]
             self.state = tuple(s.to(self.device) for s in checkpoint.resume["state"])
+            self.losses = checkpoint.resume["losses"].to(self.device).view(RECENT)
             self.streams.position = int(progress["position"])
             self.counters = Counters(
                 step=int(progress["step"]),
@@ -260,7 +281,7 @@ class Trainer:
             torch.set_rng_state(rng["cpu"])
             if "cuda" in rng and self.device.type == "cuda":
                 torch.cuda.set_rng_state(rng["cuda"], self.device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"this checkpoint cannot be resumed: {error}") from error
         if [tuple(s.shape) for s in self.state] != [
             tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)
@@ -336,7 +357,8 @@ class Trainer:
         if total < MIN_CHARACTERS or n_train <= MIN_SEQ_LEN:
             raise CorpusError(
                 f"{corpus.description}: {total} characters ({n_train} of them for training) are too few; "
-                f"at least {MIN_CHARACTERS} are needed, and a few thousand before a model learns anything"
+                f"at least {MIN_CHARACTERS} are needed, {MIN_SEQ_LEN + 1} of them for training "
+                "(a lower --val-frac leaves more), and a few thousand before a model learns anything"
             )
         batch_size, seq_len = config.batch_size, config.seq_len
         while batch_size > 1 and batch_size * seq_len > n_train:

@@ -54,6 +54,6 @@ def main() -> None:
     except CharrnnError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader, head for example, has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:  # a full disk behind standard output, for example; typer sees to broken pipes
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

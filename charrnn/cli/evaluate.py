@@ -36,7 +36,8 @@ def evaluate(
         raise ConfigError(f"window must be at least 1, got {window}")
     sampler = open_sampler(model, device=device)
     nats, count = evaluate_text(sampler, text or [], split=split, window=window, unknown=unknown)
-    bits, perplexity = nats / math.log(2), math.exp(nats)
+    bits = nats / math.log(2)
+    perplexity = math.exp(min(nats, 700))  # near the largest float
     if as_json:
         values = {"nats_per_char": nats, "bits_per_char": bits, "perplexity": perplexity, "characters": count}
         typer.echo(json.dumps(values))

@@ -19,10 +19,14 @@ def export(
     check_writable(model)
 
     from charrnn.checkpoint import load_checkpoint
+    from charrnn.errors import ConfigError
     from charrnn.models import export_checkpoint
     from charrnn.run_folder import find_checkpoint
 
-    exported = export_checkpoint(load_checkpoint(find_checkpoint(checkpoint)), opset=opset)
+    source = find_checkpoint(checkpoint)
+    if model.exists() and source.exists() and model.samefile(source):
+        raise ConfigError(f"{model}: this is the checkpoint itself; give the model file another name")
+    exported = export_checkpoint(load_checkpoint(source), opset=opset)
     write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(

@@ -73,6 +73,7 @@ def sample(
         if sys.stdout.isatty():
             sys.stdout.flush()
     sys.stdout.write("\n")
+    sys.stdout.flush()  # here an error still has a handler
 
 
 def _read_prompt(path: Path) -> str:

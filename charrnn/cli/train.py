@@ -97,11 +97,10 @@ def train(
         from charrnn.train import resumable
 
         checkpoint = resumable(folder)
-        run_folder.make(folder)
         configs = _resumed(checkpoint, given_model, given_data, given_train)
         arguments = arguments or checkpoint.corpus["arguments"]
-    else:
-        run_folder.prepare(folder, overwrite=overwrite)
+    elif not overwrite:
+        run_folder.check_free(folder)
     model_config, data_config, train_config = configs
     corpus = read_corpus(arguments, data_config)
 
@@ -118,6 +117,10 @@ def train(
             listener=shown,
             checkpoint=checkpoint,
         )
+        # Only now, when nothing that was asked for can be wrong any more, does an earlier run go.
+        run_folder.make(folder)
+        if overwrite:
+            run_folder.clear(folder)
         with _signals() as (stop, received):
             trainer.train(stop)
     if received:
