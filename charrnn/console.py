@@ -39,6 +39,8 @@ class _Printer(events.Listener):
         self._line(f"text   {event.description}: {event.characters:,} characters, {event.vocab_size} distinct")
         self._line(f"model  {event.settings}")
         self._line(f"       {size_advice(event.parameters, event.train_characters, event.dropout)}")
+        if event.batches:
+            self._line(f"split  {event.batches[0]} batches, {event.batches[1]} of them for training")
         self._line(f"run    {event.folder}, {event.budget} on {event.device} ({event.precision})")
         if event.step:
             self._line(f"       resumed at step {event.step:,}")

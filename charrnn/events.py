@@ -16,6 +16,7 @@ class Started:
     precision: str
     characters: int
     train_characters: int
+    batches: tuple[int, int] | None  # in all and for training, where the original counts them
     vocab_size: int
     parameters: int
     dropout: float

@@ -33,7 +33,10 @@ class MetricsFile:
 
     def __init__(self, folder: Path, step: int) -> None:
         self._path = folder / NAME
-        kept = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
+        self._begin(step)
+
+    def _begin(self, step: int) -> None:
+        kept = [line for line in read_metrics(self._path.parent) if line["step"] <= step] if step else []
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomically(self._path, text.encode())
         self._file = self._path.open("a", encoding="utf-8")
@@ -45,6 +48,11 @@ class MetricsFile:
             self._file.flush()
         except OSError as error:
             raise WriteError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+    def drop_after(self, step: int) -> None:
+        """Takes back the lines behind a step, when training goes back to it."""
+        self._file.close()
+        self._begin(step)
 
     def sync(self) -> None:
         """Sees that all lines are on the disk; called before a checkpoint, which must never be ahead of them."""

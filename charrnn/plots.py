@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from charrnn.errors import RunFolderError, UsageError
+from charrnn_runtime import UsageError
+
+from charrnn.errors import RunFolderError
 from charrnn.metrics import read_metrics
 
 SUFFIXES = (".png", ".svg", ".pdf")

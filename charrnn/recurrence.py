@@ -74,8 +74,8 @@ class _GRU(torch.autograd.Function):
         # r, z and the candidate's recurrent product, kept for the backward pass
         kept_TBG = torch.empty_like(gates_TBG)
         n_TBH = torch.empty_like(y_TBH)
-        inputs_rz, inputs_n = (part.unbind() for part in gates_TBG.split([2 * hidden, hidden], dim=2))
-        kept_rz, kept_n = (part.unbind() for part in kept_TBG.split([2 * hidden, hidden], dim=2))
+        inputs_rz, inputs_n = (part.unbind() for part in torch.split(gates_TBG, [2 * hidden, hidden], dim=2))
+        kept_rz, kept_n = (part.unbind() for part in torch.split(kept_TBG, [2 * hidden, hidden], dim=2))
         kept, n_all, y_all = kept_TBG.unbind(), n_TBH.unbind(), y_TBH.unbind()
         h = h_BH
         for t in range(steps):

@@ -27,7 +27,7 @@ class Streams:
     """
 
     def __init__(self, ids: Ids, starts: NDArray[np.int64], length: int, position: int = 0) -> None:
-        assert 2 <= len(ids)
+        assert len(ids) >= 2
         assert 1 <= length <= len(ids)
         self.ids = ids
         self.starts_B = starts

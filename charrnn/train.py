@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from charrnn.checkpoint import Checkpoint, load_checkpoint
+from charrnn.checkpoint import Checkpoint, load_checkpoint, on_cpu
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
 from charrnn.corpus import Corpus
 from charrnn.device import choose_device, choose_precision
@@ -30,16 +30,19 @@ from charrnn.errors import CheckpointError, ConfigError, CorpusError, DivergedEr
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
 from charrnn.live import sample_live
+from charrnn.metrics import MetricsFile
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
-from charrnn.streams import Streams
-from charrnn.validation import validation_loss
+from charrnn.streams import split_streams
+from charrnn.validation import streams_loss, validation_loss
 
 VALIDATIONS = 10  # of a budget, unless eval_steps says otherwise
 VALIDATION_SHARE = 0.05  # of a time budget that validations may take; those that would take more are left out
 KEEP = 3  # periodic checkpoints
 SAVE_SECONDS = 300.0  # at most this much work is lost to a power cut
 REPORT_SECONDS = 0.5
+METRICS_STEPS = 50  # between two lines in metrics.jsonl
+TRIES = 5  # halvings of the rate before giving up
 SAMPLE_LENGTH = 200
 RECENT = 100  # steps over which the training loss that is shown is averaged
 MIN_CHARACTERS = 20
@@ -53,6 +56,7 @@ class Counters:
     step: int = 0
     elapsed: float = 0.0  # seconds, validations included, earlier sessions included
     best_val_loss: float = math.inf
+    lr_scale: float = 1.0  # halved at each explosion
 
 
 class Trainer:
@@ -87,17 +91,25 @@ class Trainer:
         self.corpus = corpus
         self.vocabulary = corpus.vocabulary
         self.data_config = data_config
-        train_ids, self._val_ids = corpus.split(data_config.val_frac)
-        self.config = self._fit(train_config.with_budget(), len(train_ids), corpus)
+        self.config = self._fit(train_config.with_budget(), corpus)
+        self.split = split_streams(
+            corpus.ids,
+            kind=data_config.split,
+            val_frac=data_config.val_frac,
+            batch_size=self.config.batch_size,
+            seq_len=self.config.seq_len,
+        )
+        self.streams = self.split.train
         self.device = choose_device(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
         torch.set_flush_denormal(True)  # numbers of 1e-38 slow a CPU down many times
 
         torch.manual_seed(self.config.seed)
         model = checkpoint.build_model() if checkpoint else CharRNN(model_config, len(self.vocabulary))
+        if checkpoint is None:
+            model.initialise(self.config.init)
         self.model = model.to(self.device)
         self.optimizers = Optimizers(self.model, self.config)
-        self.streams = Streams(train_ids, self.config.batch_size)
         self.state: State = self.model.initial_state(self.config.batch_size)
         # Losses of the last steps, where they are computed; reading them is a CPU-GPU sync point.
         self.losses = torch.zeros(RECENT, device=self.device)
@@ -114,44 +126,19 @@ class Trainer:
             DivergedError: the loss is no longer a number; earlier checkpoints are still there.
             WriteError: a checkpoint cannot be written; earlier ones are still there.
         """
-        counters, config = self.counters, self.config
+        counters = self.counters
         if self._fraction() >= 1.0:
             raise ConfigError("the run has used up its budget; give a larger one (--time, --epochs or --steps)")
         self._announce()
         write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
         self.model.train()
-        began = time.monotonic() - counters.elapsed
-        next_validation = self._validation_after(self._fraction())
-        saved_at = reported_at = counters.elapsed
-        report_every, step_of_report, validating = 1, counters.step, 0.0
-        # The first step is always made, so that there is something to save.
-        while (fraction := self._fraction()) < 1.0 and not (counters.step and stop()):
-            loss = self._step(schedule(fraction, counters.step, config.warmup_steps))
-            self.losses[counters.step % RECENT] = loss
-            counters.step += 1
-            counters.elapsed = time.monotonic() - began
-            due = self._validation_due(next_validation)
-            if counters.step - step_of_report >= report_every or due:
-                recent = self._recent_loss()
-                counters.elapsed = time.monotonic() - began
-                seconds = max(counters.elapsed - reported_at, 1e-9)
-                steps = counters.step - step_of_report
-                self._report(recent, steps, seconds)
-                report_every = max(1, round(steps * REPORT_SECONDS / seconds))
-                reported_at, step_of_report = counters.elapsed, counters.step
-            if due and self._fraction() < 1.0:
-                if config.time is None or config.eval_steps or validating <= VALIDATION_SHARE * counters.elapsed:
-                    self._validate(recent)
-                    validating += time.monotonic() - began - counters.elapsed
-                counters.elapsed = time.monotonic() - began
-                next_validation = self._validation_after(self._fraction())
-                saved_at = reported_at = counters.elapsed
-            elif counters.elapsed - saved_at > SAVE_SECONDS:
-                self.checkpoint().save(self.folder / "last.pt")
-                saved_at = counters.elapsed
-        interrupted = self._fraction() < 1.0
-        if not self.history or self.history[-1]["step"] != counters.step:
-            self._validate(self._recent_loss())
+        self._good = self.checkpoint()
+        with MetricsFile(self.folder, counters.step) as self._metrics:
+            self._loop(stop)
+            # A last validation that explodes goes back to the last good point, and on from there.
+            while not self._validated() and not self._validate(self._recent_loss()):
+                self._loop(stop)
+            interrupted = self._fraction() < 1.0
         finished = Finished(
             interrupted=interrupted,
             step=counters.step,
@@ -166,35 +153,120 @@ class Trainer:
         self.listener.finished(finished)
         return finished
 
-    def _step(self, rate: float) -> Tensor:
-        """One batch forward, back, and update; the mean loss in nats, a scalar still on the device."""
+    def _validated(self) -> bool:
+        """Whether the run stands where it was last validated."""
+        return bool(self.history) and self.history[-1]["step"] == self.counters.step
+
+    def _loop(self, stop: Callable[[], bool]) -> None:
+        """Steps until the budget is used up or ``stop()`` says so."""
+        counters, config = self.counters, self.config
+        began = time.monotonic() - counters.elapsed
+        next_validation = self._validation_after(self._fraction())
+        saved_at = reported_at = counters.elapsed
+        report_every, step_of_report, validating = 1, counters.step, 0.0
+        # The first step is always made, so that there is something to save.
+        while (fraction := self._fraction()) < 1.0 and not (counters.step and stop()):
+            factor = counters.lr_scale * schedule(
+                config, fraction=fraction, epoch=self.streams.epoch, step=counters.step
+            )
+            loss, norm = self._step(factor)
+            self.losses[counters.step % RECENT] = loss
+            counters.step += 1
+            counters.elapsed = time.monotonic() - began
+            due = self._validation_due(next_validation)
+            log = counters.step % METRICS_STEPS == 0
+            if not (due or log or counters.step - step_of_report >= report_every):
+                continue
+            # From here to the next step everything waits for the device: a CPU-GPU sync point.
+            latest = float(loss)
+            counters.elapsed = time.monotonic() - began
+            if self._exploded(latest):
+                self._roll_back(latest)
+                began = time.monotonic() - counters.elapsed
+                next_validation = self._validation_after(self._fraction())
+                reported_at, step_of_report = counters.elapsed, counters.step
+                continue
+            steps, seconds = counters.step - step_of_report, max(counters.elapsed - reported_at, 1e-9)
+            speed = steps * config.batch_size * config.seq_len / seconds
+            self._report(speed)
+            if log:
+                self._log(factor, float(norm), speed)
+            report_every = max(1, round(steps * REPORT_SECONDS / seconds))
+            if due and self._fraction() < 1.0:
+                if config.time is None or config.eval_steps or validating <= VALIDATION_SHARE * counters.elapsed:
+                    self._validate(self._recent_loss())
+                    validating += time.monotonic() - began - counters.elapsed
+                counters.elapsed = time.monotonic() - began
+                next_validation = self._validation_after(self._fraction())
+                saved_at = counters.elapsed
+            elif counters.elapsed - saved_at > SAVE_SECONDS:
+                self._save(self.folder / "last.pt")
+                saved_at = counters.elapsed
+            reported_at, step_of_report = counters.elapsed, counters.step
+
+    def _exploded(self, loss: float) -> bool:
+        """Whether a loss is NaN, or more than twice as bad as blind guessing (log V, and a nat for tiny vocabularies)."""
+        return not loss <= 2 * math.log(len(self.vocabulary)) + 1
+
+    def _roll_back(self, loss: float) -> None:
+        """Back to the last good point with half the rate.
+
+        Raises:
+            DivergedError: the rate has been halved often enough.
+        """
+        step, elapsed, lr_scale = self.counters.step, self.counters.elapsed, self.counters.lr_scale / 2
+        self._take_up(self._good)
+        self.counters.lr_scale, self.counters.elapsed = lr_scale, elapsed
+        self._metrics.drop_after(self.counters.step)
+        if lr_scale < 0.5**TRIES:
+            last = self.folder / "last.pt"
+            kept = f"; {last} is from before" if last.exists() else ""
+            raise DivergedError(
+                f"the loss exploded ({loss:.3g} at step {step:,}) though the rate was halved {TRIES} times: training "
+                f"has diverged; begin again with a lower --lr (it was {self.config.lr:g}){kept}"
+            )
+        self.listener.noticed(
+            f"the loss exploded ({loss:.3g} at step {step:,}): back to step {self.counters.step:,}, "
+            f"with the rate halved to {self.config.lr * lr_scale:g}"
+        )
+
+    def _log(self, factor: float, norm: float, speed: float) -> None:
+        """A line in metrics.jsonl."""
+        self._metrics.write(
+            step=self.counters.step,
+            epoch=round(self.streams.epoch, 4),
+            elapsed=round(self.counters.elapsed, 3),
+            loss=self._recent_loss(),
+            lr=self.config.lr * factor,
+            grad_norm=norm,
+            chars_per_second=round(speed),
+        )
+
+    def _step(self, factor: float) -> tuple[Tensor, Tensor]:
+        """One batch forward, back, and update; mean loss in nats and gradient norm, scalars still on the device."""
         x_TB, y_TB = (torch.from_numpy(ids).to(self.device) for ids in self.streams.next(self.config.seq_len))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits_TBV, state = self.model(x_TB, self.state)
         self.state = tuple(s.detach() for s in state)
         loss = F.cross_entropy(logits_TBV.float().flatten(0, 1), y_TB.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizers.step(rate)
-        return loss.detach()
+        objective = loss * self.config.seq_len if self.config.loss_sum else loss
+        objective.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), self.optimizers.step(factor)
 
     def _recent_loss(self) -> float:
         """Mean training loss of the last steps."""
-        return self._finite(float(self.losses[: self.counters.step].mean()))
+        return float(self.losses[: self.counters.step].mean())
 
-    def _finite(self, loss: float) -> float:
-        if math.isfinite(loss):
-            return loss
-        last = self.folder / "last.pt"
-        kept = f"; {last} is from before" if last.exists() else ""
-        raise DivergedError(
-            f"the loss is no longer a number at step {self.counters.step:,}: training has diverged; "
-            f"begin again with a lower --lr (it was {self.config.lr:g}){kept}"
-        )
-
-    def _validate(self, train_loss: float) -> None:
-        """Validation loss, checkpoint under all its names, and a sample for the listener."""
+    def _validate(self, train_loss: float) -> bool:
+        """Validation loss, checkpoint under all its names, a sample for the listener; False if it went back."""
         counters = self.counters
-        val_loss = self._finite(validation_loss(self.model, self._val_ids, self.vocabulary.start_token))
+        if self.split.val is not None:
+            val_loss = streams_loss(self.model, self.split.val, self.config.seq_len)
+        else:
+            val_loss = validation_loss(self.model, self.split.val_ids, self.vocabulary.start_token)
+        if self._exploded(val_loss):
+            self._roll_back(val_loss)
+            return False
         best = val_loss < counters.best_val_loss
         if best:
             counters.best_val_loss = val_loss
@@ -212,7 +284,10 @@ class Trainer:
         names = [self.folder / "last.pt", periodic]
         if best or not (self.folder / "best.pt").exists():
             names.append(self.folder / "best.pt")
-        self.checkpoint().save(*names)
+        self._metrics.write(
+            step=counters.step, epoch=round(epoch, 4), elapsed=round(counters.elapsed, 3), val_loss=val_loss
+        )
+        self._save(*names)
         self._forget_old(periodic)
         self.listener.validated(
             Validated(
@@ -226,6 +301,13 @@ class Trainer:
                 checkpoint=periodic,
             )
         )
+        return True
+
+    def _save(self, *paths: Path) -> None:
+        """A checkpoint under all these names, and the point to roll back to."""
+        self._metrics.sync()
+        self._good = self.checkpoint()
+        self._good.save(*paths)
 
     def _sample(self) -> str:
         return sample_live(self.model, self.vocabulary, length=SAMPLE_LENGTH, seed=self.counters.step)
@@ -235,7 +317,7 @@ class Trainer:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        return Checkpoint(
+        checkpoint = Checkpoint(
             model_config=self.model.config,
             data_config=self.data_config,
             train_config=self.config,
@@ -249,8 +331,9 @@ class Trainer:
                 "elapsed": self.counters.elapsed,
                 "val_loss": self.history[-1]["val_loss"] if self.history else None,
                 "best_val_loss": self.counters.best_val_loss,
+                "lr_scale": self.counters.lr_scale,
             },
-            history=self.history,
+            history=list(self.history),
             resume={
                 "optimizers": self.optimizers.state_dict(),
                 "state": list(self.state),
@@ -258,6 +341,9 @@ class Trainer:
                 "rng": rng,
             },
         )
+        # Copies on the CPU: training goes on and writes over the originals.
+        checkpoint.weights, checkpoint.resume = on_cpu(checkpoint.weights), on_cpu(checkpoint.resume)
+        return checkpoint
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Takes up everything that ``checkpoint()`` had put down."""
@@ -266,7 +352,11 @@ class Trainer:
                 f"the run was trained on another text ({checkpoint.corpus.get('description')}); "
                 "resume with the same one, or begin a new run"
             )
+        self._take_up(checkpoint)
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
         try:
+            self.model.load_state_dict(checkpoint.weights)
             self.optimizers.load_state_dict(checkpoint.resume["optimizers"])
             progress, rng = checkpoint.progress, checkpoint.resume["rng"]
             self.state = tuple(s.to(self.device) for s in checkpoint.resume["state"])
@@ -276,8 +366,9 @@ class Trainer:
                 step=int(progress["step"]),
                 elapsed=float(progress["elapsed"]),
                 best_val_loss=float(progress["best_val_loss"]),
+                lr_scale=float(progress["lr_scale"]),
             )
-            self.history = checkpoint.history
+            self.history = list(checkpoint.history)
             torch.set_rng_state(rng["cpu"])
             if "cuda" in rng and self.device.type == "cuda":
                 torch.cuda.set_rng_state(rng["cuda"], self.device)
@@ -287,6 +378,13 @@ class Trainer:
             tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)
         ]:
             raise CheckpointError("this checkpoint cannot be resumed with another batch size or architecture")
+
+    @property
+    def train_characters(self) -> int:
+        """Characters that are trained on."""
+        if self.split.val is None:
+            return len(self.streams.ids)
+        return self.streams.length * self.config.batch_size
 
     def _fraction(self) -> float:
         """Part of the budget that is used up."""
@@ -307,17 +405,16 @@ class Trainer:
             return self.counters.step % self.config.eval_steps == 0
         return self._fraction() >= next_validation
 
-    def _report(self, loss: float, steps: int, seconds: float) -> None:
+    def _report(self, speed: float) -> None:
         fraction = min(1.0, self._fraction())
-        elapsed = self.counters.elapsed
-        left = elapsed * (1 - fraction) / fraction if fraction else math.inf
+        left = self.counters.elapsed * (1 - fraction) / fraction if fraction else math.inf
         self.listener.progressed(
             Progress(
                 step=self.counters.step,
                 epoch=self.streams.epoch,
                 fraction=fraction,
-                loss=loss,
-                chars_per_second=steps * self.config.batch_size * self.config.seq_len / seconds,
+                loss=self._recent_loss(),
+                chars_per_second=speed,
                 seconds_left=left,
             )
         )
@@ -338,7 +435,8 @@ class Trainer:
                 device=str(self.device),
                 precision=self.precision,
                 characters=len(self.corpus.ids),
-                train_characters=len(self.streams.ids),
+                train_characters=self.train_characters,
+                batches=self.split.batches,
                 vocab_size=len(self.vocabulary),
                 parameters=self.model.num_parameters(),
                 dropout=model.dropout,
@@ -351,9 +449,10 @@ class Trainer:
             )
         )
 
-    def _fit(self, config: TrainConfig, n_train: int, corpus: Corpus) -> TrainConfig:
+    def _fit(self, config: TrainConfig, corpus: Corpus) -> TrainConfig:
         """The configuration with batch and sequence shrunk to a short text."""
         total = len(corpus.ids)
+        n_train = total - max(1, int(total * self.data_config.val_frac))
         if total < MIN_CHARACTERS or n_train <= MIN_SEQ_LEN:
             raise CorpusError(
                 f"{corpus.description}: {total} characters ({n_train} of them for training) are too few; "

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from charrnn.model import CharRNN
+from charrnn.streams import Streams
 
 _STREAMS = 8  # side by side, for speed
 _WARMUP = 512  # characters each stream but the first reads before it is scored
@@ -49,3 +50,22 @@ def validation_loss(model: CharRNN, ids: NDArray[np.unsignedinteger], start_toke
     finally:
         model.train(training)
     return total / len(ids)
+
+
+def streams_loss(model: CharRNN, streams: Streams, seq_len: int) -> float:
+    """Mean negative log-likelihood in nats over streams read once from the zero state, as char-rnn validated."""
+    fresh = Streams(streams.ids, streams.starts_B, streams.length)
+    training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    state = model.initial_state(len(fresh.starts_B))
+    try:
+        with torch.inference_mode():
+            while fresh.position < fresh.length:
+                x, y = (torch.from_numpy(ids).to(model.device) for ids in fresh.next(seq_len))
+                logits, state = model(x, state)
+                total += float(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
+                count += y.numel()
+    finally:
+        model.train(training)
+    return total / count

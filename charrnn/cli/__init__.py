@@ -12,6 +12,7 @@ from charrnn import __version__
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
 from charrnn.cli.inspect import inspect
+from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
 from charrnn.cli.train import train
 
@@ -27,6 +28,7 @@ app.command()(export)
 app.command()(sample)
 app.command("eval")(evaluate)
 app.command()(inspect)
+app.command()(plot)
 
 
 def _version(value: bool) -> None:

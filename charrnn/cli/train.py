@@ -43,9 +43,13 @@ def train(
     num_layers: Annotated[int | None, _option(ModelConfig, "num_layers", _MODEL)] = None,
     embedding_size: Annotated[int | None, _option(ModelConfig, "embedding_size", _MODEL)] = None,
     dropout: Annotated[float | None, _option(ModelConfig, "dropout", _MODEL)] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="A recipe by name: char-rnn or torch-rnn.", rich_help_panel=_RECIPE)
+    ] = None,
     bytes_: Annotated[bool | None, _option(DataConfig, "bytes", _TEXT, "--bytes")] = None,
     normalize: Annotated[str | None, _option(DataConfig, "normalize", _TEXT)] = None,
     val_frac: Annotated[float | None, _option(DataConfig, "val_frac", _TEXT)] = None,
+    split: Annotated[str | None, _option(DataConfig, "split", _TEXT)] = None,
     time: Annotated[str | None, _option(TrainConfig, "time", _BUDGET)] = None,
     epochs: Annotated[float | None, _option(TrainConfig, "epochs", _BUDGET)] = None,
     steps: Annotated[int | None, _option(TrainConfig, "steps", _BUDGET)] = None,
@@ -55,6 +59,13 @@ def train(
     lr: Annotated[float | None, _option(TrainConfig, "lr", _RECIPE)] = None,
     weight_decay: Annotated[float | None, _option(TrainConfig, "weight_decay", _RECIPE)] = None,
     grad_clip: Annotated[float | None, _option(TrainConfig, "grad_clip", _RECIPE)] = None,
+    init: Annotated[str | None, _option(TrainConfig, "init", _RECIPE)] = None,
+    schedule: Annotated[str | None, _option(TrainConfig, "schedule", _RECIPE)] = None,
+    lr_decay: Annotated[float | None, _option(TrainConfig, "lr_decay", _RECIPE)] = None,
+    lr_decay_every: Annotated[float | None, _option(TrainConfig, "lr_decay_every", _RECIPE)] = None,
+    lr_decay_after: Annotated[float | None, _option(TrainConfig, "lr_decay_after", _RECIPE)] = None,
+    clip_value: Annotated[float | None, _option(TrainConfig, "clip_value", _RECIPE)] = None,
+    loss_sum: Annotated[bool | None, _option(TrainConfig, "loss_sum", _RECIPE, "--loss-sum")] = None,
     warmup_steps: Annotated[int | None, _option(TrainConfig, "warmup_steps", _RECIPE)] = None,
     eval_steps: Annotated[int | None, _option(TrainConfig, "eval_steps", _RECIPE)] = None,
     seed: Annotated[int | None, _option(TrainConfig, "seed", _RECIPE)] = None,
@@ -66,7 +77,7 @@ def train(
     given_model = _given(
         cell=cell, hidden_size=hidden_size, num_layers=num_layers, embedding_size=embedding_size, dropout=dropout
     )
-    given_data = _given(bytes=bytes_, normalize=normalize, val_frac=val_frac)
+    given_data = _given(bytes=bytes_, normalize=normalize, val_frac=val_frac, split=split)
     given_train = _given(
         **budget,
         batch_size=batch_size,
@@ -75,12 +86,21 @@ def train(
         lr=lr,
         weight_decay=weight_decay,
         grad_clip=grad_clip,
+        init=init,
+        schedule=schedule,
+        lr_decay=lr_decay,
+        lr_decay_every=lr_decay_every,
+        lr_decay_after=lr_decay_after,
+        clip_value=clip_value,
+        loss_sum=loss_sum,
         warmup_steps=warmup_steps,
         eval_steps=eval_steps,
         seed=seed,
         device=device,
         precision=precision,
     )
+    if preset is not None:
+        given_model, given_data, given_train = _with_preset(preset, given_model, given_data, given_train)
     # Every setting is checked before anything is read, written or imported.
     configs = (ModelConfig(**given_model), DataConfig(**given_data), TrainConfig(**given_train))
 
@@ -125,6 +145,18 @@ def train(
             trainer.train(stop)
     if received:
         sys.exit(128 + received[0])
+
+
+def _with_preset(
+    name: str, model: dict[str, Any], data: dict[str, Any], train: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """A preset's settings, under those given on the command line."""
+    from charrnn.presets import preset
+
+    recipe = preset(name)
+    budgets = {"time", "epochs", "steps"}
+    kept = {key: value for key, value in recipe.train.items() if key not in budgets or not budgets & set(train)}
+    return recipe.model | model, recipe.data | data, kept | train
 
 
 def _given(**options: Any) -> dict[str, Any]:
