@@ -19,3 +19,16 @@ def size_advice(parameters: int, characters: int, dropout: float) -> str:
             "; if the validation loss turns up, try --dropout 0.2" if dropout == 0 else ""
         )
     return f"{described}: plenty of text; with more time, a larger --hidden-size will reach a lower loss"
+
+
+def loss_advice(*, train_loss: float, val_loss: float, best_val_loss: float, dropout: float) -> str:
+    """What the losses at the end of a run suggest for the next one (nats per character)."""
+    gap = val_loss - train_loss
+    described = f"training {train_loss:.3f}, validation {val_loss:.3f}"
+    if val_loss > best_val_loss + 0.02 or gap > max(0.35, 0.25 * val_loss):
+        more = min(0.6, dropout + 0.2)
+        return f"{described}: overfitting; try --dropout {more:.1f}, a smaller --hidden-size, or more text"
+    if gap < 0.05 * val_loss:
+        less = "; less --dropout," if dropout else ";"
+        return f"{described}: underfitting{less} a larger --hidden-size or more time will lower both"
+    return f"{described}: a healthy gap; more time, or a larger --hidden-size with more --dropout, may still help"

@@ -54,7 +54,9 @@ class _Printer(events.Listener):
             f"{how} after {format_duration(event.elapsed)}, {event.step:,} steps, {event.epoch:.2f} epochs: "
             f"validation loss {event.val_loss:.4f} nats (best {event.best_val_loss:.4f} in {event.best})"
         )
-        if event.interrupted:
+        if not event.interrupted:
+            self._line(event.advice)
+        else:
             self._line(f"continue with: charrnn train --resume --out {event.best.parent}")
 
 

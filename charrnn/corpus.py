@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -73,8 +73,13 @@ def split_ids(ids: NDArray[_Integer], val_frac: float) -> tuple[NDArray[_Integer
     return ids[:-n_val], ids[-n_val:]
 
 
-def read_corpus(arguments: Sequence[str], config: DataConfig) -> Corpus:
+def read_corpus(arguments: Sequence[str], config: DataConfig, known: Vocabulary | None = None) -> Corpus:
     """Reads all that was named, or the standard library's source if nothing was.
+
+    Args:
+        arguments: files, folders, globs, known names, ``-``.
+        config: how the text becomes tokens.
+        known: a vocabulary to keep; characters that it lacks come after it.
 
     Raises:
         CorpusError: something cannot be read, is no UTF-8, or holds too little.
@@ -87,6 +92,9 @@ def read_corpus(arguments: Sequence[str], config: DataConfig) -> Corpus:
     else:
         text = join_text(sources)
         vocabulary = Vocabulary.of_text(text, normalize=config.normalize) if text else _no_text(description)
+        if known is not None:
+            new = [s for s in vocabulary.symbols if s not in set(known.symbols)]
+            vocabulary = replace(known, symbols=(*known.symbols, *new))
         wide = vocabulary.encode(text)
         ids = wide.astype(np.min_scalar_type(len(vocabulary) - 1))
     if not len(ids):

@@ -64,6 +64,7 @@ class Finished:
     best_val_loss: float
     best: Path
     last: Path
+    advice: str
 
 
 class Listener:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from charrnn_runtime import UsageError
+
 from charrnn.errors import RunFolderError, WriteError
 from charrnn.files import write_atomically
 
@@ -26,13 +28,16 @@ class MetricsFile:
     Args:
         folder: the run folder.
         step: lines behind this step are dropped; 0 begins a new file.
+        tensorboard: write everything as TensorBoard's scalars too.
 
     Raises:
+        UsageError: the package tensorboard is not installed.
         WriteError: the file cannot be written.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool = False) -> None:
         self._path = folder / NAME
+        self._writer = _summary_writer(folder, step) if tensorboard else None
         self._begin(step)
 
     def _begin(self, step: int) -> None:
@@ -48,6 +53,10 @@ class MetricsFile:
             self._file.flush()
         except OSError as error:
             raise WriteError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+        if self._writer is not None:
+            for name, value in values.items():
+                if name != "step":
+                    self._writer.add_scalar(name, value, values["step"])
 
     def drop_after(self, step: int) -> None:
         """Takes back the lines behind a step, when training goes back to it."""
@@ -68,6 +77,17 @@ class MetricsFile:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UsageError("--tensorboard needs a package of that name; run: pip install tensorboard") from error
+    # purge_step: TensorBoard hides what a killed run wrote behind its last checkpoint.
+    return SummaryWriter(folder / "tensorboard", purge_step=step)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
 
-from charrnn.config import ModelConfig, TrainConfig
+from charrnn.config import DataConfig, ModelConfig, TrainConfig
+from charrnn.corpus import Corpus
+from charrnn.device import choose_device, choose_precision
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 READ_PER_PARAMETER = 8.0  # characters that must be read for each parameter: a larger model would stay half trained
@@ -35,7 +37,7 @@ def choose(
     model: ModelConfig,
     train: TrainConfig,
     *,
-    given: frozenset[str],
+    given: Collection[str],
     vocab_size: int,
     train_characters: int,
     speed: Callable[[ModelConfig], float],
@@ -77,6 +79,27 @@ def choose(
         f"({epochs:.1f} times the text)"
     )
     return Choice(model=model, train=train, reason=reason)
+
+
+def choose_here(
+    model: ModelConfig, train: TrainConfig, *, given: Collection[str], corpus: Corpus, data: DataConfig
+) -> Choice:
+    """``choose`` for this text and this machine.
+
+    Raises:
+        ConfigError: the device is not available.
+    """
+    device = choose_device(train.device)
+    precision = choose_precision(train.precision, device)
+    vocab_size = len(corpus.vocabulary)
+    return choose(
+        model,
+        train,
+        given=given,
+        vocab_size=vocab_size,
+        train_characters=max(1, int(len(corpus.ids) * (1 - data.val_frac))),
+        speed=lambda m: measure_speed(m, train, vocab_size, device, precision),
+    )
 
 
 def parameters(model: ModelConfig, vocab_size: int) -> int:

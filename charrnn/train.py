@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from charrnn.advice import loss_advice
 from charrnn.checkpoint import Checkpoint, load_checkpoint, on_cpu
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
 from charrnn.corpus import Corpus
@@ -68,6 +69,8 @@ class Trainer:
         folder: the run folder; it must exist.
         listener: hears of everything.
         checkpoint: continue from here instead of from the beginning.
+        weights: begin with these instead of random ones.
+        tensorboard: write the metrics for TensorBoard too.
 
     Raises:
         CorpusError: the text is too short.
@@ -85,8 +88,11 @@ class Trainer:
         folder: Path,
         listener: Listener | None = None,
         checkpoint: Checkpoint | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.listener = listener or Listener()
+        self.tensorboard = tensorboard
         self.folder = folder
         self.corpus = corpus
         self.vocabulary = corpus.vocabulary
@@ -108,6 +114,8 @@ class Trainer:
         model = checkpoint.build_model() if checkpoint else CharRNN(model_config, len(self.vocabulary))
         if checkpoint is None:
             model.initialise(self.config.init)
+            if weights is not None:
+                model.load_state_dict(weights)
         self.model = model.to(self.device)
         self.optimizers = Optimizers(self.model, self.config)
         self.state: State = self.model.initial_state(self.config.batch_size)
@@ -133,7 +141,7 @@ class Trainer:
         write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
         self.model.train()
         self._good = self.checkpoint()
-        with MetricsFile(self.folder, counters.step) as self._metrics:
+        with MetricsFile(self.folder, counters.step, tensorboard=self.tensorboard) as self._metrics:
             self._loop(stop)
             # A last validation that explodes goes back to the last good point, and on from there.
             while not self._validated() and not self._validate(self._recent_loss()):
@@ -149,6 +157,12 @@ class Trainer:
             best_val_loss=counters.best_val_loss,
             best=self.folder / "best.pt",
             last=self.folder / "last.pt",
+            advice=loss_advice(
+                train_loss=self.history[-1]["train_loss"],
+                val_loss=self.history[-1]["val_loss"],
+                best_val_loss=counters.best_val_loss,
+                dropout=self.model.config.dropout,
+            ),
         )
         self.listener.finished(finished)
         return finished
@@ -205,7 +219,7 @@ class Trainer:
             reported_at, step_of_report = counters.elapsed, counters.step
 
     def _exploded(self, loss: float) -> bool:
-        """Whether a loss is NaN, or more than twice as bad as blind guessing (log V, and a nat for tiny vocabularies)."""
+        """Whether a loss is NaN, or more than twice as bad as blind guessing (log V), and a nat."""
         return not loss <= 2 * math.log(len(self.vocabulary)) + 1
 
     def _roll_back(self, loss: float) -> None:

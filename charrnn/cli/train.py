@@ -6,16 +6,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, doc, parse_duration
-
-if TYPE_CHECKING:
-    from charrnn.checkpoint import Checkpoint
 
 _MODEL, _TEXT, _BUDGET, _RECIPE = "Model", "Text", "Budget (one of)", "Recipe"
 
@@ -38,6 +35,12 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME-OF-TEXT")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Begin with the weights of this checkpoint or run; new characters get new rows.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too (needs the package).")
+    ] = False,
     cell: Annotated[str | None, _option(ModelConfig, "cell", _MODEL)] = None,
     hidden_size: Annotated[int | None, _option(ModelConfig, "hidden_size", _MODEL)] = None,
     num_layers: Annotated[int | None, _option(ModelConfig, "num_layers", _MODEL)] = None,
@@ -73,6 +76,11 @@ def train(
     precision: Annotated[str | None, _option(TrainConfig, "precision", _RECIPE)] = None,
 ) -> None:
     """Train a model on text."""
+    from charrnn import run_folder
+    from charrnn.cli.settings import Settings
+    from charrnn.corpus import corpus_name, read_corpus
+    from charrnn.errors import ConfigError
+
     budget = {"time": None if time is None else parse_duration(time), "epochs": epochs, "steps": steps}
     given_model = _given(
         cell=cell, hidden_size=hidden_size, num_layers=num_layers, embedding_size=embedding_size, dropout=dropout
@@ -99,43 +107,42 @@ def train(
         device=device,
         precision=precision,
     )
-    if preset is not None:
-        given_model, given_data, given_train = _with_preset(preset, given_model, given_data, given_train)
+    if resume and (overwrite or preset or init_from):
+        other = "overwrite" if overwrite else "preset" if preset else "init-from"
+        raise ConfigError(f"--resume continues the run as it is: leave out --{other}")
     # Every setting is checked before anything is read, written or imported.
-    configs = (ModelConfig(**given_model), DataConfig(**given_data), TrainConfig(**given_train))
-
-    from charrnn import run_folder
-    from charrnn.corpus import corpus_name, read_corpus
-    from charrnn.errors import ConfigError
-
-    if resume and overwrite:
-        raise ConfigError("--resume continues the run and --overwrite removes it: give one of them")
+    settings = Settings.given(given_model, given_data, given_train, preset=preset)
     arguments = text or []
     folder = out or Path("runs") / corpus_name(arguments)
-    checkpoint: Checkpoint | None = None
     if resume:
         from charrnn.train import resumable
 
-        checkpoint = resumable(folder)
-        configs = _resumed(checkpoint, given_model, given_data, given_train)
-        arguments = arguments or checkpoint.corpus["arguments"]
+        settings = settings.resuming(resumable(folder))
     elif not overwrite:
         run_folder.check_free(folder)
-    model_config, data_config, train_config = configs
-    corpus = read_corpus(arguments, data_config)
+    if init_from is not None:
+        from charrnn.checkpoint import load_checkpoint
+
+        settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(init_from)))
+    corpus = read_corpus(arguments or settings.arguments, settings.data, settings.vocabulary)
+    settings = settings.completed(corpus)
 
     from charrnn.console import listener
     from charrnn.train import Trainer
 
     with listener() as shown:
+        for note in settings.notes:
+            shown.noticed(note)
         trainer = Trainer(
-            model_config=model_config,
-            data_config=data_config,
-            train_config=train_config,
+            model_config=settings.model,
+            data_config=settings.data,
+            train_config=settings.train,
             corpus=corpus,
             folder=folder,
             listener=shown,
-            checkpoint=checkpoint,
+            checkpoint=settings.checkpoint,
+            weights=settings.weights,
+            tensorboard=tensorboard,
         )
         # Only now, when nothing that was asked for can be wrong any more, does an earlier run go.
         run_folder.make(folder)
@@ -147,45 +154,8 @@ def train(
         sys.exit(128 + received[0])
 
 
-def _with_preset(
-    name: str, model: dict[str, Any], data: dict[str, Any], train: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """A preset's settings, under those given on the command line."""
-    from charrnn.presets import preset
-
-    recipe = preset(name)
-    budgets = {"time", "epochs", "steps"}
-    kept = {key: value for key, value in recipe.train.items() if key not in budgets or not budgets & set(train)}
-    return recipe.model | model, recipe.data | data, kept | train
-
-
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _resumed(
-    checkpoint: Checkpoint, model: dict[str, Any], data: dict[str, Any], train: dict[str, Any]
-) -> tuple[ModelConfig, DataConfig, TrainConfig]:
-    """The checkpoint's own configuration; a new budget or recipe may be given, another architecture may not."""
-    from charrnn.errors import CheckpointError
-
-    differences = [
-        f"--{name.replace('_', '-')} {value} (the run has {getattr(config, name)})"
-        for config, given in ((checkpoint.model_config, model), (checkpoint.data_config, data))
-        for name, value in given.items()
-        if getattr(config, name) != value
-    ]
-    fixed = [name for name in ("batch_size", "optimizer", "seed") if name in train]
-    differences += [
-        f"--{name.replace('_', '-')} {train[name]} (the run has {getattr(checkpoint.train_config, name)})"
-        for name in fixed
-        if getattr(checkpoint.train_config, name) != train[name]
-    ]
-    if differences:
-        raise CheckpointError(f"a run is resumed as it was begun; leave out {', '.join(differences)}")
-    if {"time", "epochs", "steps"} & set(train):
-        train = {"time": None, "epochs": None, "steps": None} | train
-    return checkpoint.model_config, checkpoint.data_config, replace(checkpoint.train_config, **train)
 
 
 @contextmanager
