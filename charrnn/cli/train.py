@@ -20,7 +20,7 @@ _MODEL, _TEXT, _BUDGET, _RECIPE = "Model", "Text", "Budget (one of)", "Recipe"
 def _option(config: type, name: str, panel: str, *declarations: str) -> Any:
     """The option of a configuration field: its text is the field's, and so is the default that is shown."""
     default = next(f for f in fields(config) if f.name == name).default
-    shown = str(default) if default not in (None, False) else False
+    shown = False if default is None or default is False else str(default)
     return typer.Option(*declarations, help=doc(config, name), show_default=shown, rich_help_panel=panel)
 
 

@@ -1,0 +1,140 @@
+"""What all tests share: one thread, fixed examples, the command line called in-process, and one small trained run."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+# Before torch is imported: its threads, and the library's below it, fight each other on a shared machine.
+os.environ["OMP_NUM_THREADS"] = "1"
+# rich wraps usage errors to the terminal's width and would cut names in two
+os.environ["COLUMNS"] = "200"
+os.environ["NO_COLOR"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+
+from charrnn.cli import main
+from charrnn.config import DataConfig, ModelConfig, TrainConfig
+from charrnn.corpus import Corpus, read_corpus
+from charrnn.train import Trainer
+
+torch.set_num_threads(1)
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("fixed")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Charrnn(Protocol):
+    """The command line as a function: ``charrnn("train", path, "--steps", 3)``."""
+
+    def __call__(self, *arguments: object, stdin: bytes = b"") -> Outcome: ...
+
+
+@pytest.fixture
+def charrnn(monkeypatch: pytest.MonkeyPatch) -> Charrnn:
+    """Runs the entry point in this process; anything but a clean exit fails the test."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
+        streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for name in ("stdout", "stderr")}
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["charrnn", *map(str, arguments)])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            code: Any = 0
+            try:
+                main()
+            except SystemExit as exit:
+                code = exit.code
+            texts = []
+            for stream in streams.values():
+                stream.flush()
+                stream.buffer.seek(0)
+                texts.append(stream.buffer.read().decode())
+        assert code is None or isinstance(code, int)
+        outcome = Outcome(code or 0, *texts)
+        assert "Traceback" not in outcome.err
+        return outcome
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """About 14,000 characters of made-up sentences over 24 distinct characters."""
+    draw = random.Random(1)
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "big", "dogs", "run", "over", "red", "hills", "sing"]
+    return "\n".join(" ".join(draw.choices(words, k=8)).capitalize() + "." for _ in range(360))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run and what it was trained on."""
+
+    text: Path
+    folder: Path
+    best: Path
+    model: Path
+
+
+@pytest.fixture(scope="session")
+def run(text: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A one-layer LSTM trained for 100 steps, its run folder and its exported model. Do not change the files."""
+    from charrnn.checkpoint import load_checkpoint
+    from charrnn.models import export_checkpoint
+
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    (folder / "run").mkdir()
+    Trainer(**tiny(path), folder=folder / "run").train()
+    model = folder / "model.onnx"
+    best = folder / "run" / "best.pt"
+    model.write_bytes(export_checkpoint(load_checkpoint(best), parity_steps=50).data)
+    return Run(text=path, folder=folder / "run", best=best, model=model)
+
+
+def tiny(path: Path, **changed: Any) -> dict[str, Any]:
+    """Arguments of a Trainer for a model that trains in a second; ``changed`` goes to where its name is known."""
+    values: dict[str, Any] = {"hidden_size": 32, "embedding_size": 16, "batch_size": 8, "seq_len": 16, "steps": 100}
+    values |= {"warmup_steps": 10, "lr": 0.01, "precision": "fp32", "device": "cpu"} | changed
+    if {"time", "epochs"} & changed.keys():
+        del values["steps"]
+    configs: dict[str, Any] = {}
+    for name, kind in (("model_config", ModelConfig), ("data_config", DataConfig), ("train_config", TrainConfig)):
+        configs[name] = kind(**{k: values.pop(k) for k in kind.__dataclass_fields__ if k in values})
+    assert not values, values
+    corpus: Corpus = read_corpus([str(path)], configs["data_config"])
+    return {**configs, "corpus": corpus}
+
+
+MakeTrainer = Callable[..., Trainer]
+
+
+@pytest.fixture
+def make_trainer(run: Run, tmp_path: Path) -> MakeTrainer:
+    """Builds a Trainer of the tiny model: ``make_trainer("folder", steps=20, …)``."""
+
+    def make(name: str = "made", *, text: Path | None = None, **arguments: Any) -> Trainer:
+        own = {k: arguments.pop(k) for k in ("listener", "checkpoint") if k in arguments}
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return Trainer(**tiny(text or run.text, **arguments), folder=folder, **own)
+
+    return make
