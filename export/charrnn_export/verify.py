@@ -12,6 +12,7 @@ trained model is that sure of itself. Models with logits below 1 are held to
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +54,8 @@ def check_parity(
         worst, scale = _worst_differences(cell, step, sequence, steps)
     finally:
         torch.set_num_threads(threads)
-    # NaN must fail too, so the comparison says what is allowed
-    if not all(value <= TOLERANCE * scale for value in worst.values()):
+    # NaN and infinity must fail too, so the comparison says what is allowed
+    if not (math.isfinite(scale) and all(value <= TOLERANCE * scale for value in worst.values())):
         raise ParityError(
             f"the exported model differs from the trained one in a logit by more than {TOLERANCE:.0e} of the "
             f"largest logit, {scale:.3g} ({', '.join(f'{k}: {v:.2g}' for k, v in worst.items())}); "

@@ -134,8 +134,8 @@ def filtered_weights(logits: NDArray[np.float32], options: SamplingOptions) -> W
     """
     weights = logits.astype(np.float64)
     # The maximum goes first: at a tiny temperature the quotients may be -inf, never inf - inf.
-    weights -= weights.max()
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite logits become NaN, which draw refuses
+        weights -= weights.max()
         weights /= options.temperature
     np.exp(weights, out=weights)
     if not options.filters:

@@ -183,7 +183,7 @@ class Vocabulary:
                 symbols.append(-1)
             elif characters and isinstance(token, str) and len(token) == 1:
                 symbols.append(ord(token))
-            elif not characters and type(token) is int and token >= 0:
+            elif not characters and type(token) is int and 0 <= token < 256:
                 symbols.append(token)
             else:
                 raise UsageError(f"token {i} of the vocabulary is neither a character nor a byte: {token!r}")

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from charrnn_runtime import ModelFileError, ModelInfo, Sampler, read_model_file
+from charrnn_runtime._protobuf import BYTES, VARINT, fields
+from charrnn_runtime.model_file import digest, seal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from tests.runtime.conftest import TinyModel
+
+steady = settings(derandomize=True, deadline=None, max_examples=300)
+
+
+def test_walker_agrees_with_protobuf(tiny: TinyModel) -> None:
+    data = tiny.data()
+    model = onnx.ModelProto.FromString(data)
+    parts = list(fields(data))
+    assert b"".join(data[p.offset : p.end] for p in parts) == data
+    assert [p.value for p in parts if p.number == 1] == [model.ir_version]
+    (graph,) = (p for p in parts if p.number == 7)
+    assert data[graph.start : graph.end] == model.graph.SerializeToString()
+    inner = list(fields(data, graph.start, graph.end))
+    assert sum(p.number == 1 and p.wire_type == BYTES for p in inner) == len(model.graph.node)
+    assert sum(p.number == 5 for p in inner) == len(model.graph.initializer)
+
+
+@steady
+@given(st.binary(max_size=80))
+def test_walker_ends_on_any_bytes(data: bytes) -> None:
+    try:
+        parts = list(fields(data))
+    except ModelFileError:
+        return
+    assert b"".join(data[p.offset : p.end] for p in parts) == data
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x0b", b"\x08", b"\x08\x80", b"\x08" + b"\xff" * 11, b"\x0a\x05ab", b"\x00\x01", b"\x09abc", b"\x0dab"]
+)
+def test_walker_refuses_what_is_no_message(data: bytes) -> None:
+    with pytest.raises(ModelFileError, match="not an ONNX file"):
+        list(fields(data))
+
+
+def test_walker_reads_fixed_width_fields_and_long_varints() -> None:
+    data = b"\x08\x96\x01" + b"\x11" + b"8bytes!!" + b"\x1d" + b"four"
+    assert [(p.number, p.wire_type, p.value) for p in fields(data)] == [(1, VARINT, 150), (2, 1, 0), (3, 5, 0)]
+
+
+def test_reads_what_was_written(tiny: TinyModel, tmp_path: Path) -> None:
+    data = tiny.data()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(data)
+    file = read_model_file(path)
+    assert file.data == data
+    assert file.name == str(path)
+    assert file.info == ModelInfo.from_metadata(tiny.info().to_metadata(), opset=18)
+    assert file.info.vocabulary == tiny.vocabulary
+    assert read_model_file(str(path)).info == read_model_file(data).info
+
+
+def test_digest_is_the_sha256_of_everything_before_it(tiny: TinyModel) -> None:
+    unsealed = tiny.proto().SerializeToString()
+    sealed = seal(unsealed)
+    assert sealed.startswith(unsealed)
+    assert digest(sealed) == hashlib.sha256(unsealed).hexdigest()
+    # The rule is about fields, not about the place of the entry.
+    moved = sealed[len(unsealed) :] + unsealed
+    assert read_model_file(moved).info == read_model_file(sealed).info
+    with pytest.raises(ModelFileError, match="already"):
+        seal(sealed)
+
+
+def test_truncated_anywhere(tiny: TinyModel) -> None:
+    data = tiny.data()
+    for size in range(len(data)):
+        with pytest.raises(ModelFileError):
+            read_model_file(data[:size])
+
+
+def test_any_flipped_byte(tiny: TinyModel) -> None:
+    """Structure, names, weights, metadata, digest: every byte of the file, one bit or all of them."""
+    data = bytearray(tiny.data())
+    for at in range(len(data)):
+        for mask in (1 << (at % 8), 0xFF):
+            data[at] ^= mask
+            with pytest.raises(ModelFileError):
+                read_model_file(bytes(data))
+            data[at] ^= mask
+
+
+def _external(model: onnx.ModelProto) -> None:
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def _external_without_location(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+
+
+def _external_constant(model: onnx.ModelProto) -> None:
+    tensor = numpy_helper.from_array(np.zeros(1, np.float32), "hidden")
+    tensor.external_data.add(key="location", value="x")
+    model.graph.node.add(op_type="Constant", output=["k"]).attribute.append(helper.make_attribute("value", tensor))
+
+
+def _custom_node(model: onnx.ModelProto) -> None:
+    model.graph.node[0].domain = "evil.ops"
+
+
+def _custom_opset(model: onnx.ModelProto) -> None:
+    model.opset_import.add(domain="evil.ops", version=1)
+
+
+def _control_flow(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.add(op_type="If").attribute.append(helper.make_attribute("then_branch", body))
+
+
+def _control_flow_list(model: onnx.ModelProto) -> None:
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.add(op_type="X").attribute.append(helper.make_attribute("branches", [body]))
+
+
+def _function(model: onnx.ModelProto) -> None:
+    model.functions.append(helper.make_function("", "F", [], [], [], []))
+
+
+def _training(model: onnx.ModelProto) -> None:
+    model.training_info.add()
+
+
+def _sparse(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add()
+
+
+def _sparse_attribute(model: onnx.ModelProto) -> None:
+    attribute = model.graph.node.add(op_type="Constant", output=["k"]).attribute.add(name="sparse_value")
+    attribute.type = onnx.AttributeProto.SPARSE_TENSOR
+    attribute.sparse_tensor.values.external_data.add(key="location", value="x")
+
+
+def _no_graph(model: onnx.ModelProto) -> None:
+    model.ClearField("graph")
+
+
+def _twice(model: onnx.ModelProto) -> None:
+    model.metadata_props.add(key="charrnn.cell", value="other")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_external, "'table' lies in another file"),
+        (_external_without_location, "'table' lies in another file"),
+        (_external_constant, "'hidden' lies in another file"),
+        (_custom_node, "operators of 'evil.ops'"),
+        (_custom_opset, "operators of 'evil.ops'"),
+        (_control_flow, "no control flow"),
+        (_control_flow_list, "no control flow"),
+        (_function, "no functions"),
+        (_training, "no training graphs"),
+        (_sparse, "no sparse"),
+        (_sparse_attribute, "no sparse"),
+        (_no_graph, "holds no graph"),
+        (_twice, "'charrnn.cell' stands twice"),
+    ],
+)
+def test_what_the_format_forbids(tiny: TinyModel, change: Callable[[onnx.ModelProto], None], message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        read_model_file(tiny.data(change=change))
+
+
+@pytest.mark.parametrize("key", ["format", "cell", "num_layers", "hidden_size", "vocab", "states", "start_token"])
+def test_missing_metadata_is_named(tiny: TinyModel, key: str) -> None:
+    with pytest.raises(ModelFileError, match=f"charrnn.{key}"):
+        read_model_file(tiny.data({f"charrnn.{key}": None}))
+
+
+def test_missing_digest(tiny: TinyModel) -> None:
+    with pytest.raises(ModelFileError, match="sha256' is missing"):
+        read_model_file(tiny.proto().SerializeToString())
+
+
+_STATE = {"input": "h", "output": "next_h", "shape": ["batch", 8], "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format", "2", "newer than this runtime"),
+        ("format", "0", "format"),
+        ("format", "1.0", "format"),
+        ("format", "١", "format"),
+        ("num_layers", "-1", "num_layers"),
+        ("hidden_size", "0", "hidden_size"),
+        ("hidden_size", "9" * 5000, "hidden_size"),
+        ("start_token", "1000", "not in the vocabulary"),
+        ("vocab", "{", "no JSON"),
+        ("vocab", "[" * 100_000, "no JSON"),
+        ("vocab", "[]", "charrnn.vocab"),
+        ("states", "{}", "names no states"),
+        ("states", "[]", "names no states"),
+        ("states", "[1]", "no state"),
+        ("states", json.dumps([_STATE, _STATE]), "one name twice"),
+        ("states", json.dumps([{**_STATE, "shape": [1, 8]}]), "no state"),
+        ("states", json.dumps([{**_STATE, "shape": ["batch", 0]}]), "no state"),
+        ("states", json.dumps([{**_STATE, "output": "h"}]), "no state"),
+        ("training", "[]", "no JSON object"),
+        ("parity", "x", "no JSON"),
+        ("producer", "1", "no JSON object"),
+    ],
+)
+def test_wrong_metadata_is_named(tiny: TinyModel, key: str, value: str, message: str) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        read_model_file(tiny.data({f"charrnn.{key}": value}))
+
+
+def test_optional_and_foreign_metadata(tiny: TinyModel) -> None:
+    optional = ("dtype", "weights_sha256", "training", "parity", "producer")
+    data = tiny.data({**{f"charrnn.{key}": None for key in optional}, "someone.else": "x", "charrnn.future": "y"})
+    info = read_model_file(data).info
+    assert (info.dtype, info.training, info.parity) == ("float32", {}, {})
+
+
+def _states(*items: tuple[str, int, str]) -> str:
+    return json.dumps(
+        [{"input": n, "output": f"next_{n}", "shape": ["batch", size], "dtype": t} for n, size, t in items]
+    )
+
+
+def _fixed_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+@pytest.mark.parametrize(
+    ("metadata", "change", "message"),
+    [
+        ({"states": _states(("h_0", 8, "float32"), ("h_1", 7, "float32"))}, None, r"metadata says \[batch, 7\]"),
+        ({"states": _states(("h_0", 8, "float32"))}, None, "the graph's inputs are"),
+        ({"states": _states(("h_1", 6, "float32"), ("h_0", 8, "float32"))}, None, "the graph's inputs are"),
+        ({"states": _states(("h_0", 8, "float16"), ("h_1", 6, "float32"))}, None, "float16"),
+        ({"vocab": '{"kind":"characters","tokens":["a","\\n"]}'}, None, r"metadata says \[batch, 2\]"),
+        ({}, _fixed_batch, "batch first"),
+    ],
+)
+def test_metadata_that_lies_about_the_graph(
+    tiny: TinyModel, metadata: dict[str, str], change: Callable[[onnx.ModelProto], None] | None, message: str
+) -> None:
+    named = {f"charrnn.{key}": value for key, value in metadata.items()}
+    if "vocab" in metadata:
+        named["charrnn.start_token"] = "1"
+    with pytest.raises(ModelFileError, match=message):
+        Sampler(tiny.data(named, change))
+
+
+def test_a_sound_file_whose_graph_onnxruntime_cannot_load(tiny: TinyModel) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node[1].op_type = "NoSuchOperator"
+
+    with pytest.raises(ModelFileError, match="ONNX Runtime cannot load"):
+        Sampler(tiny.data(change=change))
+
+
+def test_somebody_elses_onnx_file(tiny: TinyModel) -> None:
+    model = tiny.proto()
+    del model.metadata_props[:]
+    with pytest.raises(ModelFileError, match=r"no charrnn model.*charrnn export"):
+        read_model_file(model.SerializeToString())
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    with pytest.raises(ModelFileError, match="no charrnn model"):
+        Sampler(session)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello, world", b"PK\x03\x04 a zip", bytes(1000), b"\x89PNG\r\n\x1a\n"])
+def test_bytes_that_are_no_onnx(data: bytes) -> None:
+    with pytest.raises(ModelFileError, match="not an ONNX"):
+        read_model_file(data)
+
+
+def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="no such file"):
+        read_model_file(tmp_path / "none.onnx")
+    with pytest.raises(ModelFileError, match="is a folder"):
+        read_model_file(tmp_path)
+    (tmp_path / "a.onnx").write_bytes(b"no")
+    with pytest.raises(ModelFileError, match=r"a\.onnx: not an ONNX"):
+        read_model_file(tmp_path / "a.onnx")
+    with (tmp_path / "big.onnx").open("wb") as file:
+        file.truncate(2**31)  # sparse: takes no space
+    with pytest.raises(ModelFileError, match="more than an ONNX file can have"):
+        read_model_file(tmp_path / "big.onnx")
