@@ -189,7 +189,8 @@ class Trainer:
             counters.elapsed = time.monotonic() - began
             due = self._validation_due(next_validation)
             log = counters.step % METRICS_STEPS == 0
-            if not (due or log or counters.step - step_of_report >= report_every):
+            save = counters.elapsed - saved_at > SAVE_SECONDS
+            if not (due or log or save or counters.step - step_of_report >= report_every):
                 continue
             # From here to the next step everything waits for the device: a CPU-GPU sync point.
             latest = float(loss)
@@ -213,7 +214,7 @@ class Trainer:
                 counters.elapsed = time.monotonic() - began
                 next_validation = self._validation_after(self._fraction())
                 saved_at = counters.elapsed
-            elif counters.elapsed - saved_at > SAVE_SECONDS:
+            elif save:
                 self._save(self.folder / "last.pt")
                 saved_at = counters.elapsed
             reported_at, step_of_report = counters.elapsed, counters.step

@@ -75,7 +75,7 @@ def test_durations_as_people_write_them(seconds: float, text: str) -> None:
         (ModelConfig, "cell", ["LSTM", "", "transformer"]),
         (ModelConfig, "hidden_size", [0, -1, 2.5, True, "8"]),
         (ModelConfig, "num_layers", [0, -3]),
-        (ModelConfig, "embedding_size", [0]),
+        (ModelConfig, "embedding_size", [-1]),
         (ModelConfig, "dropout", [-0.1, 1.0, 2, NAN]),
         (DataConfig, "normalize", ["nfc", "NFX", ""]),
         (DataConfig, "val_frac", [0, 1, -0.1, 1.5, NAN]),

@@ -124,17 +124,29 @@ def test_optimizers_of_another_kind_do_not_fit() -> None:
             ours.load_state_dict(theirs.state_dict())
 
 
-@given(st.floats(0, 1.5), st.integers(0, 10_000), st.integers(0, 1000))
-def test_the_rate_stays_between_0_and_its_peak(progress: float, step: int, warmup: int) -> None:
-    assert 0 <= schedule(progress, step, warmup) <= 1
+def rate(fraction: float, step: int, warmup: int, epoch: float = 0.0, **settings: Any) -> float:
+    return schedule(TrainConfig(warmup_steps=warmup, **settings), fraction=fraction, epoch=epoch, step=step)
+
+
+@given(st.floats(0, 1.5), st.integers(0, 10_000), st.integers(0, 1000), st.floats(0, 100))
+def test_the_rate_stays_between_0_and_its_peak(progress: float, step: int, warmup: int, epoch: float) -> None:
+    assert 0 <= rate(progress, step, warmup) <= 1
+    assert 0 < rate(progress, step, warmup, epoch, schedule="decay") <= 1
+
+
+def test_char_rnn_s_rate_falls_after_each_epoch_from_the_tenth_on() -> None:
+    decay = {"schedule": "decay", "lr_decay": 0.97, "lr_decay_every": 1.0, "lr_decay_after": 9.0}
+    # Rates in force while the epochs 1, 10, 11 and 26 are read.
+    epochs = [0.5, 9.5, 10.5, 25.5]
+    assert [rate(0.3, 1000, 0, e, **decay) for e in epochs] == pytest.approx([1, 1, 0.97, 0.97**16])
 
 
 def test_the_rate_rises_and_then_falls_as_a_cosine() -> None:
-    assert [schedule(0.0, step, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert schedule(0.0, 0, 0) == 1.0
-    falling = [schedule(i / 20, 1000, 10) for i in range(21)]
+    assert [rate(0.0, step, 4) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rate(0.0, 0, 0) == 1.0
+    falling = [rate(i / 20, 1000, 10) for i in range(21)]
     assert falling == sorted(falling, reverse=True)
     assert falling[10] == pytest.approx(0.5)
     assert falling[20] == pytest.approx(0.0)
     assert falling[5] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
-    assert schedule(7.0, 1000, 10) == pytest.approx(0.0)
+    assert rate(7.0, 1000, 10) == pytest.approx(0.0)
