@@ -377,12 +377,11 @@ class Trainer:
             self.state = tuple(s.to(self.device) for s in checkpoint.resume["state"])
             self.losses = checkpoint.resume["losses"].to(self.device).view(RECENT)
             self.streams.position = int(progress["position"])
-            self.counters = Counters(
-                step=int(progress["step"]),
-                elapsed=float(progress["elapsed"]),
-                best_val_loss=float(progress["best_val_loss"]),
-                lr_scale=float(progress["lr_scale"]),
-            )
+            counters = self.counters  # changed in place: a running loop holds on to it
+            counters.step = int(progress["step"])
+            counters.elapsed = float(progress["elapsed"])
+            counters.best_val_loss = float(progress["best_val_loss"])
+            counters.lr_scale = float(progress["lr_scale"])
             self.history = list(checkpoint.history)
             torch.set_rng_state(rng["cpu"])
             if "cuda" in rng and self.device.type == "cuda":
