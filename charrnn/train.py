@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,6 @@ class Trainer:
         self.streams = self.split.train
         self.device = choose_device(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
-        torch.set_flush_denormal(True)  # numbers of 1e-38 slow a CPU down many times
 
         torch.manual_seed(self.config.seed)
         model = checkpoint.build_model() if checkpoint else CharRNN(model_config, len(self.vocabulary))
@@ -141,7 +141,10 @@ class Trainer:
         write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
         self.model.train()
         self._good = self.checkpoint()
-        with MetricsFile(self.folder, counters.step, tensorboard=self.tensorboard) as self._metrics:
+        with (
+            _flushed_denormals(),
+            MetricsFile(self.folder, counters.step, tensorboard=self.tensorboard) as self._metrics,
+        ):
             self._loop(stop)
             # A last validation that explodes goes back to the last good point, and on from there.
             while not self._validated() and not self._validate(self._recent_loss()):
@@ -507,6 +510,16 @@ class Trainer:
             "train": self.config.to_json(),
             "corpus": self._corpus_summary(),
         }
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Numbers of 1e-38 slow a CPU down many times; the whole process is concerned, so it is undone."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def resumable(folder: Path) -> Checkpoint:
