@@ -18,7 +18,7 @@ from charrnn.corpus import Corpus
 from charrnn.device import choose_device, choose_precision
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
-READ_PER_PARAMETER = 8.0  # characters that must be read for each parameter: a larger model would stay half trained
+READ_PER_PARAMETER = 5.0  # characters that must be read for each parameter: a larger model would stay half trained
 PARAMETERS_PER_CHARACTER = 1.5  # of training text: a larger model would know it by heart
 EPOCHS_WITHOUT_DROPOUT = 4.0
 MEASURE_SECONDS = 0.4
@@ -69,7 +69,7 @@ def choose(
     characters = read(model)
     epochs = characters / train_characters
     if "dropout" not in given:
-        dropout = 0.15 * math.log2(max(epochs / EPOCHS_WITHOUT_DROPOUT, 1.0))
+        dropout = 0.2 * math.log2(max(epochs / EPOCHS_WITHOUT_DROPOUT, 1.0))
         model = replace(model, dropout=min(0.5, round(dropout * 20) / 20))
         reasons.append(f"dropout {model.dropout:g}")
     if not reasons:
