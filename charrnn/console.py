@@ -79,7 +79,7 @@ class PlainListener(_Printer):
         self._shown_at = time.monotonic()
 
     def _line(self, text: str) -> None:
-        print(text, flush=True)
+        print(_visible(text), flush=True)
 
     def progressed(self, event: events.Progress) -> None:
         now = time.monotonic()
@@ -94,7 +94,7 @@ class PlainListener(_Printer):
     def validated(self, event: events.Validated) -> None:
         self._line(_validation(event))
         if event.sample:
-            self._line("\n".join(f"    | {line}" for line in _visible(event.sample).splitlines()))
+            self._line("\n".join(f"    | {line}" for line in event.sample.splitlines()))
 
 
 class LiveListener(_Printer):
