@@ -81,11 +81,22 @@ class MetricsFile:
             self._writer.close()
 
 
-def _summary_writer(folder: Path, step: int) -> Any:
+def require_tensorboard() -> None:
+    """Finds out before a run begins, or an earlier one is removed.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise UsageError("--tensorboard needs a package of that name; run: pip install tensorboard") from error
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     # purge_step: TensorBoard hides what a killed run wrote behind its last checkpoint.
     return SummaryWriter(folder / "tensorboard", purge_step=step)
 

@@ -32,7 +32,7 @@ from charrnn.errors import CheckpointError, ConfigError, CorpusError, DivergedEr
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
 from charrnn.live import sample_live
-from charrnn.metrics import MetricsFile
+from charrnn.metrics import MetricsFile, require_tensorboard
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
 from charrnn.streams import split_streams
@@ -76,6 +76,7 @@ class Trainer:
     Raises:
         CorpusError: the text is too short.
         ConfigError: the device is not available.
+        UsageError: the package tensorboard is not installed.
         CheckpointError: the checkpoint is of another text or architecture.
     """
 
@@ -92,6 +93,8 @@ class Trainer:
         weights: Mapping[str, Tensor] | None = None,
         tensorboard: bool = False,
     ) -> None:
+        if tensorboard:
+            require_tensorboard()
         self.listener = listener or Listener()
         self.tensorboard = tensorboard
         self.folder = folder
@@ -141,6 +144,7 @@ class Trainer:
         write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
         self.model.train()
         self._good = self.checkpoint()
+        self._first_loss: float | None = None
         with (
             _flushed_denormals(),
             MetricsFile(self.folder, counters.step, tensorboard=self.tensorboard) as self._metrics,
@@ -197,6 +201,8 @@ class Trainer:
                 continue
             # From here to the next step everything waits for the device: a CPU-GPU sync point.
             latest = float(loss)
+            if self._first_loss is None:
+                self._first_loss = latest
             counters.elapsed = time.monotonic() - began
             if self._exploded(latest):
                 self._roll_back(latest)
@@ -223,8 +229,12 @@ class Trainer:
             reported_at, step_of_report = counters.elapsed, counters.step
 
     def _exploded(self, loss: float) -> bool:
-        """Whether a loss is NaN, or more than twice as bad as blind guessing (log V), and a nat."""
-        return not loss <= 2 * math.log(len(self.vocabulary)) + 1
+        """Whether a loss is NaN, or more than twice as bad, and a nat, as blind guessing (log V) and as the beginning.
+
+        A model that was sure of another text (--init-from) may begin far worse than guessing.
+        """
+        blind = math.log(len(self.vocabulary))
+        return not loss <= 2 * max(blind, self._first_loss or 0.0) + 1
 
     def _roll_back(self, loss: float) -> None:
         """Back to the last good point with half the rate.

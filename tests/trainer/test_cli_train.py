@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,11 +169,14 @@ def test_overwrite_replaces_the_run_and_leaves_other_files(book: Path, charrnn: 
     assert len(periodic) == 1, f"checkpoints of the old run stayed: {sorted(old)}"
 
 
-@pytest.mark.parametrize("wrong", [["boook.txt"], ["book.txt", "--device", "cuda"], ["short.txt"]])
+@pytest.mark.parametrize(
+    "wrong", [["boook.txt"], ["book.txt", "--device", "cuda"], ["short.txt"], ["book.txt", "--tensorboard"]]
+)
 def test_overwrite_keeps_the_run_if_the_new_one_cannot_begin(
     book: Path, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch, wrong: list[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
     assert charrnn("train", "book.txt", *QUICK, "--out", "run").code == 0
     Path("short.txt").write_text("short")
     before = {path.name: path.read_bytes() for path in Path("run").iterdir()}

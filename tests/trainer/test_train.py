@@ -274,6 +274,16 @@ def test_an_explosion_that_passes_is_gone_back_from_with_half_the_rate(make_trai
     assert load_checkpoint(finished.last).progress["lr_scale"] == 0.5
 
 
+def test_a_model_that_was_sure_of_another_text_may_begin_worse_than_guessing(make_trainer: MakeTrainer) -> None:
+    weights = {name: w.clone() for name, w in make_trainer("other").model.state_dict().items()}
+    weights["head.bias"][0] += 20.0  # expects nothing but newlines: about 20 nats, where guessing costs 3.2
+    recorder = Recorder()
+    trainer = make_trainer(steps=5, weights=weights, listener=recorder)
+    finished = trainer.train()
+    assert finished.val_loss > 2 * math.log(len(trainer.vocabulary)) + 1
+    assert recorder.notices == []
+
+
 def test_a_run_that_diverges_at_once_leaves_no_checkpoint(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(steps=60, lr=1e12, grad_clip=0.0, warmup_steps=0, optimizer="adamw", cell="rnn")
     with pytest.raises(DivergedError) as error:
