@@ -15,7 +15,9 @@ from rich.text import Text
 from charrnn import events
 from charrnn.advice import size_advice
 from charrnn.config import format_duration
+from charrnn.plots import sparkline
 
+CURVE = 12  # characters of the loss curve
 PLAIN_SECONDS = 10.0  # between progress lines where the output is no terminal
 
 
@@ -102,9 +104,11 @@ class LiveListener(_Printer):
 
     def __init__(self) -> None:
         self._console = Console()
+        self._losses: list[float] = []
         self._progress = Progress(
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[curve]}"),
             TextColumn("[bold]loss {task.fields[loss]}[/]  val {task.fields[val]}"),
             TextColumn("epoch {task.fields[epoch]}"),
             TextColumn("{task.fields[speed]} chars/s"),
@@ -112,7 +116,7 @@ class LiveListener(_Printer):
             console=self._console,
             expand=True,
         )
-        self._task = self._progress.add_task("", total=1.0, loss="–", val="–", epoch="0", speed="–", left="?")
+        self._task = self._progress.add_task("", total=1.0, curve="", loss="–", val="–", epoch="0", speed="–", left="?")
 
     def __enter__(self) -> LiveListener:
         return self
@@ -128,8 +132,12 @@ class LiveListener(_Printer):
         self._progress.start()
 
     def progressed(self, event: events.Progress) -> None:
+        self._losses.append(event.loss)
+        if len(self._losses) > 2 * CURVE:  # every other one: the curve shows the whole run
+            self._losses = self._losses[1::2]
         self._progress.update(
             self._task,
+            curve=sparkline(self._losses[-CURVE:] if len(self._losses) <= CURVE else self._losses[1::2]),
             completed=event.fraction,
             loss=f"{event.loss:.4f}",
             epoch=f"{event.epoch:.2f}",

@@ -48,6 +48,8 @@ def evaluate_text(
         ids = np.frombuffer(join_bytes(sources), dtype=np.uint8).astype(np.int64)
     else:
         ids = vocabulary.encode(join_text(sources), unknown=unknown)  # type: ignore[arg-type]
+    if split != "all" and sampler.info.training.get("split") == "streams":
+        raise CorpusError("this model's validation text is the end of each of its streams; only --split all is there")
     if split != "all" and len(ids):
         val_frac = float(sampler.info.training.get("val_frac", DataConfig().val_frac))
         train_ids, val_ids = split_ids(ids, val_frac)

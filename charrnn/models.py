@@ -74,6 +74,7 @@ def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:
         "corpus_sha256": checkpoint.corpus.get("sha256"),
         "characters": checkpoint.corpus.get("characters"),
         "val_frac": checkpoint.data_config.val_frac,
+        "split": checkpoint.data_config.split,
         "step": checkpoint.progress.get("step"),
         "epochs": round(checkpoint.progress.get("epoch") or 0.0, 4),
         "val_loss": checkpoint.progress.get("val_loss"),

@@ -7,7 +7,9 @@ from pathlib import Path
 from charrnn.errors import RunFolderError, WriteError
 from charrnn.files import check_writable
 
-OURS = ("best.pt", "last.pt", "epoch*-loss*.pt", "config.json", "metrics.jsonl")
+CHECKPOINTS = ("best.pt", "last.pt", "epoch*-loss*.pt")
+OURS = (*CHECKPOINTS, "config.json", "metrics.jsonl")
+LEFTOVERS = tuple(f".{pattern}.*.tmp" for pattern in OURS)  # a kill in the middle of writing leaves one
 
 
 def check_free(folder: Path) -> None:
@@ -16,7 +18,8 @@ def check_free(folder: Path) -> None:
     Raises:
         RunFolderError: an earlier run is there.
     """
-    if _run_files(folder):
+    # A run that failed before its first checkpoint left nothing worth keeping.
+    if _files(folder, CHECKPOINTS):
         raise RunFolderError(
             f"{folder}: there is a run in it already; continue it with --resume, "
             "replace it with --overwrite, or choose another folder with --out"
@@ -30,7 +33,7 @@ def clear(folder: Path) -> None:
         RunFolderError: one of them cannot be removed.
     """
     try:
-        for path in _run_files(folder):
+        for path in _files(folder, OURS):
             path.unlink()
     except OSError as error:
         raise RunFolderError(f"{folder}: the run in it cannot be removed: {error.strerror or error}") from error
@@ -47,6 +50,8 @@ def make(folder: Path) -> None:
             raise RunFolderError(f"{folder}: is a file, not a folder; choose another with --out")
         folder.mkdir(parents=True, exist_ok=True)
         check_writable(folder / "last.pt")
+        for path in _files(folder, LEFTOVERS):
+            path.unlink()
     except OSError as error:
         raise RunFolderError(f"{folder}: cannot be made: {error.strerror or error}") from error
     except WriteError as error:
@@ -62,5 +67,5 @@ def find_checkpoint(path: Path) -> Path:
         return path
 
 
-def _run_files(folder: Path) -> list[Path]:
-    return [path for pattern in OURS for path in folder.glob(pattern)]
+def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [path for pattern in patterns for path in folder.glob(pattern)]

@@ -12,7 +12,7 @@ import typer
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
-    text: Annotated[list[str] | None, typer.Argument(help="The text, as for train.")] = None,
+    text: Annotated[list[str], typer.Argument(help="Files, folders, globs, - for standard input, or a known name.")],
     split: Annotated[
         str, typer.Option(help="Which part: all, train, or val (the last part, as the model's training split it).")
     ] = "all",
@@ -35,7 +35,7 @@ def evaluate(
     if window is not None and window < 1:
         raise ConfigError(f"window must be at least 1, got {window}")
     sampler = open_sampler(model, device=device)
-    nats, count = evaluate_text(sampler, text or [], split=split, window=window, unknown=unknown)
+    nats, count = evaluate_text(sampler, text, split=split, window=window, unknown=unknown)
     bits = nats / math.log(2)
     perplexity = math.exp(min(nats, 700))  # near the largest float
     if as_json:

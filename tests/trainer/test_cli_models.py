@@ -147,7 +147,8 @@ def test_devices_that_are_not_there(
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    outcome = charrnn(command, run.model, "--device", device)
+    text = [run.text] if command == "eval" else []
+    outcome = charrnn(command, run.model, *text, "--device", device)
     assert outcome.code in (1, 2)
     assert outcome.err.startswith("error: ")
     assert outcome.out == ""
@@ -161,9 +162,10 @@ def test_files_that_are_no_models(run: Run, charrnn: Charrnn, tmp_path: Path, co
     (tmp_path / "cut.pt").write_bytes(run.best.read_bytes()[:5000])
     (tmp_path / "text.pt").write_text("not a model")
     (tmp_path / "folder").mkdir()
+    text = [run.text] if command == "eval" else []
     for name in ("text.onnx", "cut.onnx", "empty.onnx", "cut.pt", "text.pt", "missing.onnx", "missing.pt", "folder"):
-        refused(charrnn(command, tmp_path / name), 1, "error: ", name)
-    refused(charrnn(command, "x" * 300), 1, "error: ")
+        refused(charrnn(command, tmp_path / name, *text), 1, "error: ", name)
+    refused(charrnn(command, "x" * 300, *text), 1, "error: ")
 
 
 def test_both_kinds_of_model_give_the_same_figure(run: Run, charrnn: Charrnn) -> None:
