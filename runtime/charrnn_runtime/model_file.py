@@ -62,6 +62,7 @@ class ModelInfo:
     sha256: str = field(default="", compare=False)  # of the file, as it says itself
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
     producer: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -92,6 +93,8 @@ class ModelInfo:
             "parity": _dumps(self.parity),
             "producer": _dumps(self.producer),
         }
+        if self.quality:
+            values["quality"] = _dumps(self.quality)
         return {PREFIX + key: value for key, value in values.items()}
 
     @classmethod
@@ -133,6 +136,7 @@ class ModelInfo:
             sha256=metadata.get(DIGEST_KEY, ""),
             training=_object(metadata, "training"),
             parity=_object(metadata, "parity"),
+            quality=_object(metadata, "quality"),
             producer=_object(metadata, "producer"),
         )
 
