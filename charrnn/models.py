@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charrnn_runtime import Sampler
 
 from charrnn import __version__
+from charrnn.errors import CorpusError
 from charrnn.run_folder import find_checkpoint
 
 if TYPE_CHECKING:
     from charrnn_export import Exported
+    from charrnn_runtime.vocab import Ids
 
     from charrnn.checkpoint import Checkpoint
 
@@ -46,13 +48,30 @@ def open_sampler(path: Path, *, device: str = "cpu") -> Sampler:
     return Sampler(export_checkpoint(load_checkpoint(path), parity_steps=50).data, device=device)
 
 
-def export_checkpoint(checkpoint: Checkpoint, *, opset: int | None = None, parity_steps: int | None = None) -> Exported:
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    opset: int | None = None,
+    parity_steps: int | None = None,
+    int8: bool = False,
+    text: Sequence[str] = (),
+    max_cost: float | None = None,
+) -> Exported:
     """The model file for a checkpoint, in memory.
+
+    Args:
+        checkpoint: the model.
+        opset, parity_steps: see ``charrnn_export.export_model``.
+        int8: quantise the weights, and measure what it costs.
+        text: the text to measure it on; by default the validation part of the training text.
+        max_cost: how many nats per character it may cost.
 
     Raises:
         ExportError: the graph cannot be made, or does not compute what the model computes.
+        CorpusError: the text cannot be read.
     """
     from charrnn_export import DEFAULT_OPSET, export_model
+    from charrnn_export.export import MAX_COST
     from charrnn_export.verify import STEPS
 
     model = checkpoint.build_model()
@@ -64,7 +83,25 @@ def export_checkpoint(checkpoint: Checkpoint, *, opset: int | None = None, parit
         producer={"charrnn": __version__},
         opset=opset or DEFAULT_OPSET,
         parity_steps=parity_steps or STEPS,
+        dtype="int8" if int8 else "float32",
+        validation=_validation(checkpoint, text) if int8 else None,
+        max_cost=MAX_COST if max_cost is None else max_cost,
     )
+
+
+def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> Ids:
+    """Token ids to measure a quantised model on."""
+    from charrnn.corpus import read_corpus, split_ids
+
+    arguments = text or checkpoint.corpus.get("arguments", ())
+    corpus = read_corpus(arguments, checkpoint.data_config, known=checkpoint.vocabulary)
+    if len(corpus.vocabulary) != len(checkpoint.vocabulary):
+        raise CorpusError(f"{corpus.description}: it holds characters that the model has never seen; name another text")
+    if text:
+        return corpus.ids.astype("int64")
+    if corpus.sha256 != checkpoint.corpus.get("sha256"):
+        raise CorpusError(f"{corpus.description}: no longer the text that the model was trained on; name one: --text")
+    return split_ids(corpus.ids, checkpoint.data_config.val_frac)[1].astype("int64")
 
 
 def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:

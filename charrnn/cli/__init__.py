@@ -9,6 +9,7 @@ import typer
 from charrnn_runtime import CharrnnError
 
 from charrnn import __version__
+from charrnn.cli.bench import bench
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
 from charrnn.cli.inspect import inspect
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(export)
 app.command()(sample)
+app.command()(bench)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plot)

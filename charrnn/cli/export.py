@@ -12,6 +12,11 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt).")],
     model: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
     opset: Annotated[int, typer.Option(help="ONNX opset of the graph, 18 to 23.")] = 18,
+    dtype: Annotated[str, typer.Option(help="fp32, or int8: a quarter of the size, and faster.")] = "fp32",
+    text: Annotated[
+        list[str] | None, typer.Option(help="Text to measure int8 on. Default: the model's validation text.")
+    ] = None,
+    max_cost: Annotated[float, typer.Option(help="Nats per character that int8 may cost.")] = 0.01,
 ) -> None:
     """Write a checkpoint as one self-contained ONNX file, and prove that it computes the same."""
     from charrnn.files import check_writable, write_atomically
@@ -26,10 +31,19 @@ def export(
     source = find_checkpoint(checkpoint)
     if model.exists() and source.exists() and model.samefile(source):
         raise ConfigError(f"{model}: this is the checkpoint itself; give the model file another name")
-    exported = export_checkpoint(load_checkpoint(source), opset=opset)
+    if dtype not in ("fp32", "int8"):
+        raise ConfigError(f"unknown dtype {dtype!r}; known: fp32, int8")
+    exported = export_checkpoint(
+        load_checkpoint(source), opset=opset, int8=dtype == "int8", text=text or (), max_cost=max_cost
+    )
     write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(
         f"{model}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits differ from "
         f"training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
     )
+    if quality := exported.info.quality:
+        typer.echo(
+            f"int8: {quality['int8']:.4f} nats/char where fp32 has {quality['float32']:.4f} "
+            f"({quality['int8'] - quality['float32']:+.4f}), on {quality['tokens']:,} characters of validation text"
+        )

@@ -30,7 +30,8 @@ def sample(
 ) -> None:
     """Sample text from a model."""
     from charrnn_runtime import SamplingOptions
-    from charrnn_runtime.sampling import StopStrings, check_count, check_seed, new_seed
+    from charrnn_runtime.options import check_count, check_seed, new_seed
+    from charrnn_runtime.sampling import StopStrings
 
     from charrnn.models import open_sampler
 

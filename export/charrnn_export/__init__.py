@@ -1,6 +1,6 @@
 """From trained weights to one ONNX file; knows torch and the runtime, not the trainer."""
 
-from charrnn_export.errors import ExportError, ParityError
+from charrnn_export.errors import ExportError, ParityError, QualityError
 from charrnn_export.export import DEFAULT_OPSET, Exported, export_model
 from charrnn_export.step import StepModule
 from charrnn_export.weights import GATES, STATES, LayerWeights, ModelWeights
@@ -14,6 +14,7 @@ __all__ = [
     "LayerWeights",
     "ModelWeights",
     "ParityError",
+    "QualityError",
     "StepModule",
     "export_model",
 ]

@@ -11,3 +11,7 @@ class ExportError(CharrnnError):
 
 class ParityError(ExportError):
     """The exported model does not compute what the trained one computes."""
+
+
+class QualityError(ExportError):
+    """The quantised model is worse than allowed."""

@@ -19,24 +19,31 @@ from charrnn_runtime.errors import (
     DeviceError,
     ModelFileError,
     ModelOutputError,
+    SnapshotError,
     UnknownCharacterError,
     UsageError,
 )
 
 if TYPE_CHECKING:
+    from charrnn_runtime.conversation import Conversation, Snapshot
+    from charrnn_runtime.generation import Generation
     from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
-    from charrnn_runtime.sampler import Sampler, Score
-    from charrnn_runtime.sampling import SamplingOptions
+    from charrnn_runtime.options import SamplingOptions
+    from charrnn_runtime.sampler import Request, Sampler, Score
     from charrnn_runtime.vocab import Vocabulary
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Conversation": "conversation",
+    "Generation": "generation",
     "ModelFile": "model_file",
     "ModelInfo": "model_file",
+    "Request": "sampler",
     "Sampler": "sampler",
-    "SamplingOptions": "sampling",
+    "SamplingOptions": "options",
     "Score": "sampler",
+    "Snapshot": "conversation",
     "StateSpec": "model_file",
     "Vocabulary": "vocab",
     "read_model_file": "model_file",
@@ -44,14 +51,19 @@ _LAZY = {
 
 __all__ = [
     "CharrnnError",
+    "Conversation",
     "DeviceError",
+    "Generation",
     "ModelFile",
     "ModelFileError",
     "ModelInfo",
     "ModelOutputError",
+    "Request",
     "Sampler",
     "SamplingOptions",
     "Score",
+    "Snapshot",
+    "SnapshotError",
     "StateSpec",
     "UnknownCharacterError",
     "UsageError",

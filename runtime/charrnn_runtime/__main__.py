@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from charrnn_runtime import CharrnnError, Sampler, __version__
-from charrnn_runtime.sampling import new_seed
+from charrnn_runtime.options import new_seed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@
     ├── UsageError (ValueError)     exit code 2: an argument that cannot be used
     │   └── UnknownCharacterError   text holds a character the model has never seen
     ├── ModelFileError              the model file is not one, is damaged or does not fit the format
+    ├── SnapshotError               a saved conversation is none, is damaged or is another model's
     ├── ModelOutputError            the model computed NaN or nothing that can be drawn from
     └── DeviceError                 the device or ONNX Runtime that was asked for is not there
 
@@ -48,6 +49,10 @@ class UnknownCharacterError(UsageError):
 
 class ModelFileError(CharrnnError):
     """A file is not a charrnn model file, is damaged, or contradicts itself."""
+
+
+class SnapshotError(CharrnnError):
+    """Saved bytes are no conversation, are damaged, or belong to another model."""
 
 
 class ModelOutputError(CharrnnError):

@@ -59,9 +59,18 @@ class ModelInfo:
     opset: int = 0
     dtype: str = "float32"
     weights_sha256: str = ""
+    sha256: str = field(default="", compare=False)  # of the file, as it says itself
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
     producer: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what decides the logits: equal for a checkpoint and its export, of the same dtype."""
+        vocabulary, states = (self.to_metadata()[PREFIX + key] for key in ("vocab", "states"))
+        parts = (self.weights_sha256 or self.sha256, self.dtype, self.cell, vocabulary, states)
+        return hashlib.sha256(_dumps(parts).encode()).hexdigest()
 
     def to_metadata(self) -> dict[str, str]:
         """metadata_props of the file, without the digest that ``seal`` adds."""
@@ -84,6 +93,8 @@ class ModelInfo:
             "parity": _dumps(self.parity),
             "producer": _dumps(self.producer),
         }
+        if self.quality:
+            values["quality"] = _dumps(self.quality)
         return {PREFIX + key: value for key, value in values.items()}
 
     @classmethod
@@ -122,8 +133,10 @@ class ModelInfo:
             opset=opset,
             dtype=metadata.get(PREFIX + "dtype", "float32"),
             weights_sha256=metadata.get(PREFIX + "weights_sha256", ""),
+            sha256=metadata.get(DIGEST_KEY, ""),
             training=_object(metadata, "training"),
             parity=_object(metadata, "parity"),
+            quality=_object(metadata, "quality"),
             producer=_object(metadata, "producer"),
         )
 

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.conversation import Conversation, Snapshot
 from charrnn_runtime.errors import ModelFileError, UsageError
+from charrnn_runtime.generation import Generation, Text, draw_many, draw_one, with_start
 from charrnn_runtime.model_file import ModelInfo, read_model_file
-from charrnn_runtime.sampling import (
-    SamplingOptions,
-    StopStrings,
-    UniformStream,
-    check_count,
-    draw,
-    log_softmax,
-    new_seed,
-)
+from charrnn_runtime.options import DrawOptions, SamplingOptions, check_count, new_seed
+from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
 from charrnn_runtime.session import Cell, Logits, OnnxCell, Runner, State, Tokens, open_session
-from charrnn_runtime.vocab import Decoder, Ids, Unknown, Vocabulary
+from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -56,6 +51,20 @@ class Score:
     def perplexity(self) -> float:
         """exp of ``nats_per_char``: among how many equally likely characters the model wavers."""
         return math.exp(self.nats_per_char)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A text to draw: the arguments of ``Sampler.generate``. Share one ``options`` between like requests."""
+
+    prompt: str = ""
+    length: int
+    stop: str | Sequence[str] = ()
+    seed: int | None = None
+    index: int = 0
+    unknown: Unknown = "error"
+    log_probs: bool = False
+    options: DrawOptions = field(default_factory=DrawOptions)
 
 
 class Sampler:
@@ -120,25 +129,23 @@ class Sampler:
         prompt: str = "",
         *,
         length: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
+        **options: Unpack[DrawOptions],
     ) -> str:
         """Continues a prompt.
 
         Args:
             prompt: text to continue; empty to begin a text.
             length: how many tokens to draw at most, at least 1.
-            temperature, top_k, top_p, min_p: see ``SamplingOptions``.
             stop: strings at which the text ends; they are not part of it.
-            seed: 0 to 2**64 - 1; the same seed gives the same text. None draws one.
+            seed: 0 to 2**64 - 1; the same seed gives the same text. None draws one
+                (``generate`` reports it).
             index: which of the texts of this seed (item i of a batch is index i).
             unknown: "error", or "skip" to leave out prompt characters the model does not know.
+            options: temperature, top_k, top_p and more: see ``SamplingOptions``.
 
         Returns:
             The continuation, without the prompt.
@@ -148,112 +155,148 @@ class Sampler:
             UsageError: an argument is out of range.
             ModelOutputError: the model computes NaN.
         """
-        return "".join(
-            self.stream(
-                prompt,
-                length=length,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-                stop=stop,
-                seed=seed,
-                index=index,
-                unknown=unknown,
-            )
-        )
+        text = self._text(prompt, length, stop, seed, index, unknown, options)
+        return "".join(draw_one(self._cell, text))
 
     def stream(
         self,
         prompt: str = "",
         *,
         length: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
+        **options: Unpack[DrawOptions],
     ) -> Iterator[str]:
         """Like ``sample``, but yields the text in pieces as they are drawn.
 
         Arguments are checked at the call, before the first piece is asked for.
         """
-        options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        check_count("length", length, least=1)
-        tokens = self._prompt_tokens(prompt, unknown)
-        text = _Text(self.vocabulary, StopStrings(stop), new_seed() if seed is None else seed, index)
-        return self._stream(tokens, length, options, text)
+        return draw_one(self._cell, self._text(prompt, length, stop, seed, index, unknown, options))
 
-    def _stream(self, tokens: Ids, length: int, options: SamplingOptions, text: _Text) -> Iterator[str]:
-        runner = self._cell.runner(1)
-        logits = _feed(runner, tokens)[0]
-        fed = np.zeros(1, np.int64)
-        for remaining in range(length - 1, -1, -1):
-            token = draw(logits, options, text.uniforms.next())
-            if piece := text.add(token):
-                yield piece
-            if text.ended:
-                break
-            if remaining:
-                fed[0] = token
-                logits = runner.step(fed)[0]
-        if rest := text.finish():
-            yield rest
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        length: int,
+        stop: str | Sequence[str] = (),
+        seed: int | None = None,
+        index: int = 0,
+        unknown: Unknown = "error",
+        log_probs: bool = False,
+        **options: Unpack[DrawOptions],
+    ) -> Generation:
+        """Like ``sample``, and says how the text came about: seed, why it ended, tokens.
+
+        Args:
+            log_probs: whether the result holds the log-probability of every token.
+        """
+        text = self._text(prompt, length, stop, seed, index, unknown, options)
+        text.keep, text.wants_log_probs = True, log_probs
+        return text.result(list(draw_one(self._cell, text)))
 
     def sample_batch(
         self,
         prompts: Sequence[str],
         *,
         length: int,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         unknown: Unknown = "error",
+        batch: int = 64,
+        **options: Unpack[DrawOptions],
     ) -> list[str]:
         """Continues several prompts at once, which is faster than one after the other.
 
         Item i is the text that ``sample(prompts[i], seed=seed, index=i)`` gives.
-        Arguments and errors are those of ``sample``.
+        At most ``batch`` of them are in work at a time. Arguments and errors are
+        those of ``sample``.
         """
-        options = SamplingOptions(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        check_count("length", length, least=1)
         if isinstance(prompts, str):
             raise UsageError("prompts is a list of texts; for one text use sample()")
-        if not prompts:
-            return []
+        check_count("length", length, least=1)
         seed = new_seed() if seed is None else seed
-        fed = [self._prompt_tokens(prompt, unknown) for prompt in prompts]
-        texts = [_Text(self.vocabulary, StopStrings(stop), seed, i) for i in range(len(prompts))]
-        drawn = [0] * len(prompts)
-        pieces: list[list[str]] = [[] for _ in prompts]
-        runner = self._cell.runner(len(prompts))
-        tokens = np.zeros(len(prompts), np.int64)
-        active = list(range(len(prompts)))
-        at = 0
-        while active:
-            # A stream still in its prompt is fed from it; the others are fed what they drew.
-            for i in active:
-                if at < len(fed[i]):
-                    tokens[i] = fed[i][at]
-            logits = runner.step(tokens)
-            at += 1
-            for i in tuple(active):
-                if at < len(fed[i]):
-                    continue
-                token = draw(logits[i], options, texts[i].uniforms.next())
-                tokens[i] = token
-                pieces[i].append(texts[i].add(token))
-                drawn[i] += 1
-                if texts[i].ended or drawn[i] == length:
-                    pieces[i].append(texts[i].finish())
-                    active.remove(i)
-        return ["".join(p) for p in pieces]
+        requests = [
+            Request(prompt=prompt, length=length, stop=stop, seed=seed, index=i, unknown=unknown, options=options)
+            for i, prompt in enumerate(prompts)
+        ]
+        # Every prompt is checked before anything is drawn.
+        SamplingOptions(**options)
+        for prompt in prompts:
+            self.vocabulary.encode(prompt, unknown=unknown)
+        texts = [""] * len(prompts)
+        for i, done in self.generate_many(requests, batch=batch):
+            texts[i] = done.text
+        return texts
+
+    def generate_many(self, requests: Iterable[Request], *, batch: int = 64) -> Iterator[tuple[int, Generation]]:
+        """Keeps ``batch`` texts going at once, and takes a new request as soon as a text is finished.
+
+        Requests are taken from the iterable only when there is room for them, so
+        it may be endless, and may block. Each text is the one that ``generate``
+        gives for its request alone.
+
+        Yields:
+            (number of the request, its text), in the order in which they finish.
+
+        Raises:
+            UsageError: a request cannot be served; the texts in work are lost.
+        """
+        check_count("batch", batch, least=1)
+        drawers: dict[int, tuple[DrawOptions, Drawer]] = {}
+
+        def texts() -> Iterator[Text]:
+            for request in requests:
+                options = request.options
+                # One drawer for all requests with one options object: its buffers and tables are made once.
+                if id(options) not in drawers:
+                    if len(drawers) > 1000:
+                        drawers.clear()
+                    drawers[id(options)] = (options, Drawer(SamplingOptions(**options), self.vocabulary))
+                text = self._text(
+                    request.prompt,
+                    request.length,
+                    request.stop,
+                    request.seed,
+                    request.index,
+                    request.unknown,
+                    drawers[id(options)][1],
+                )
+                text.keep, text.wants_log_probs = True, request.log_probs
+                yield text
+
+        return draw_many(self._cell, texts(), batch)
+
+    def start(
+        self,
+        prompt: str = "",
+        *,
+        seed: int | None = None,
+        index: int = 0,
+        unknown: Unknown = "error",
+        **options: Unpack[DrawOptions],
+    ) -> Conversation:
+        """A text that is read and drawn by turns; see ``Conversation``. Arguments are those of ``sample``."""
+        drawer = Drawer(SamplingOptions(**options), self.vocabulary)
+        uniforms = UniformStream(new_seed() if seed is None else seed, index)
+        conversation = Conversation(self._cell, self.info, drawer, uniforms)
+        conversation.feed(prompt, unknown=unknown)
+        return conversation
+
+    def resume(self, data: bytes, **options: Unpack[DrawOptions]) -> Conversation:
+        """The conversation that ``Conversation.to_bytes`` has saved.
+
+        Options are not saved; give them again. Nothing in the data is executed.
+
+        Raises:
+            SnapshotError: the data is none, is damaged, or is of another model.
+        """
+        drawer = Drawer(SamplingOptions(**options), self.vocabulary)
+        snapshot = Snapshot.from_bytes(data, self.info)
+        conversation = Conversation(self._cell, self.info, drawer, UniformStream(snapshot.seed, snapshot.index))
+        conversation.restore(snapshot)
+        return conversation
 
     def score(self, text: str, *, unknown: Unknown = "error") -> Score:
         """How likely the model finds a text, the state carried from its beginning to its end.
@@ -266,11 +309,12 @@ class Sampler:
 
     def score_ids(self, targets: Ids) -> Score:
         """``score`` for token ids ``[n]``."""
-        inputs = np.concatenate([[self.info.start_token], targets[:-1]])
+        return Score(self._score(self._cell.runner(1), self.info.start_token, targets))
+
+    def _score(self, runner: Runner, before: int, targets: Ids) -> NDArray[np.float64]:
+        """Log-probabilities ``[n]`` of tokens that follow what the runner has read and ``before``, not yet read."""
+        inputs = np.concatenate([[before], targets[:-1]])
         log_probs = np.empty(len(targets))
-        if not len(targets):
-            return Score(log_probs)
-        runner = self._cell.runner(1)
         block = np.empty((_SCORE_BLOCK, len(self.vocabulary)), np.float32)
         for begin in range(0, len(targets), _SCORE_BLOCK):
             here = targets[begin : begin + _SCORE_BLOCK]
@@ -278,7 +322,44 @@ class Sampler:
                 block[row] = runner.step(token)[0]
             rows = np.arange(len(here))
             log_probs[begin : begin + len(here)] = log_softmax(block[: len(here)])[rows, here]
-        return Score(log_probs)
+        return log_probs
+
+    def score_stream(self, pieces: Iterable[str], *, unknown: Unknown = "error") -> Iterator[NDArray[np.float64]]:
+        """``score`` in constant memory, for a text that comes in pieces.
+
+        Yields the log-probabilities of the tokens of each piece, float64 ``[n]``.
+        Pieces are encoded one by one: a character that a normal form would join
+        must not be cut in two.
+        """
+        runner = self._cell.runner(1)
+        last = self.info.start_token
+        for piece in pieces:
+            targets = self.vocabulary.encode(piece, unknown=unknown)
+            yield self._score(runner, last, targets)
+            last = int(targets[-1]) if len(targets) else last
+
+    def score_batch(self, texts: Sequence[str], *, unknown: Unknown = "error", batch: int = 64) -> list[Score]:
+        """``score`` for each of several texts, ``batch`` of them side by side."""
+        check_count("batch", batch, least=1)
+        if isinstance(texts, str):
+            raise UsageError("texts is a list of texts; for one text use score()")
+        targets = [self.vocabulary.encode(text, unknown=unknown) for text in texts]
+        scores = [Score(np.empty(len(ids))) for ids in targets]
+        # Texts of like lengths go together, so that few rows idle.
+        order = sorted(range(len(targets)), key=lambda i: -len(targets[i]))
+        for begin in range(0, len(order), batch):
+            group = [i for i in order[begin : begin + batch] if len(targets[i])]
+            runner = self._cell.runner(len(group)) if group else None
+            tokens = np.full(len(group), self.info.start_token)
+            for at in range(len(targets[group[0]]) if group else 0):
+                while at >= len(targets[group[-1]]):  # the longest come first
+                    group.pop()
+                assert runner is not None
+                log_probs = log_softmax(runner.step(tokens)[: len(group)])
+                for row, i in enumerate(group):
+                    tokens[row] = targets[i][at]
+                    scores[i].log_probs[at] = log_probs[row, tokens[row]]
+        return scores
 
     def score_windows(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities ``[windows, n - 1]`` of all but the first token of each window ``[windows, n]``.
@@ -322,41 +403,25 @@ class Sampler:
         runner = self._cell.runner(len(tokens), state)
         return runner.step(tokens.astype(np.int64)).copy(), runner.state()
 
-    def _prompt_tokens(self, prompt: str, unknown: Unknown) -> Ids:
+    def _text(
+        self,
+        prompt: str,
+        length: int,
+        stop: str | Sequence[str],
+        seed: int | None,
+        index: int,
+        unknown: Unknown,
+        options: DrawOptions | Drawer,
+    ) -> Text:
+        """Checks all arguments of a call."""
+        drawer = options if isinstance(options, Drawer) else Drawer(SamplingOptions(**options), self.vocabulary)
         tokens = self.vocabulary.encode(prompt, unknown=unknown)
-        begins = "begin" in self.vocabulary.special
-        return tokens if len(tokens) and not begins else np.concatenate([[self.info.start_token], tokens])
-
-
-class _Text:
-    """One text being drawn: its random numbers, its decoder and its stop strings."""
-
-    def __init__(self, vocabulary: Vocabulary, stop: StopStrings, seed: int, index: int) -> None:
-        self.uniforms = UniformStream(seed, index)
-        self._decoder: Decoder = vocabulary.decoder()
-        self._stop = stop
-        self._end = vocabulary.special.get("end")
-        self.ended = False
-
-    def add(self, token: int) -> str:
-        """The text that is now ready to be given out; sets ``ended`` at an end token or a stop string."""
-        if token == self._end:
-            self.ended = True
-            return ""
-        piece = self._stop.feed(self._decoder.piece(token))
-        self.ended = self._stop.stopped
-        return piece
-
-    def finish(self) -> str:
-        """What was held back, once no more tokens come."""
-        if self._stop.stopped:
-            return ""
-        last = self._stop.feed(self._decoder.flush())
-        return last if self._stop.stopped else last + self._stop.flush()
-
-
-def _feed(runner: Runner, tokens: Ids) -> Logits:
-    """Feeds a prompt ``[n]``, n at least 1; the logits ``[1, vocab]`` after its last token."""
-    for token in tokens[:-1]:
-        runner.step(token)
-    return runner.step(tokens[-1])
+        return Text(
+            prompt=with_start(tokens, self.info),
+            history=tokens.tolist() if drawer.needs_history else [],
+            vocabulary=self.vocabulary,
+            drawer=drawer,
+            uniforms=UniformStream(new_seed() if seed is None else seed, index),
+            stop=StopStrings(stop),
+            length=check_count("length", length, least=1),
+        )

@@ -10,60 +10,19 @@ SC 2011.
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import ModelOutputError, UsageError
+from charrnn_runtime.options import MAX_SEED, Logits64, SamplingOptions, check_count, check_seed
+from charrnn_runtime.vocab import Vocabulary
 
 Weights = NDArray[np.float64]
+Logits = NDArray[np.float32] | NDArray[np.float64]
 
 _BLOCK = 256  # uniform numbers made at once: a few microseconds, 2 KiB
-_MAX_SEED = 2**64 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How to draw from logits.
-
-    Attributes:
-        temperature: divides the logits; 0 takes the likeliest token (greedy).
-        top_k: only the k likeliest tokens; None or 0 for all.
-        top_p: only the likeliest tokens that together reach this probability
-            (nucleus sampling, Holtzman et al. 2020); None or 1 for all.
-        min_p: only tokens at least this fraction as likely as the likeliest
-            (Nguyen et al. 2024); None or 0 for all.
-
-    Raises:
-        UsageError: a value is out of its range.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-
-    def __post_init__(self) -> None:
-        _check_real("temperature", self.temperature)
-        if self.temperature < 0:
-            raise UsageError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if self.top_k is not None:
-            check_count("top_k", self.top_k, least=0)
-        for name, value in (("top_p", self.top_p), ("min_p", self.min_p)):
-            if value is None:
-                continue
-            _check_real(name, value)
-            if not 0 <= value <= 1 or (name == "top_p" and value == 0):
-                raise UsageError(f"{name} must be {'above ' if name == 'top_p' else ''}0 to 1, got {value}")
-
-    @property
-    def filters(self) -> bool:
-        """Whether any token may be filtered out."""
-        return bool(self.top_k or (self.top_p is not None and self.top_p < 1) or self.min_p)
 
 
 class UniformStream:
@@ -77,7 +36,7 @@ class UniformStream:
 
     def __init__(self, seed: int, index: int = 0, position: int = 0) -> None:
         self.seed = check_seed(seed)
-        self.index = check_count("index", index, least=0, most=_MAX_SEED)
+        self.index = check_count("index", index, least=0, most=MAX_SEED)
         # numpy steps the counter before each block of four words: block b has the counter b + 1.
         block, word = divmod(position, 4)
         key = np.array([seed, index], dtype=np.uint64)
@@ -105,7 +64,7 @@ class UniformStream:
         return self._block[self._at - 1]
 
 
-def draw(logits: NDArray[np.float32], options: SamplingOptions, uniform: float) -> int:
+def draw(logits: Logits, options: SamplingOptions, uniform: float) -> int:
     """One token for the logits ``[vocab]`` and a uniform number in [0, 1).
 
     Raises:
@@ -126,10 +85,10 @@ def draw(logits: NDArray[np.float32], options: SamplingOptions, uniform: float) 
     return token
 
 
-def filtered_weights(logits: NDArray[np.float32], options: SamplingOptions) -> Weights:
+def filtered_weights(logits: Logits, options: SamplingOptions) -> Weights:
     """Unnormalised probabilities ``[vocab]``, float64: exp((logits - max) / temperature), filtered to 0.
 
-    The filters apply in the order top_k, top_p, min_p, each to what the one
+    The filters apply in the order top_k, typical_p, top_p, min_p, each to what the one
     before has left. ``options.temperature`` must be above 0.
     """
     weights = logits.astype(np.float64)
@@ -142,17 +101,136 @@ def filtered_weights(logits: NDArray[np.float32], options: SamplingOptions) -> W
         return weights
     # Likeliest first; equal weights in id order.
     order = np.argsort(-weights, kind="stable")
-    keep = len(order)
     if options.top_k:
-        keep = min(keep, options.top_k)
+        order = order[: options.top_k]
+    if options.typical_p is not None and options.typical_p < 1:
+        order = _typical(weights, order, options.typical_p)
     if options.top_p is not None and options.top_p < 1:
-        cumulative = weights[order[:keep]].cumsum()
-        keep = 1 + int(cumulative[:-1].searchsorted(options.top_p * cumulative[-1], side="left"))
+        order = order[: _reaching(weights[order], options.top_p)]
     if options.min_p:
-        ranked = weights[order[:keep]]
-        keep = int((ranked >= options.min_p * ranked[0]).sum())
-    weights[order[keep:]] = 0.0
-    return weights
+        ranked = weights[order]
+        order = order[: int((ranked >= options.min_p * ranked[0]).sum())]
+    kept = np.zeros_like(weights)
+    kept[order] = weights[order]
+    return kept
+
+
+def _typical(weights: Weights, order: NDArray[np.intp], typical_p: float) -> NDArray[np.intp]:
+    """The part of the ranking whose surprise is nearest to the entropy, still in rank order."""
+    order = order[weights[order] > 0]
+    p = weights[order]
+    p = p / p.sum()
+    surprise = -np.log(p)
+    distance = np.abs(surprise - (p * surprise).sum())
+    nearest = np.argsort(distance, kind="stable")
+    return order[np.sort(nearest[: _reaching(p[nearest], typical_p)])]
+
+
+def _reaching(weights: Weights, fraction: float) -> int:
+    """How many of the first weights, at least one, reach this fraction of their sum."""
+    cumulative = weights.cumsum()
+    return 1 + int(cumulative[:-1].searchsorted(fraction * cumulative[-1], side="left"))
+
+
+class Drawer:
+    """Draws for one call of the sampler: the options, compiled for a vocabulary. Not for use by two threads.
+
+    Raises:
+        UnknownCharacterError: ``logit_bias`` or ``allowed`` names a character the model does not know.
+    """
+
+    def __init__(self, options: SamplingOptions, vocabulary: Vocabulary) -> None:
+        self.options = options
+        size = len(vocabulary)
+        self._end = vocabulary.special.get("end")
+        self._bias: Weights | None = None
+        if options.logit_bias:
+            self._bias = np.zeros(size)
+            for character, value in options.logit_bias.items():
+                self._bias[vocabulary.encode(character)] += value
+        self._forbidden: NDArray[np.bool_] | None = None
+        if options.allowed is not None:
+            self._forbidden = np.ones(size, bool)
+            self._forbidden[vocabulary.encode(options.allowed)] = False
+            if self._end is not None:
+                self._forbidden[self._end] = False
+        self._size = size
+        # Whether anything but the logits decides; if not, the short ways below are taken.
+        self.needs_history = options.penalizes or options.processor is not None
+        adjusts = self.needs_history or self._bias is not None or self._forbidden is not None
+        self._adjusts = adjusts or (options.min_length > 0 and self._end is not None)
+        # Below 1e-30 a quotient may overflow, which the long way looks out for.
+        self.plain = not self._adjusts and not options.filters and options.temperature > 1e-30
+        self._weights, self._sums = np.empty(size), np.empty(size)
+
+    def draw(self, logits: NDArray[np.float32], uniform: float, history: Sequence[int] = (), drawn: int = 0) -> int:
+        """One token for the logits ``[vocab]``; ``history`` is prompt and drawn tokens, ``drawn`` how many of them.
+
+        Raises:
+            ModelOutputError: the logits hold NaN or infinity.
+            UsageError: the options leave nothing to draw.
+        """
+        if self.plain:
+            # The specification's float64 steps, in place: this is most of the cost of a draw.
+            weights, sums = self._weights, self._sums
+            weights[:] = logits
+            largest = np.maximum.reduce(weights)
+            if not math.isfinite(largest):
+                raise _unusable(logits)
+            np.subtract(weights, largest, weights)
+            if self.options.temperature != 1:
+                np.divide(weights, self.options.temperature, weights)
+            np.exp(weights, weights)
+            np.add.accumulate(weights, out=sums)
+            token = int(sums.searchsorted(uniform * sums.item(-1), side="right"))
+            return token if token < self._size else int(sums.searchsorted(sums.item(-1), side="left"))
+        if not self._adjusts:
+            return draw(logits, self.options, uniform)
+        if not math.isfinite(logits.max()):
+            raise _unusable(logits)
+        adjusted = self._adjusted(logits, history, drawn)
+        if not adjusted.max() > -math.inf:
+            raise UsageError("the options leave no character to draw (allowed, logit_bias or the processor)")
+        return draw(adjusted, self.options, uniform)
+
+    def draw_rows(self, logits: NDArray[np.float32], uniforms: Sequence[float]) -> list[int]:
+        """``draw`` for each row of ``[batch, vocab]``, if the options are ``plain``: the same tokens, all at once."""
+        weights = logits.astype(np.float64)
+        largest = weights.max(axis=1, keepdims=True)
+        if not np.isfinite(largest).all():
+            raise _unusable(logits)
+        weights -= largest
+        if self.options.temperature != 1:
+            weights /= self.options.temperature
+        np.exp(weights, out=weights)
+        sums = weights.cumsum(axis=1)
+        totals = sums[:, -1:]
+        tokens = (sums <= np.asarray(uniforms)[:, None] * totals).sum(axis=1)
+        # uniform * total was rounded up to total
+        return np.minimum(tokens, (sums < totals).sum(axis=1)).tolist()  # type: ignore[no-any-return]
+
+    def _adjusted(self, logits: NDArray[np.float32], history: Sequence[int], drawn: int) -> Logits64:
+        options = self.options
+        adjusted = logits.astype(np.float64)
+        if options.penalizes:
+            window = np.asarray(history[-options.penalty_window :], dtype=np.int64)
+            counts = np.bincount(window, minlength=self._size)
+            seen = counts > 0
+            values = adjusted[seen]
+            factor = options.repetition_penalty
+            adjusted[seen] = np.where(values > 0, values / factor, values * factor)
+            adjusted -= options.frequency_penalty * counts + options.presence_penalty * seen
+        if self._bias is not None:
+            adjusted += self._bias
+        if options.processor is not None:
+            options.processor(history, adjusted)
+            if np.isnan(adjusted).any() or adjusted.max() == math.inf:
+                raise UsageError("the processor left NaN or infinity in the logits")
+        if self._forbidden is not None:
+            adjusted[self._forbidden] = -math.inf
+        if self._end is not None and drawn < options.min_length:
+            adjusted[self._end] = -math.inf
+        return adjusted
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Weights:
@@ -161,34 +239,6 @@ def log_softmax(logits: NDArray[np.float32]) -> Weights:
     shifted -= shifted.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
-
-
-def new_seed() -> int:
-    """A fresh seed from the operating system, short enough to be read aloud."""
-    return secrets.randbits(32)
-
-
-def check_seed(seed: int) -> int:
-    """The seed, if it is one.
-
-    Raises:
-        UsageError: no integer from 0 to 2**64 - 1.
-    """
-    return check_count("seed", seed, least=0, most=_MAX_SEED)
-
-
-def check_count(name: str, value: int, *, least: int, most: int | None = None) -> int:
-    """The value as int, if it is a whole number in the range.
-
-    Raises:
-        UsageError: it is not; the message names the argument.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise UsageError(f"{name} must be a whole number, got {value!r}")
-    if value < least or (most is not None and value > most):
-        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise UsageError(f"{name} must be {bounds}, got {value}")
-    return int(value)
 
 
 class StopStrings:
@@ -233,12 +283,7 @@ class StopStrings:
         return next((n for n in range(longest, 0, -1) if string.startswith(text[-n:])), 0)
 
 
-def _check_real(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise UsageError(f"{name} must be a finite number, got {value!r}")
-
-
-def _unusable(logits: NDArray[np.float32]) -> ModelOutputError:
+def _unusable(logits: Logits) -> ModelOutputError:
     what = "NaN" if np.isnan(logits).any() else "infinite values"
     return ModelOutputError(
         f"the model's logits hold {what}: its weights are damaged, or training had diverged before it was saved"

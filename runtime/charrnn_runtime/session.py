@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.errors import DeviceError, ModelFileError, UsageError
 from charrnn_runtime.model_file import ModelInfo
-from charrnn_runtime.sampling import check_count
+from charrnn_runtime.options import check_count
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

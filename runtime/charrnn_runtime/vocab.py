@@ -212,6 +212,16 @@ class Decoder:
             return self._pieces[token]
         return self._utf8.decode(self._bytes[token])
 
+    @property
+    def partial(self) -> bytes:
+        """The bytes of an unfinished character; can be set, to go on where another decoder stood."""
+        return b"" if self._pieces is not None else self._utf8.getstate()[0]
+
+    @partial.setter
+    def partial(self, value: bytes) -> None:
+        if self._pieces is None:
+            self._utf8.setstate((value, 0))
+
     def flush(self) -> str:
         """What is left at the end of the stream: U+FFFD for an unfinished character, or nothing."""
         return "" if self._pieces is not None else self._utf8.decode(b"", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,9 @@ def test_missing_onnxruntime_says_what_to_install(model: str) -> None:
 
 def test_command_prints_the_prompt_and_its_continuation(model: str) -> None:
     command = [sys.executable, "-m", "charrnn_runtime", model, "--prompt", "ab", "--length", "60", "--seed", "7"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env={"PYTHONUTF8": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "PYTHONUTF8": "1"}
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "ab" + Sampler(model).sample("ab", length=60, seed=7) + "\n"
 

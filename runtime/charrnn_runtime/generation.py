@@ -1,0 +1,234 @@
+"""One text being drawn, and many of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
+from charrnn_runtime.session import Cell, Logits, Runner, State
+from charrnn_runtime.vocab import Ids, Vocabulary
+
+FinishReason = Literal["length", "stop", "end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A drawn text and how it came about.
+
+    Attributes:
+        text: the continuation, without the prompt and the stop string.
+        finish_reason: "length", "stop" (a stop string) or "end" (the model's end token).
+        seed, index: what draws the same text again.
+        tokens: ids of all drawn tokens, those of a stop string or an end token included.
+        log_probs: the model's own log-probability of each of them, before penalties,
+            temperature and filters; float64 ``[n]``. None unless asked for.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    seed: int
+    index: int
+    tokens: tuple[int, ...] = field(repr=False)
+    log_probs: NDArray[np.float64] | None = field(default=None, repr=False)
+
+
+@dataclass(kw_only=True)
+class Text:
+    """One text in the making: its prompt, random numbers, decoder, stop strings and what it has drawn.
+
+    ``keep`` says that the tokens are wanted in the end; without it a text of
+    any length takes constant memory.
+    """
+
+    prompt: Ids  # tokens to feed before the first draw, at least one
+    history: list[int]  # prompt without a start token, and drawn tokens where the options need them
+    vocabulary: Vocabulary
+    drawer: Drawer
+    uniforms: UniformStream
+    stop: StopStrings
+    length: int
+    keep: bool = False
+    wants_log_probs: bool = False
+
+    def __post_init__(self) -> None:
+        self._decoder = self.vocabulary.decoder()
+        self._end = self.vocabulary.special.get("end")
+        self.drawn = 0
+        self.tokens: list[int] = []
+        self.log_probs: list[float] = []
+        self.finish_reason: FinishReason | None = None
+
+    def draw(self, logits: NDArray[np.float32]) -> int:
+        """Draws the next token for the logits ``[vocab]``."""
+        token = self.drawer.draw(logits, self.uniforms.next(), self.history, self.drawn)
+        if self.wants_log_probs:
+            self.log_probs.append(float(log_softmax(logits)[token]))
+        return token
+
+    def add(self, token: int) -> str:
+        """Takes a drawn token; the text that can now be given out. Sets ``finish_reason`` at the end."""
+        self.drawn += 1
+        if self.keep:
+            self.tokens.append(token)
+        if self.drawer.needs_history:
+            self.history.append(token)
+            if self.drawer.options.processor is None and len(self.history) > 2 * self.drawer.options.penalty_window:
+                del self.history[: -self.drawer.options.penalty_window]
+        if token == self._end:
+            self.finish_reason = "end"
+            return self._rest()
+        piece = self._decoder.piece(token)
+        if self.drawn > self.drawer.options.min_length:
+            piece = self.stop.feed(piece)
+            if self.stop.stopped:
+                self.finish_reason = "stop"
+                return piece
+        if self.drawn == self.length:
+            self.finish_reason = "length"
+            return piece + self._rest()
+        return piece
+
+    def _rest(self) -> str:
+        last = self.stop.feed(self._decoder.flush())
+        if self.stop.stopped:
+            self.finish_reason = "stop"
+            return last
+        return last + self.stop.flush()
+
+    def result(self, pieces: Iterable[str]) -> Generation:
+        """The finished text."""
+        assert self.finish_reason is not None
+        return Generation(
+            text="".join(pieces),
+            finish_reason=self.finish_reason,
+            seed=self.uniforms.seed,
+            index=self.uniforms.index,
+            tokens=tuple(self.tokens),
+            log_probs=np.array(self.log_probs) if self.wants_log_probs else None,
+        )
+
+
+def draw_one(cell: Cell, text: Text) -> Iterator[str]:
+    """The pieces of one text."""
+    runner = cell.runner(1)
+    logits = feed(runner, text.prompt)[0]
+    fed = np.zeros(1, np.int64)
+    while True:
+        token = text.draw(logits)
+        if piece := text.add(token):
+            yield piece
+        if text.finish_reason:
+            return
+        fed[0] = token
+        logits = runner.step(fed)[0]
+
+
+def draw_many(cell: Cell, texts: Iterator[Text], batch: int) -> Iterator[tuple[int, Generation]]:
+    """Draws up to ``batch`` texts side by side; a new one is taken as soon as one is finished.
+
+    Yields:
+        (number of the text in ``texts``, the finished text), in the order in which they finish.
+    """
+    numbered = enumerate(texts)
+    rows: list[_Row | None] = []  # None: a finished row that no text has taken over
+    runner: Runner | None = None
+    while True:
+        free = rows.count(None) + batch - len(rows)
+        new = [_Row(number, text) for _, (number, text) in zip(range(free), numbered, strict=False)] if free else []
+        active = [i for i, row in enumerate(rows) if row is not None]
+        if not active and not new:
+            return
+        # Rows move only where it pays: for new texts, or when half of them have nothing left to do.
+        if runner is None or new or 2 * len(active) <= len(rows):
+            kept = [row for row in rows if row is not None]
+            rows = [*kept, *new]
+            runner = _regroup(cell, runner, active, len(new))
+            tokens = np.zeros(len(rows), np.int64)
+        finished = False
+        while not finished:
+            for i, row in enumerate(rows):
+                if row is not None:
+                    tokens[i] = row.next_token()
+            logits = runner.step(tokens)
+            for i, token in _draw_rows(rows, logits):
+                row = rows[i]
+                assert row is not None
+                row.drew(token)
+                if row.text.finish_reason:
+                    yield row.number, row.text.result(row.pieces)
+                    rows[i] = None
+                    finished = True
+
+
+class _Row:
+    """A text in its row of the batch."""
+
+    def __init__(self, number: int, text: Text) -> None:
+        self.number = number
+        self.text = text
+        self.pieces: list[str] = []
+        self._fed = 0
+        self._last = 0
+
+    @property
+    def reading(self) -> bool:
+        """Whether the prompt is not yet read."""
+        return self._fed < len(self.text.prompt)
+
+    def next_token(self) -> int:
+        if self.reading:
+            self._fed += 1
+            return int(self.text.prompt[self._fed - 1])
+        return self._last
+
+    def drew(self, token: int) -> None:
+        self._last = token
+        if piece := self.text.add(token):
+            self.pieces.append(piece)
+
+
+def _draw_rows(rows: list[_Row | None], logits: Logits) -> list[tuple[int, int]]:
+    """(row, token) for every row whose prompt has been read."""
+    ready = [(i, row.text) for i, row in enumerate(rows) if row is not None and not row.reading]
+    together = [
+        (i, text)
+        for i, text in ready
+        if text.drawer is ready[0][1].drawer and text.drawer.plain and not text.wants_log_probs
+    ]
+    if len(together) < 3:  # below that, one by one is as fast
+        return [(i, text.draw(logits[i])) for i, text in ready]
+    numbers = [i for i, _ in together]
+    uniforms = [text.uniforms.next() for _, text in together]
+    here = logits if len(numbers) == len(logits) else logits[numbers]
+    drawn = list(zip(numbers, together[0][1].drawer.draw_rows(here, uniforms), strict=True))
+    if len(together) < len(ready):
+        taken = set(numbers)
+        drawn += [(i, text.draw(logits[i])) for i, text in ready if i not in taken]
+    return drawn
+
+
+def _regroup(cell: Cell, runner: Runner | None, keep: list[int], new: int) -> Runner:
+    """A runner for the kept rows and, behind them, new ones from the zero state."""
+    if runner is None or not keep:
+        return cell.runner(len(keep) + new)
+    state: State = tuple(np.concatenate([s[keep], np.zeros((new, s.shape[1]), np.float32)]) for s in runner.state())
+    return cell.runner(len(keep) + new, state)
+
+
+def feed(runner: Runner, tokens: Ids) -> Logits:
+    """Feeds a prompt ``[n]``, n at least 1; the logits ``[1, vocab]`` after its last token."""
+    for token in tokens[:-1]:
+        runner.step(token)
+    return runner.step(tokens[-1])
+
+
+def with_start(prompt: Ids, info: ModelInfo) -> Ids:
+    """What is fed for a prompt ``[n]``: it alone, or behind the start token."""
+    begins = "begin" in info.vocabulary.special
+    return prompt if len(prompt) and not begins else np.concatenate([[info.start_token], prompt])

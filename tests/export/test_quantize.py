@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from charrnn_export import Exported, ExportError, QualityError, export_model
+from charrnn_export.quantize import _quantize_columns
+from charrnn_runtime import Sampler
+
+if TYPE_CHECKING:
+    from tests.export.conftest import Trained
+
+VALIDATION = np.random.default_rng(0).integers(0, 20, 4000)
+
+
+def export_int8(made: Trained, *, max_cost: float = 0.01) -> Exported:
+    return export_model(
+        made.weights,
+        made.vocabulary,
+        made.model.sequence_logits,
+        training={},
+        producer={},
+        parity_steps=10,
+        dtype="int8",
+        validation=VALIDATION,
+        max_cost=max_cost,
+    )
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_int8_is_close_small_and_standard(
+    cell: str, trained: Callable[[str, int], Trained], exported: Callable[[str, int], Exported]
+) -> None:
+    out = export_int8(trained(cell, 2))
+    model = onnx.ModelProto.FromString(out.data)
+    assert {node.domain for node in model.graph.node} == {""}
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("Gemm") == 1, "the output layer alone stays float32"
+    assert kinds.count("MatMulInteger") >= 2
+    assert out.info.dtype == "int8"
+    assert out.info.quality["tokens"] == 4000
+    assert abs(out.info.quality["int8"] - out.info.quality["float32"]) < 0.01
+    whole, small = Sampler(exported(cell, 2).data), Sampler(out.data)
+    windows = VALIDATION[:400].reshape(4, 100)
+    difference = whole.score_windows(windows) - small.score_windows(windows)
+    assert 1e-5 < np.abs(difference).max() < 0.1
+    assert export_int8(trained(cell, 2)).data == out.data
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_int8_rows_do_not_touch_each_other(cell: str, trained: Callable[[str, int], Trained]) -> None:
+    """A scale measured over the batch would couple its texts."""
+    sampler = Sampler(export_int8(trained(cell, 2)).data)
+    prompts = ["a", "bcd", "", "ponm", "abcabc", ".", "k,"]
+    texts = sampler.sample_batch(prompts, length=200, seed=3)
+    assert texts == [sampler.sample(p, length=200, seed=3, index=i) for i, p in enumerate(prompts)]
+
+
+def test_int8_that_costs_too_much_is_refused(trained: Callable[[str, int], Trained]) -> None:
+    with pytest.raises(QualityError, match="more than the -1 allowed"):
+        export_int8(trained("rnn", 1), max_cost=-1)
+
+
+def test_int8_needs_a_text(trained: Callable[[str, int], Trained]) -> None:
+    made = trained("rnn", 1)
+    with pytest.raises(ExportError, match="validation text"):
+        export_model(
+            made.weights,
+            made.vocabulary,
+            made.model.sequence_logits,
+            training={},
+            producer={},
+            parity_steps=3,
+            dtype="int8",
+        )
+
+
+def test_columns_come_back_within_half_a_level() -> None:
+    weight = np.random.default_rng(1).standard_normal((30, 7)).astype(np.float32)
+    weight[:, 3] = 0
+    weight[:, 4] *= 1e-3
+    integers, scale = _quantize_columns(weight)
+    assert (np.abs(integers * scale - weight) <= scale / 2 + 1e-7).all()
+    assert np.abs(integers).max() == 127
