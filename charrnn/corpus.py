@@ -93,7 +93,8 @@ def read_corpus(arguments: Sequence[str], config: DataConfig, known: Vocabulary 
         text = join_text(sources)
         vocabulary = Vocabulary.of_text(text, normalize=config.normalize) if text else _no_text(description)
         if known is not None:
-            new = [s for s in vocabulary.symbols if s not in set(known.symbols)]
+            old = set(known.symbols)
+            new = [s for s in vocabulary.symbols if s not in old]
             vocabulary = replace(known, symbols=(*known.symbols, *new))
         wide = vocabulary.encode(text)
         ids = wide.astype(np.min_scalar_type(len(vocabulary) - 1))

@@ -7,6 +7,9 @@ E embedding, H hidden.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from charrnn_export import STATES, LayerWeights, ModelWeights
 from torch import Tensor, nn
@@ -138,11 +141,17 @@ class CharRNN(nn.Module):
 
     def sequence_logits(self, tokens_TB: Tensor, state: State) -> Tensor:
         """Float32 logits ``[T, B, V]`` in evaluation mode, no gradient: the reference of the parity check."""
+        with self.evaluating():
+            logits: Tensor = self(tokens_TB, state)[0]
+            return logits.float()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode without gradients; the mode before comes back."""
         training = self.training
         self.eval()
         try:
             with torch.inference_mode():
-                logits: Tensor = self(tokens_TB, state)[0]
-                return logits.float()
+                yield
         finally:
             self.train(training)

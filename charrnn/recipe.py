@@ -1,7 +1,6 @@
 """Settings that nobody gave: chosen from the size of the text, the budget and this machine's speed.
 
-The rules were read off ``benchmarks/sweep.py`` (its table stands in
-benchmarks/README.md). They fix what the user left open and nothing else.
+The rules were read off the table in benchmarks/README.md. They fix what the user left open and nothing else.
 """
 
 from __future__ import annotations

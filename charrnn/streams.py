@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn.corpus import split_ids
 from charrnn.errors import CorpusError
 
 Ids = NDArray[np.unsignedinteger]
@@ -92,8 +93,8 @@ def split_streams(
         CorpusError: the text is too short for "streams".
     """
     if kind == "end":
-        n_val = max(1, int(len(ids) * val_frac))
-        return Split(train=Streams.around(ids[:-n_val], batch_size), val=None, val_ids=ids[-n_val:])
+        train_ids, val_ids = split_ids(ids, val_frac)
+        return Split(train=Streams.around(train_ids, batch_size), val=None, val_ids=val_ids)
     batches = len(ids) // (batch_size * seq_len)
     n_train = int(batches * (1 - val_frac))
     if not 0 < n_train < batches:

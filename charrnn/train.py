@@ -479,7 +479,7 @@ class Trainer:
     def _fit(self, config: TrainConfig, corpus: Corpus) -> TrainConfig:
         """The configuration with batch and sequence shrunk to a short text."""
         total = len(corpus.ids)
-        n_train = total - max(1, int(total * self.data_config.val_frac))
+        n_train = len(corpus.split(self.data_config.val_frac)[0])
         if total < MIN_CHARACTERS or n_train <= MIN_SEQ_LEN:
             raise CorpusError(
                 f"{corpus.description}: {total} characters ({n_train} of them for training) are too few; "

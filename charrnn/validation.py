@@ -33,39 +33,29 @@ def validation_loss(model: CharRNN, ids: NDArray[np.unsignedinteger], start_toke
     reading_TB = begins + np.arange(length)[:, None]
     scored_TB = (reading_TB >= bounds[:-1]) & (reading_TB < bounds[1:])
     places_TB = np.minimum(reading_TB, bounds[1:] - 1)
-    training = model.training
-    model.eval()
     total = 0.0
     state = model.initial_state(streams)
-    try:
-        with torch.inference_mode():
-            for at in range(0, length, _CHUNK):
-                places = places_TB[at : at + _CHUNK]
-                x = torch.from_numpy(inputs[places].astype(np.int64)).to(model.device)
-                y = torch.from_numpy(ids[places].astype(np.int64)).to(model.device)
-                scored = torch.from_numpy(scored_TB[at : at + _CHUNK]).to(model.device)
-                logits, state = model(x, state)
-                losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
-                total += float(losses[scored.flatten()].sum(dtype=torch.float64))
-    finally:
-        model.train(training)
+    with model.evaluating():
+        for at in range(0, length, _CHUNK):
+            places = places_TB[at : at + _CHUNK]
+            x = torch.from_numpy(inputs[places].astype(np.int64)).to(model.device)
+            y = torch.from_numpy(ids[places].astype(np.int64)).to(model.device)
+            scored = torch.from_numpy(scored_TB[at : at + _CHUNK]).to(model.device)
+            logits, state = model(x, state)
+            losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
+            total += float(losses[scored.flatten()].sum(dtype=torch.float64))
     return total / len(ids)
 
 
 def streams_loss(model: CharRNN, streams: Streams, seq_len: int) -> float:
     """Mean negative log-likelihood in nats over streams read once from the zero state, as char-rnn validated."""
     fresh = Streams(streams.ids, streams.starts_B, streams.length)
-    training = model.training
-    model.eval()
     total, count = 0.0, 0
     state = model.initial_state(len(fresh.starts_B))
-    try:
-        with torch.inference_mode():
-            while fresh.position < fresh.length:
-                x, y = (torch.from_numpy(ids).to(model.device) for ids in fresh.next(seq_len))
-                logits, state = model(x, state)
-                total += float(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
-                count += y.numel()
-    finally:
-        model.train(training)
+    with model.evaluating():
+        while fresh.position < fresh.length:
+            x, y = (torch.from_numpy(ids).to(model.device) for ids in fresh.next(seq_len))
+            logits, state = model(x, state)
+            total += float(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
+            count += y.numel()
     return total / count

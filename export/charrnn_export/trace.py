@@ -61,17 +61,16 @@ def _rename(model: Any) -> None:
     graph = model.graph
     keep = {value.name for value in (*graph.inputs, *graph.outputs)}
     used: set[str] = set()
-    scope_of: dict[str, str] = {}  # old value name → scope of the node that made it
+    scope_of: dict[str, str] = {}  # value's name → scope of the node that made it
     for node in graph:
         scope = _scope(node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
         if scope is None:  # Split stands for several nodes of the trace and has lost its scope
             scope = scope_of.get(node.inputs[0].name, "step")
         node.name = _unique(f"{scope}.{node.op_type}", used)
         for number, value in enumerate(node.outputs):
-            scope_of[value.name] = scope
             if value.name not in keep:
                 value.name = node.name if len(node.outputs) == 1 else f"{node.name}.{number}"
-                scope_of[value.name] = scope
+            scope_of[value.name] = scope
             value.metadata_props.clear()
         node.metadata_props.clear()
         node.doc_string = None
