@@ -1,5 +1,7 @@
 """Training speed against plain PyTorch in the same process: chars/s of charrnn's step and of an fp32 loop.
 
+charrnn's step is timed with its default optimizer, Muon, and with the baseline's, AdamW.
+
     python benchmarks/training.py [--hidden-size 128] [--num-layers 2] [--batch-size 50] [--seq-len 50]
 
 The baseline is nn.LSTM, nn.GRU or nn.RNN with the same shapes, fp32, AdamW and
@@ -78,19 +80,25 @@ def main() -> None:
     torch.set_flush_denormal(True)
     characters = args.batch_size * args.seq_len
     print(f"{torch.get_num_threads()} threads, {device}, {args.num_layers}×{args.hidden_size}, batch {args.batch_size}")
-    print(f"{'cell':6}{'plain fp32':>14}{'charrnn':>14}{'ratio':>8}  (spread)   chars/s, medians of {args.rounds}")
+    print(f"medians of {args.rounds} rounds, chars/s; in brackets the ratio to plain fp32 and its spread")
+    print(f"{'cell':6}{'plain fp32':>12}{'charrnn, adamw':>32}{'charrnn, muon':>32}")
     for cell in ("lstm", "gru", "rnn"):
         model_config = ModelConfig(cell=cell, hidden_size=args.hidden_size, num_layers=args.num_layers)
-        train_config = TrainConfig(batch_size=args.batch_size, seq_len=args.seq_len)
+        shape = {"batch_size": args.batch_size, "seq_len": args.seq_len}
         tokens = torch.randint(VOCAB, (args.seq_len, args.batch_size), device=device)
-        ours, plain = charrnn_step(model_config, train_config, device), plain_step(model_config, device)
-        pairs = [(_seconds(plain, tokens, device), _seconds(ours, tokens, device)) for _ in range(args.rounds + 3)][3:]
-        ratios = sorted(p / o for p, o in pairs)
-        speeds = [characters / statistics.median(column) for column in zip(*pairs, strict=True)]
-        print(
-            f"{cell:6}{speeds[0]:14,.0f}{speeds[1]:14,.0f}{statistics.median(ratios):8.2f}"
-            f"  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+        steps = [
+            plain_step(model_config, device),
+            charrnn_step(model_config, TrainConfig(optimizer="adamw", **shape), device),
+            charrnn_step(model_config, TrainConfig(**shape), device),
+        ]
+        rounds = [[_seconds(step, tokens, device) for step in steps] for _ in range(args.rounds + 3)][3:]
+        plain, *ours = zip(*rounds, strict=True)
+        columns = [f"{characters / statistics.median(plain):12,.0f}"]
+        for column in ours:
+            ratios = sorted(p / o for p, o in zip(plain, column, strict=True))
+            ratio = f"({statistics.median(ratios):.2f}, {ratios[0]:.2f} to {ratios[-1]:.2f})"
+            columns.append(f"{characters / statistics.median(column):11,.0f} {ratio:>20}")
+        print(f"{cell:6}" + "".join(columns))
 
 
 def _seconds(step: Callable[[Tensor], None], tokens: Tensor, device: torch.device) -> float:

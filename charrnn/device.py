@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from charrnn.errors import ConfigError
 
@@ -46,3 +49,9 @@ def choose_precision(name: str, device: torch.device) -> str:
         has = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("avx512_bf16", "amx_tile"))
         return "bf16" if any(ask is not None and ask() for ask in has) else "fp32"
     return "fp32"
+
+
+def to_device(ids: NDArray[Any], device: torch.device) -> Tensor:
+    """A batch on the device; to CUDA through pinned memory, so that the copy waits for nothing."""
+    tensor = torch.from_numpy(ids)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -41,16 +41,27 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """One update; the closure is not used."""
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if "mean" not in state:
-                    state["mean"] = torch.zeros_like(p)
-                state["mean"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(state["mean"], group["momentum"])
-                update = _orthogonal(update.view(group["gates"], -1, p.shape[1])).view_as(p)
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+                if p.grad is not None:
+                    alike.setdefault(p.shape, []).append(p)
+            # Matrices of one shape in one batch: the iteration is many small products.
+            for params in alike.values():
+                self._update(params, group)
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        means = []
+        for p in params:
+            state = self.state[p]
+            if "mean" not in state:
+                state["mean"] = torch.zeros_like(p)
+            means.append(state["mean"])
+        torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+        stacked = torch.stack(torch._foreach_lerp(grads, means, group["momentum"]))
+        updates = _orthogonal(stacked.view(len(params) * group["gates"], -1, stacked.shape[-1])).reshape(stacked.shape)
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, updates.unbind(), alpha=-group["lr"])
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
@@ -59,14 +70,14 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     Five steps of a quintic Newton-Schulz iteration with the coefficients of
     Jordan et al. (2024), in bfloat16, which is exact enough for a direction.
     """
-    x: Tensor = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    x = x.bfloat16()
+    x: Tensor = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     for _ in range(5):
         a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * (a @ a)) @ x
+        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, b, x, beta=3.4445)
     return (x.mT if tall else x).to(matrices.dtype)
 
 

@@ -27,7 +27,7 @@ from charrnn.advice import loss_advice
 from charrnn.checkpoint import Checkpoint, load_checkpoint, on_cpu
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
 from charrnn.corpus import Corpus
-from charrnn.device import choose_device, choose_precision
+from charrnn.device import choose_device, choose_precision, to_device
 from charrnn.errors import CheckpointError, ConfigError, CorpusError, DivergedError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
@@ -272,7 +272,7 @@ class Trainer:
 
     def _step(self, factor: float) -> tuple[Tensor, Tensor]:
         """One batch forward, back, and update; mean loss in nats and gradient norm, scalars still on the device."""
-        x_TB, y_TB = (torch.from_numpy(ids).to(self.device) for ids in self.streams.next(self.config.seq_len))
+        x_TB, y_TB = (to_device(ids, self.device) for ids in self.streams.next(self.config.seq_len))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             logits_TBV, state = self.model(x_TB, self.state)
         self.state = tuple(s.detach() for s in state)
