@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	@echo "    charrnn sample book.onnx --prompt 'It was' --temperature 0.8"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -128,13 +128,13 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
         masks = [(torch.rand_like(m) >= variant.weight_drop) / (1 - variant.weight_drop) for m in kept]
         if variant.weight_drop:
             for matrix, mask in zip(matrices, masks, strict=True):
-                matrix.data.mul_(mask)  # type: ignore[union-attr, operator]
+                matrix.data.mul_(mask)  # type: ignore[operator]
         with torch.autocast("cpu", torch.bfloat16):
             logits, new = model(x_TB, state)
         F.cross_entropy(logits.float().flatten(0, 1), y_TB.flatten()).backward()  # type: ignore[no-untyped-call]
         if variant.weight_drop:
             for matrix, whole, mask in zip(matrices, kept, masks, strict=True):
-                matrix.data.copy_(whole)  # type: ignore[union-attr, operator]
+                matrix.data.copy_(whole)  # type: ignore[operator]
                 matrix.grad.mul_(mask)  # type: ignore[union-attr, operator]
         state = tuple(s.detach() for s in new)
         optimizers.step(schedule(config, fraction=step / steps, epoch=split.train.epoch, step=step))

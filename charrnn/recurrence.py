@@ -3,7 +3,8 @@
 PyTorch has a fused path on the CPU for the LSTM only. Here the input product
 of the whole sequence is one matrix product, the loop over time holds nothing
 but the recurrent product and a few element-wise operations into memory that
-is there already, and everything in the backward pass that does not depend on
+is there already (tanh as a rescaled sigmoid, which is six times as fast and
+whose scale goes into the weights), and everything in the backward pass that does not depend on
 the gradient is computed for all times at once.
 
 Letters: T sequence, B batch, I input, H hidden, G gates. Equations and
@@ -39,12 +40,13 @@ class _RNN(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sums_TBH: Tensor, h_BH: Tensor, weight_HH: Tensor) -> Tensor:
-        transposed = weight_HH.t().contiguous()
-        y_TBH = torch.empty_like(sums_TBH)
-        h = h_BH
-        for sums, y in zip(sums_TBH.unbind(), y_TBH.unbind(), strict=True):
-            torch.addmm(sums, h, transposed, out=y)
-            h = _tanh_(y)
+        # tanh(x) = 2σ(2x) - 1, so s = (h + 1) / 2 obeys s[t] = σ(2 sums[t] + 2 (2 s[t-1] - 1) @ weight.T).
+        transposed = 4 * weight_HH.t().contiguous()
+        s_TBH = torch.empty_like(sums_TBH)
+        s = (h_BH + 1) / 2
+        for sums, out in zip((2 * (sums_TBH - weight_HH.sum(1))).unbind(), s_TBH.unbind(), strict=True):
+            s = torch.addmm(sums, s, transposed, out=out).sigmoid_()
+        y_TBH = s_TBH.mul_(2).sub_(1)
         ctx.dtype = _dtype(h_BH)
         ctx.save_for_backward(y_TBH, h_BH, weight_HH)
         return y_TBH
@@ -55,10 +57,10 @@ class _RNN(torch.autograd.Function):
         slope_TBH = (1 - y_TBH * y_TBH).unbind()
         d_sums_TBH = torch.empty_like(y_TBH)
         targets, grads = d_sums_TBH.unbind(), grad_TBH.unbind()
-        dh = grads[-1]
+        dh, nothing = grads[-1], torch.zeros_like(h_BH)
         for t in range(len(grads) - 1, -1, -1):
             torch.mul(dh, slope_TBH[t], out=targets[t])
-            dh = torch.addmm(grads[t - 1], targets[t], weight_HH) if t else targets[0] @ weight_HH
+            dh = torch.addmm(grads[t - 1] if t else nothing, targets[t], weight_HH)
         before_TBH = torch.cat([h_BH.unsqueeze(0), y_TBH[:-1]])
         return d_sums_TBH, dh, _weight_gradient(d_sums_TBH.flatten(0, 1), before_TBH.flatten(0, 1), ctx.dtype)
 
@@ -69,53 +71,58 @@ class _GRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gates_TBG: Tensor, h_BH: Tensor, weight_GH: Tensor, bias_G: Tensor) -> Tensor:
         steps, batch, hidden = gates_TBG.shape[0], gates_TBG.shape[1], h_BH.shape[1]
-        transposed = weight_GH.t().contiguous()
-        y_TBH = h_BH.new_empty(steps, batch, hidden)
-        # r, z and the candidate's recurrent product, kept for the backward pass
+        # As above with s = (h + 1) / 2 and the candidate as m = (n + 1) / 2: s[t] = m + z * (s[t-1] - m).
+        scale_G = weight_GH.new_ones(3 * hidden)
+        scale_G[2 * hidden :] = 2
+        transposed = 2 * (weight_GH * scale_G.unsqueeze(1)).t().contiguous()
+        shift_G = (bias_G - weight_GH.sum(1)) * scale_G
+        s_TBH = h_BH.new_empty(steps, batch, hidden)
+        # r, z and twice the candidate's recurrent product, kept for the backward pass
         kept_TBG = torch.empty_like(gates_TBG)
-        n_TBH = torch.empty_like(y_TBH)
-        inputs_rz, inputs_n = (part.unbind() for part in torch.split(gates_TBG, [2 * hidden, hidden], dim=2))
-        kept_rz, kept_n = (part.unbind() for part in torch.split(kept_TBG, [2 * hidden, hidden], dim=2))
-        kept, n_all, y_all = kept_TBG.unbind(), n_TBH.unbind(), y_TBH.unbind()
-        h = h_BH
+        m_TBH = torch.empty_like(s_TBH)
+        inputs_rz = gates_TBG[:, :, : 2 * hidden].unbind()
+        inputs_m = (2 * gates_TBG[:, :, 2 * hidden :]).unbind()
+        kept_rz, kept_m = (part.unbind() for part in torch.split(kept_TBG, [2 * hidden, hidden], dim=2))
+        r_all, z_all = (part.unbind() for part in torch.split(kept_TBG, hidden, dim=2)[:2])
+        kept, m_all, s_all = kept_TBG.unbind(), m_TBH.unbind(), s_TBH.unbind()
+        s = (h_BH + 1) / 2
         for t in range(steps):
-            torch.addmm(bias_G, h, transposed, out=kept[t])
-            rz = kept_rz[t].add_(inputs_rz[t]).sigmoid_()
-            n = _tanh_(torch.addcmul(inputs_n[t], rz[:, :hidden], kept_n[t], out=n_all[t]))
-            h = torch.lerp(n, h, rz[:, hidden:], out=y_all[t])
+            torch.addmm(shift_G, s, transposed, out=kept[t])
+            kept_rz[t].add_(inputs_rz[t]).sigmoid_()
+            m = torch.addcmul(inputs_m[t], r_all[t], kept_m[t], out=m_all[t]).sigmoid_()
+            s = torch.lerp(m, s, z_all[t], out=s_all[t])
+        y_TBH = s_TBH.mul_(2).sub_(1)
         ctx.dtype = _dtype(h_BH)
-        ctx.save_for_backward(y_TBH, h_BH, weight_GH, kept_TBG, n_TBH)
+        ctx.save_for_backward(y_TBH, h_BH, weight_GH, kept_TBG, m_TBH.mul_(2).sub_(1))
         return y_TBH
 
     @staticmethod
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         y_TBH, h_BH, weight_GH, kept_TBG, n_TBH = ctx.saved_tensors
         steps, batch, hidden = y_TBH.shape
-        r, z, recurrent_n = kept_TBG.split(hidden, dim=2)
+        r, z, twice_recurrent_n = torch.split(kept_TBG, hidden, dim=2)
         before_TBH = torch.cat([h_BH.unsqueeze(0), y_TBH[:-1]])
         # Each gate's gradient is dh times a factor that is known before the loop.
         to_n = (1 - z) * (1 - n_TBH * n_TBH)
-        factors_TBGH = torch.stack([to_n * recurrent_n * r * (1 - r), (before_TBH - n_TBH) * z * (1 - z), to_n * r], 2)
+        to_r = to_n * twice_recurrent_n * (r * (1 - r) / 2)
+        factors_TBGH = torch.stack([to_r, (before_TBH - n_TBH) * z * (1 - z), to_n * r], 2)
         d_recurrent_TBGH = torch.empty_like(factors_TBGH)
-        dh_TBH = torch.empty_like(y_TBH)
+        # dh[t] is the gradient of h[t]; one more in front is for the state that came in.
+        dh_TBH = torch.empty_like(torch.cat([h_BH.unsqueeze(0), y_TBH]))
+        dh_TBH[-1] = grad_TBH[-1]
+        nothing = torch.zeros_like(h_BH)
+        grads = (nothing, *grad_TBH[:-1].unbind())
         factors, targets = factors_TBGH.unbind(), d_recurrent_TBGH.unbind()
         targets_BG = d_recurrent_TBGH.view(steps, batch, 3 * hidden).unbind()
-        z_all, dh_all, grads = z.unbind(), dh_TBH.unbind(), grad_TBH.unbind()
-        dh = torch.zeros_like(h_BH)
+        z_all, dh_all, dh_all_B1H = z.unbind(), dh_TBH.unbind(), dh_TBH.unsqueeze(2).unbind()
         for t in range(steps - 1, -1, -1):
-            dh = torch.add(grads[t], dh, out=dh_all[t])
-            torch.mul(dh.unsqueeze(1), factors[t], out=targets[t])
-            dh = torch.addmm(dh * z_all[t], targets_BG[t], weight_GH)
+            torch.mul(dh_all_B1H[t + 1], factors[t], out=targets[t])
+            torch.addcmul(grads[t], dh_all[t + 1], z_all[t], out=dh_all[t]).addmm_(targets_BG[t], weight_GH)
         d_gates_TBGH = d_recurrent_TBGH.clone()
-        torch.mul(dh_TBH, to_n, out=d_gates_TBGH[:, :, 2])
+        torch.mul(dh_TBH[1:], to_n, out=d_gates_TBGH[:, :, 2])
         flat = d_recurrent_TBGH.view(steps * batch, 3 * hidden)
         d_weight = _weight_gradient(flat, before_TBH.flatten(0, 1), ctx.dtype)
-        return d_gates_TBGH.view(steps, batch, 3 * hidden), dh, d_weight, flat.sum(0)
-
-
-def _tanh_(x: Tensor) -> Tensor:
-    """tanh in place, as 2σ(2x) - 1: torch's tanh takes six times as long as its sigmoid on a CPU."""
-    return x.mul_(2).sigmoid_().mul_(2).sub_(1)
+        return d_gates_TBGH.view(steps, batch, 3 * hidden), dh_TBH[0], d_weight, flat.sum(0)
 
 
 def _weight_gradient(d_NG: Tensor, h_NH: Tensor, dtype: torch.dtype) -> Tensor:
