@@ -94,8 +94,8 @@ VARIANTS = {
     "tied embeddings": Variant(model={"embedding_size": 0}, change=tied),
     "two layers": Variant(model={"num_layers": 2}),
     "two layers, residual": Variant(model={"num_layers": 2}, kind=Residual),
-    "batch doubled, half as many steps": Variant(train={"batch_size": 32}),
-    "batch halved, twice as many steps": Variant(train={"batch_size": 8}),
+    "batch doubled, half as many steps": Variant(train={"batch_size": 64}),
+    "batch halved, twice as many steps": Variant(train={"batch_size": 16}),
     "AdamW instead of Muon": Variant(train={"optimizer": "adamw"}),
 }
 

@@ -96,8 +96,8 @@ class TrainConfig(_Config):
     time: float | None = _option(None, "Budget of time: 90s, 10m, 1h30m. Default 10m if no budget is given.")
     epochs: float | None = _option(None, "Budget in passes over the training text.")
     steps: int | None = _option(None, "Budget in optimizer steps.")
-    batch_size: int = _option(16, "Streams of text that are read side by side.")
-    seq_len: int = _option(64, "Characters that each stream advances in a step (length of backpropagation).")
+    batch_size: int = _option(32, "Streams of text that are read side by side.")
+    seq_len: int = _option(48, "Characters that each stream advances in a step (length of backpropagation).")
     init: Literal["default", "char-rnn", "torch-rnn"] = _option(
         "default", "Initial weights: default (PyTorch's), or those of char-rnn or torch-rnn."
     )
@@ -115,7 +115,7 @@ class TrainConfig(_Config):
     grad_clip: float = _option(1.0, "The gradient's norm is clipped to this; 0 for never.")
     clip_value: float = _option(0.0, "Each element of the gradient is clamped to this; 0 for never.")
     loss_sum: bool = _option(False, "Sum the loss over the sequence for the gradient, instead of taking the mean.")
-    warmup_steps: int = _option(100, "Steps in which the rate rises to its peak.")
+    warmup_steps: int = _option(20, "Steps in which the rate rises to its peak.")
     eval_steps: int | None = _option(None, "Validate every so many steps. Default: about every tenth of the budget.")
     seed: int = _option(1, "Seed of the initial weights and of dropout.")
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
