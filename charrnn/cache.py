@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -100,8 +101,8 @@ def find(key: str, notice: Notice) -> Stored | None:
     root = folder()
     try:
         name = json.loads((root / "index" / f"{key}.json").read_text("utf-8"))["entry"]
-        place = root / "entries" / Path(str(name)).name
-        if not place.is_dir():
+        # Checked before it is a path: what is damaged may be removed.
+        if not re.fullmatch("[0-9a-f]{32}", name) or not (place := root / "entries" / name).is_dir():
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
