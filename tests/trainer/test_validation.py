@@ -105,7 +105,6 @@ def test_of_a_long_text_pieces_spread_evenly_are_read() -> None:
     torch.manual_seed(3)
     model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4), 5).eval()
     ids = np.random.default_rng(1).integers(0, 5, 40_000).astype(np.uint8)
-    losses = []
     with torch.no_grad():
         inputs = torch.from_numpy(np.concatenate([[1], ids[:-1]]).astype(np.int64))[:, None]
         logits, _ = model(inputs, model.initial_state(1))

@@ -11,9 +11,9 @@ from charrnn_runtime import Sampler, UnknownCharacterError, Vocabulary
 
 from charrnn import report
 from charrnn.checkpoint import load_checkpoint
-from charrnn.config import ConfigError, DataConfig
+from charrnn.config import DataConfig
 from charrnn.corpus import Corpus, read_corpus
-from charrnn.errors import CorpusError
+from charrnn.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
     from tests.conftest import Charrnn
