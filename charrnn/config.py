@@ -79,7 +79,34 @@ class DataConfig(_Config):
         "end", "Where validation text is taken: from the end of the text, or from the end of each stream."
     )
 
+    val_max: int = _option(
+        1_000_000,
+        "Characters that a validation reads at most: of a longer validation text, pieces spread evenly. 0 for all.",
+    )
+    lines: bool = _option(False, "One item a line: items are kept apart, and sampling yields whole ones.")
+    separator: str | None = _option(None, "Items stand between these characters, instead of one a line.")
+    column: str | None = _option(None, "Items are this column of a CSV table with a header.")
+    newlines: Literal["keep", "lf"] = _option("keep", "CRLF and CR: keep, or lf to make them LF.")
+    min_count: int = _option(1, "Characters that occur fewer times become one unknown character.")
+
+    @property
+    def has_items(self) -> bool:
+        """Whether the text is a set of items, each with a beginning and an end."""
+        return self.lines or self.separator is not None or self.column is not None
+
     def __post_init__(self) -> None:
+        _at_least("val_max", self.val_max, 0)
+        _at_least("min_count", self.min_count, 1)
+        _one_of("newlines", self.newlines, ("keep", "lf"))
+        if self.separator is not None and (self.lines or self.column is not None):
+            raise ConfigError(
+                f"items are divided in one way: give --separator or {'--lines' if self.lines else '--column'}"
+            )
+        for name in ("separator", "column"):
+            if getattr(self, name) == "":
+                raise ConfigError(f"--{name} must not be empty")
+        if self.bytes and self.min_count > 1:
+            raise ConfigError("--bytes has a token for every byte; leave out --min-count")
         _one_of("split", self.split, SPLITS)
         if not 0 < self.val_frac < 1:
             raise ConfigError(f"val_frac must be above 0 and below 1, got {self.val_frac}")

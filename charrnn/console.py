@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from charrnn import events
@@ -19,6 +19,7 @@ from charrnn.plots import sparkline
 
 CURVE = 12  # characters of the loss curve
 PLAIN_SECONDS = 10.0  # between progress lines where the output is no terminal
+READING_SECONDS = 1.0  # of reading a text before a bar is shown
 
 
 @contextmanager
@@ -31,6 +32,68 @@ def listener() -> Iterator[events.Listener]:
         yield live
 
 
+@contextmanager
+def reading() -> Iterator[events.Listener]:
+    """A listener for commands that only read a text: a bar and notices on the standard error."""
+    shown = _Reading(Console(stderr=True))
+    try:
+        yield shown
+    finally:
+        shown.bar.stop()
+
+
+class ReadingBar:
+    """A progress bar for the reading of a text; only where that takes longer than a second, and on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began: float | None = None
+        self._progress: Progress | None = None
+
+    def update(self, event: events.Reading) -> None:
+        """Shows how far it is; the last event, with all of it done, takes the bar away."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        if event.done >= event.total:
+            self.stop()
+            return
+        if self._progress is None:
+            if now - self._began < READING_SECONDS or not self._console.is_terminal:
+                return
+            self._progress = Progress(
+                TextColumn("reading the text"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.percentage:>3.0f}%"),
+                DownloadColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                expand=True,
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=event.total)
+            self._progress.start()
+        self._progress.update(self._task, completed=event.done)
+
+    def stop(self) -> None:
+        """Takes the bar away, and is ready for another text."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._began = None
+
+
+class _Reading(events.Listener):
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.bar = ReadingBar(console)
+
+    def read(self, event: events.Reading) -> None:
+        self.bar.update(event)
+
+    def noticed(self, message: str) -> None:
+        self._console.print(Text(f"note   {_visible(message)}"), soft_wrap=True)
+
+
 class _Printer(events.Listener):
     """What both ways of showing a run have in common; ``_line`` prints one line."""
 
@@ -39,6 +102,8 @@ class _Printer(events.Listener):
 
     def started(self, event: events.Started) -> None:
         self._line(f"text   {event.description}: {event.characters:,} characters, {event.vocab_size} distinct")
+        if event.vocabulary:
+            self._line(f"       {event.vocabulary}")
         self._line(f"model  {event.settings}")
         self._line(f"       {size_advice(event.parameters, event.train_characters, event.dropout)}")
         if event.batches:
@@ -80,6 +145,12 @@ class PlainListener(_Printer):
     def __init__(self) -> None:
         self._shown_at = time.monotonic()
 
+    def read(self, event: events.Reading) -> None:
+        now = time.monotonic()
+        if event.done < event.total and now - self._shown_at >= PLAIN_SECONDS:
+            self._shown_at = now
+            self._line(f"reading the text: {event.done / event.total:.0%}")
+
     def _line(self, text: str) -> None:
         print(_visible(text), flush=True)
 
@@ -104,6 +175,7 @@ class LiveListener(_Printer):
 
     def __init__(self) -> None:
         self._console = Console()
+        self._bar = ReadingBar(self._console)
         self._losses: list[float] = []
         self._progress = Progress(
             BarColumn(bar_width=None),
@@ -122,7 +194,11 @@ class LiveListener(_Printer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._bar.stop()
         self._progress.stop()
+
+    def read(self, event: events.Reading) -> None:
+        self._bar.update(event)
 
     def _line(self, text: str) -> None:
         self._progress.console.print(Text(_visible(text)), soft_wrap=True)

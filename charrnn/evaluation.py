@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from charrnn_runtime import Sampler
-from charrnn_runtime.vocab import Ids, Unknown
+from charrnn_runtime.vocab import Unknown
+from numpy.typing import NDArray
 
 from charrnn.config import DataConfig
-from charrnn.corpus import join_bytes, join_text, read_sources, split_ids
+from charrnn.corpus import read_corpus, split_ids
 from charrnn.errors import CorpusError
+from charrnn.events import Listener
 
 _BATCH = 64  # windows side by side
+_BLOCK = 1 << 16  # characters whose scores are in memory at a time
 
 
 def evaluate_text(
@@ -24,6 +28,7 @@ def evaluate_text(
     split: Literal["all", "train", "val"] | str = "all",
     window: int | None = None,
     unknown: Unknown | str = "error",
+    listener: Listener | None = None,
 ) -> tuple[float, int]:
     """Mean nats per character of a text, and over how many characters.
 
@@ -36,18 +41,21 @@ def evaluate_text(
             character. A number N scores windows of N characters, each from the
             zero state, as a model with a context of N is scored.
         unknown: "error", or "skip" to leave out characters that the model does not know.
+        listener: hears how far the reading of the text is.
 
     Raises:
         CorpusError: the text cannot be read, or holds nothing to score.
         UnknownCharacterError: the model has never seen one of its characters.
     """
-    description, sources = read_sources(arguments)
-    vocabulary = sampler.vocabulary
-    ids: Ids
-    if vocabulary.kind == "bytes":
-        ids = np.frombuffer(join_bytes(sources), dtype=np.uint8).astype(np.int64)
-    else:
-        ids = vocabulary.encode(join_text(sources), unknown=unknown)  # type: ignore[arg-type]
+    newlines = sampler.info.training.get("newlines")
+    corpus = read_corpus(
+        arguments,
+        DataConfig(newlines="lf" if newlines == "lf" else "keep"),
+        sampler.vocabulary,
+        fixed=unknown,  # type: ignore[arg-type]
+        listener=listener,
+    )
+    ids = corpus.ids
     if split != "all" and sampler.info.training.get("split") == "streams":
         raise CorpusError("this model's validation text is the end of each of its streams; only --split all is there")
     if split != "all" and len(ids):
@@ -55,22 +63,23 @@ def evaluate_text(
         train_ids, val_ids = split_ids(ids, val_frac)
         ids = val_ids if split == "val" else train_ids
     if len(ids) < (1 if window is None else 2):
-        raise CorpusError(f"{description}: there is nothing to score in it")
+        raise CorpusError(f"{corpus.description}: there is nothing to score in it")
     if window is None:
-        return sampler.score_ids(ids).nats_per_char, len(ids)
+        blocks = (ids[at : at + _BLOCK].astype(np.int64) for at in range(0, len(ids), _BLOCK))
+        return -math.fsum(math.fsum(log_probs) for log_probs in sampler.score_blocks(blocks)) / len(ids), len(ids)
     return _windows(sampler, ids, window)
 
 
-def _windows(sampler: Sampler, ids: Ids, window: int) -> tuple[float, int]:
+def _windows(sampler: Sampler, ids: NDArray[np.unsignedinteger], window: int) -> tuple[float, int]:
     """Each window reads N characters and predicts the N that follow; the last one may be shorter."""
     total, count = 0.0, 0
     whole = (len(ids) - 1) // window
-    starts = np.arange(whole) * window
-    batches = [starts[i : i + _BATCH][:, None] + np.arange(window + 1) for i in range(0, whole, _BATCH)]
-    if (len(ids) - 1) % window:
-        batches.append(np.arange(whole * window, len(ids))[None, :])
-    for places in batches:
-        log_probs = sampler.score_windows(ids[places])
+    batches = (
+        np.arange(i, min(i + _BATCH, whole))[:, None] * window + np.arange(window + 1) for i in range(0, whole, _BATCH)
+    )
+    rest = [np.arange(whole * window, len(ids))[None, :]] if (len(ids) - 1) % window else []
+    for places in itertools.chain(batches, rest):
+        log_probs = sampler.score_windows(ids[places].astype(np.int64))
         total -= math.fsum(log_probs.ravel())
         count += log_probs.size
     return total / count, count

@@ -7,6 +7,15 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How much of a text has been read; sent a few times a second, and at the end."""
+
+    description: str
+    done: int  # bytes
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started:
     """The run is about to begin."""
 
@@ -23,6 +32,7 @@ class Started:
     settings: str
     budget: str
     step: int
+    vocabulary: str = ""  # a line on its rarest characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +79,9 @@ class Finished:
 
 class Listener:
     """Hears of a training run; the methods do nothing until overridden."""
+
+    def read(self, event: Reading) -> None:
+        """Some of the text has been read."""
 
     def started(self, event: Started) -> None:
         """The run begins."""

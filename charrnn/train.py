@@ -287,11 +287,11 @@ class Trainer:
 
     def _validate(self, train_loss: float) -> bool:
         """Validation loss, checkpoint under all its names, a sample for the listener; False if it went back."""
-        counters = self.counters
+        counters, most = self.counters, self.data_config.val_max
         if self.split.val is not None:
-            val_loss = streams_loss(self.model, self.split.val, self.config.seq_len)
+            val_loss = streams_loss(self.model, self.split.val, self.config.seq_len, most=most)
         else:
-            val_loss = validation_loss(self.model, self.split.val_ids, self.vocabulary.start_token)
+            val_loss = validation_loss(self.model, self.split.val_ids, self.vocabulary.start_token, most=most)
         if self._exploded(val_loss):
             self._roll_back(val_loss)
             return False
@@ -473,6 +473,7 @@ class Trainer:
                 ),
                 budget=budget,
                 step=self.counters.step,
+                vocabulary=self.corpus.report,
             )
         )
 

@@ -75,6 +75,12 @@ def charrnn(monkeypatch: pytest.MonkeyPatch) -> Charrnn:
     return run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads or writes the user's cache."""
+    os.environ["CHARRNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def text() -> str:
     """About 14,000 characters of made-up sentences over 24 distinct characters."""

@@ -9,7 +9,9 @@ import typer
 from charrnn_runtime import CharrnnError
 
 from charrnn import __version__
+from charrnn.cli import data_cache as _data_cache  # noqa: F401  # adds its commands to data
 from charrnn.cli.bench import bench
+from charrnn.cli.data import app as data
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
 from charrnn.cli.inspect import inspect
@@ -31,6 +33,7 @@ app.command()(bench)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plot)
+app.add_typer(data, name="data")
 
 
 def _version(value: bool) -> None:

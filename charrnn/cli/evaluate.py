@@ -24,6 +24,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How well a model predicts a text: nats and bits per character, perplexity."""
+    from charrnn.console import reading
     from charrnn.errors import ConfigError
     from charrnn.evaluation import evaluate_text
     from charrnn.models import open_sampler
@@ -35,7 +36,8 @@ def evaluate(
     if window is not None and window < 1:
         raise ConfigError(f"window must be at least 1, got {window}")
     sampler = open_sampler(model, device=device)
-    nats, count = evaluate_text(sampler, text, split=split, window=window, unknown=unknown)
+    with reading() as shown:
+        nats, count = evaluate_text(sampler, text, split=split, window=window, unknown=unknown, listener=shown)
     bits = nats / math.log(2)
     perplexity = math.exp(min(nats, 700))  # near the largest float
     if as_json:

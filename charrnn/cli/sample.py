@@ -78,6 +78,6 @@ def sample(
 
 
 def _read_prompt(path: Path) -> str:
-    from charrnn.corpus import join_text, read_sources
+    from charrnn.sources import read_text
 
-    return join_text(read_sources([str(path)])[1])
+    return read_text([str(path)])

@@ -125,10 +125,14 @@ class Settings:
         ]
         if differences:
             raise CheckpointError(f"--init-from keeps the model's kind of tokens; leave out {', '.join(differences)}")
+        inherited = {name: getattr(own, name) for name in ("bytes", "normalize")}
+        inherited |= {n: getattr(own, n) for n in ("newlines", "min_count") if n not in self.data_given}
+        if not self.data.has_items:  # a model of items goes on with items
+            inherited |= {n: getattr(own, n) for n in ("lines", "separator", "column")}
         return replace(
             self,
             model=finetune.architecture(origin, self.model_given),
-            data=replace(self.data, bytes=own.bytes, normalize=own.normalize),
+            data=replace(self.data, **inherited),
             origin=origin,
         )
 

@@ -53,6 +53,12 @@ def train(
     normalize: Annotated[str | None, _option(DataConfig, "normalize", _TEXT)] = None,
     val_frac: Annotated[float | None, _option(DataConfig, "val_frac", _TEXT)] = None,
     split: Annotated[str | None, _option(DataConfig, "split", _TEXT)] = None,
+    val_max: Annotated[int | None, _option(DataConfig, "val_max", _TEXT)] = None,
+    lines: Annotated[bool | None, _option(DataConfig, "lines", _TEXT, "--lines")] = None,
+    separator: Annotated[str | None, _option(DataConfig, "separator", _TEXT)] = None,
+    column: Annotated[str | None, _option(DataConfig, "column", _TEXT)] = None,
+    newlines: Annotated[str | None, _option(DataConfig, "newlines", _TEXT)] = None,
+    min_count: Annotated[int | None, _option(DataConfig, "min_count", _TEXT)] = None,
     time: Annotated[str | None, _option(TrainConfig, "time", _BUDGET)] = None,
     epochs: Annotated[float | None, _option(TrainConfig, "epochs", _BUDGET)] = None,
     steps: Annotated[int | None, _option(TrainConfig, "steps", _BUDGET)] = None,
@@ -85,7 +91,18 @@ def train(
     given_model = _given(
         cell=cell, hidden_size=hidden_size, num_layers=num_layers, embedding_size=embedding_size, dropout=dropout
     )
-    given_data = _given(bytes=bytes_, normalize=normalize, val_frac=val_frac, split=split)
+    given_data = _given(
+        bytes=bytes_,
+        normalize=normalize,
+        val_frac=val_frac,
+        split=split,
+        val_max=val_max,
+        lines=lines,
+        separator=separator,
+        column=column,
+        newlines=newlines,
+        min_count=min_count,
+    )
     given_train = _given(
         **budget,
         batch_size=batch_size,
@@ -124,14 +141,14 @@ def train(
         from charrnn.checkpoint import load_checkpoint
 
         settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(init_from)))
-    corpus = read_corpus(arguments or settings.arguments, settings.data, settings.vocabulary)
-    settings = settings.completed(corpus)
 
     from charrnn.console import listener
     from charrnn.train import Trainer
 
     with listener() as shown:
-        for note in settings.notes:
+        corpus = read_corpus(arguments or settings.arguments, settings.data, settings.vocabulary, listener=shown)
+        settings = settings.completed(corpus)
+        for note in (*corpus.notes, *settings.notes):
             shown.noticed(note)
         trainer = Trainer(
             model_config=settings.model,

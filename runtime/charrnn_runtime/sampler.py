@@ -331,10 +331,13 @@ class Sampler:
         Pieces are encoded one by one: a character that a normal form would join
         must not be cut in two.
         """
+        return self.score_blocks(self.vocabulary.encode(piece, unknown=unknown) for piece in pieces)
+
+    def score_blocks(self, blocks: Iterable[Ids]) -> Iterator[NDArray[np.float64]]:
+        """``score_stream`` for token ids, ``[n]`` each."""
         runner = self._cell.runner(1)
         last = self.info.start_token
-        for piece in pieces:
-            targets = self.vocabulary.encode(piece, unknown=unknown)
+        for targets in blocks:
             yield self._score(runner, last, targets)
             last = int(targets[-1]) if len(targets) else last
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import DataConfig
-from charrnn.corpus import Corpus, Source, corpus_name, join_bytes, join_text, read_corpus, read_sources, split_ids
+from charrnn.corpus import Corpus, corpus_name, read_corpus, split_ids
 from charrnn.errors import CorpusError
+from charrnn.sources import find_sources, joined_pieces, read_text
 
 
 def read(*arguments: object, **config: object) -> Corpus:
@@ -208,16 +209,16 @@ def test_a_path_below_a_file_and_a_loop_of_links(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_text("ab")
 
-    def denied(_: Path) -> bytes:  # root, who may run the tests, may read everything
+    def denied(_: Path, mode: str) -> io.BytesIO:  # root, who may run the tests, may read everything
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr(Path, "open", denied)
     with pytest.raises(CorpusError, match="a: cannot be read: Permission denied"):
         read(tmp_path / "a")
 
 
 def test_the_default_is_the_standard_library_and_says_so() -> None:
-    description, sources = read_sources([])
+    description, sources = find_sources([])
     folder = Path(sysconfig.get_paths()["stdlib"])
     assert description.startswith(f"the Python {sys.version_info.major}.{sys.version_info.minor} standard library")
     assert f"({len(sources)} files)" in description
@@ -256,11 +257,15 @@ def test_any_argument_gives_a_name_that_stays_in_its_folder(argument: str) -> No
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=4))
-def test_joining_keeps_every_character(texts: list[str]) -> None:
-    sources = [Source(name=str(i), data=t.encode()) for i, t in enumerate(texts)]
-    assert join_bytes(sources).decode() == "".join(texts)
+def test_joining_keeps_every_character(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("joined")
+    paths = [folder / str(i) for i in range(len(texts))]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_bytes(text.encode())
+    names = [str(path) for path in paths]
+    assert "".join(joined_pieces(find_sources(names)[1], as_bytes=True)).encode("latin-1").decode() == "".join(texts)
     kept = [t.removeprefix("\ufeff") for t in texts]
-    joined = join_text(sources)
+    joined = read_text(names)
     assert joined.replace("\n", "") == "".join(kept).replace("\n", "")
     assert len(joined) <= sum(map(len, kept)) + len(kept) - 1
 

@@ -11,15 +11,17 @@ import pytest
 import torch
 from charrnn_runtime import Sampler
 
+from charrnn import train as train_module
 from charrnn.checkpoint import load_checkpoint
 from charrnn.config import DataConfig, ModelConfig
 from charrnn.corpus import read_corpus
 from charrnn.evaluation import evaluate_text
 from charrnn.model import CharRNN
-from charrnn.validation import validation_loss
+from charrnn.streams import Streams
+from charrnn.validation import streams_loss, validation_loss
 
 if TYPE_CHECKING:
-    from tests.conftest import Charrnn, Run
+    from tests.conftest import Charrnn, MakeTrainer, Run
 
 
 def plain_loss(model: CharRNN, ids: list[int], start: int) -> float:
@@ -97,3 +99,48 @@ def test_windows_are_scored_each_from_the_zero_state(run: Run, window: int) -> N
     nats, count = evaluate_text(Sampler(run.model), [str(run.text)], split="val", window=window)
     assert count == len(val) - 1
     assert nats == pytest.approx(total / count, abs=1e-4)
+
+
+def test_of_a_long_text_pieces_spread_evenly_are_read() -> None:
+    torch.manual_seed(3)
+    model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4), 5).eval()
+    ids = np.random.default_rng(1).integers(0, 5, 40_000).astype(np.uint8)
+    with torch.no_grad():
+        inputs = torch.from_numpy(np.concatenate([[1], ids[:-1]]).astype(np.int64))[:, None]
+        logits, _ = model(inputs, model.initial_state(1))
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, 0].double(), torch.from_numpy(ids.astype(np.int64)), reduction="none"
+        )
+    size = 6400 // 64
+    begins = [i * (40_000 - size) // 63 for i in range(64)]
+    expected = np.mean([float(losses[b : b + size].mean()) for b in begins])
+    assert validation_loss(model, ids, 1, most=6400) == pytest.approx(expected, abs=1e-6)
+    assert begins[-1] + size == len(ids)
+    assert validation_loss(model, ids, 1, most=40_000) == validation_loss(model, ids, 1)
+    assert validation_loss(model, ids, 1, most=0) == validation_loss(model, ids, 1)
+    assert validation_loss(model, ids, 1, most=10) == pytest.approx(float(losses[:10].mean()), abs=1e-6)
+
+
+def test_of_long_streams_the_first_sequences_are_read() -> None:
+    torch.manual_seed(3)
+    model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4), 5).eval()
+    ids = np.random.default_rng(1).integers(0, 5, 4001).astype(np.uint8)
+    starts = np.arange(4) * 1000
+    whole, short = Streams(ids, starts, 1000), Streams(ids, starts, 100)
+    assert streams_loss(model, whole, 50, most=400) == streams_loss(model, short, 50)
+    assert streams_loss(model, whole, 50, most=1) == streams_loss(model, Streams(ids, starts, 50), 50)
+    assert streams_loss(model, whole, 50, most=4000) == streams_loss(model, whole, 50)
+
+
+def test_training_validates_no_more_than_it_was_told(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int | None] = []
+
+    def spied(*arguments: object, most: int | None) -> float:
+        seen.append(most)
+        return validation_loss(*arguments, most=most)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "validation_loss", spied)
+    make_trainer("bounded", steps=2, val_max=640).train()
+    assert set(seen) == {640}
