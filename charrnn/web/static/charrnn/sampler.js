@@ -104,7 +104,8 @@ export class Sampler {
   }
 
   /**
-   * Yields the text in pieces as they are drawn. Arguments are checked at the call.
+   * Yields the text in pieces as they are drawn. Arguments are checked at the call. While a long prompt is read,
+   * pieces are empty: the caller may give up between any two.
    *
    * A step in a browser runs on the thread that called it: use a worker, or wait for a timer now and then.
    * @param {string} prompt
@@ -142,7 +143,10 @@ export class Sampler {
     const runner = new Runner(this._ort, this._session, this.info);
     /** @type {number[]} */
     const tokens = [];
-    for (const token of prompt.slice(0, -1)) await runner.step(token);
+    for (let i = 0; i < prompt.length - 1; i++) {
+      await runner.step(prompt[i]);
+      if (i % 256 === 255) yield "";
+    }
     let last = prompt[prompt.length - 1];
     /** @type {Generation["finishReason"] | null} */
     let finishReason = null;
