@@ -9,8 +9,9 @@ const drawn = element("drawn").appendChild(document.createTextNode(""));
 let writing = false;
 let ready = false;
 
-/** @param {string} text */
-function status(text) {
+/** @param {string} text @param {"polite" | "off"} [live] off: not to be read aloud */
+function status(text, live = "polite") {
+  element("status").setAttribute("aria-live", live);
   element("status").textContent = text;
 }
 
@@ -47,7 +48,7 @@ function describe(model) {
 function progress({ count, seconds, seed, reason }) {
   const speed = seconds > 0.05 ? ` · ${number.format(Math.round(count / seconds))} per second` : "";
   const ended = reason === "stopped" ? " · stopped" : "";
-  status(`${number.format(count)} characters${speed} · seed ${seed}${ended}`);
+  status(`${number.format(count)} characters${speed} · seed ${seed}${ended}`, reason ? "polite" : "off");
 }
 
 function start() {

@@ -177,39 +177,27 @@ export class Sampler {
   }
 }
 
-/** A cell in motion: two sets of state tensors, written and read by turns, so that nothing is allocated in a step. */
+/** A cell in motion: it keeps its state between calls. */
 class Runner {
   /** @param {any} ort @param {any} session @param {ModelInfo} info */
   constructor(ort, session, info) {
     this._session = session;
+    this._states = info.states;
     this._token = BigInt64Array.of(0n);
-    this._logits = new Float32Array(info.vocabulary.size);
-    const token = new ort.Tensor("int64", this._token, [1]);
-    const logits = new ort.Tensor("float32", this._logits, [1, info.vocabulary.size]);
-    const states = [0, 1].map(() =>
-      info.states.map(({ size }) => new ort.Tensor("float32", new Float32Array(size), [1, size])),
-    );
-    this._turns = [0, 1].map((turn) => {
-      /** @type {Record<string, any>} */
-      const feeds = { token };
-      /** @type {Record<string, any>} */
-      const fetches = { logits };
-      info.states.forEach(({ input, output }, i) => {
-        feeds[input] = states[turn][i];
-        fetches[output] = states[1 - turn][i];
-      });
-      return { feeds, fetches };
-    });
-    this._turn = 0;
+    /** @type {Record<string, any>} */
+    this._feeds = { token: new ort.Tensor("int64", this._token, [1]) };
+    for (const { input, size } of info.states) {
+      this._feeds[input] = new ort.Tensor("float32", new Float32Array(size), [1, size]);
+    }
   }
 
-  /** @param {number} token @returns {Promise<Float32Array>} logits [vocab], valid until the next call */
+  /** @param {number} token @returns {Promise<Float32Array>} logits [vocab] */
   async step(token) {
     this._token[0] = BigInt(token);
-    const { feeds, fetches } = this._turns[this._turn];
-    await this._session.run(feeds, fetches);
-    this._turn ^= 1;
-    return this._logits;
+    // No tensors are handed in for the outputs: onnxruntime-web takes them and leaves them as they were.
+    const results = await this._session.run(this._feeds);
+    for (const { input, output } of this._states) this._feeds[input] = results[output];
+    return results.logits.data;
   }
 }
 
