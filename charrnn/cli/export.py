@@ -53,8 +53,8 @@ def export(
         write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(
-        f"{model or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits differ from "
-        f"training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
+        f"{model or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits "
+        f"differ from training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
     )
     if quality := exported.info.quality:
         typer.echo(

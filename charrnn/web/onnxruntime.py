@@ -90,9 +90,7 @@ def fetch_files() -> dict[str, bytes]:
     url = f"{registry().rstrip('/')}/{chosen.package}/-/{name}"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = pooch.retrieve(
-                url, known_hash=f"sha512:{chosen.sha512}", fname=name, path=folder, progressbar=False
-            )
+            path = pooch.retrieve(url, known_hash=f"sha512:{chosen.sha512}", fname=name, path=folder, progressbar=False)
         except (requests.exceptions.RequestException, OSError) as error:
             raise DownloadError(
                 f"{chosen.package} {chosen.version} cannot be downloaded from {url} ({type(error).__name__}). "

@@ -64,8 +64,7 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
         local = "onnxruntime/" + Path(name).name.replace(".mjs", ".js")
         files[local] = fetch_files()[name]
         description[part] = {"url": local}
-    for name, data in _static(importlib.resources.files("charrnn.web").joinpath("static")):
-        files[name] = data
+    files |= _static(importlib.resources.files("charrnn.web").joinpath("static"))
     index = files["index.html"].decode()
     index = index.replace("{connect}", f" {CDN}" if cdn else "").replace("{script}", " blob:" if cdn else "")
     files["index.html"] = index.encode()
