@@ -54,7 +54,8 @@ def export(
     parity = exported.info.parity
     typer.echo(
         f"{model or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits "
-        f"differ from training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
+        f"differ from training by at most {parity['max_difference']:.1e} of the largest one "
+        f"(allowed: {parity['tolerance']:.0e})"
     )
     if quality := exported.info.quality:
         typer.echo(
