@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INPUTS := pyproject.toml runtime/pyproject.toml constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test web-test check bench clean
 
 # Two minutes of training on the Python standard library's source, then one model file, then text.
 demo: $(VENV)/.installed
@@ -21,6 +21,17 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# The JavaScript sampler under Node, and pages in Chromium (Debian: apt-get install nodejs npm chromium).
+# Scripts of npm packages are not run: onnxruntime-node's would fetch CUDA.
+web-test: $(VENV)/.installed-dev tests/web/node_modules/.package-lock.json
+	$(PIP) --editable ".[browser]"
+	$(BIN)/python -c "from charrnn.web.onnxruntime import fetch_files; fetch_files()"
+	$(BIN)/python -m pytest -rs tests/web tests/browser
+
+tests/web/node_modules/.package-lock.json: tests/web/package-lock.json
+	cd tests/web && npm ci --ignore-scripts
+	touch $@
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -9,19 +9,32 @@ import typer
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt).")],
-    model: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt); for --web also an .onnx file.")
+    ],
+    model: Annotated[Path | None, typer.Argument(help="The .onnx file to write; may be left out for --web.")] = None,
     opset: Annotated[int, typer.Option(help="ONNX opset of the graph, 18 to 23.")] = 18,
     dtype: Annotated[str, typer.Option(help="fp32, or int8: a quarter of the size, and faster.")] = "fp32",
     text: Annotated[
         list[str] | None, typer.Option(help="Text to measure int8 on. Default: the model's validation text.")
     ] = None,
     max_cost: Annotated[float, typer.Option(help="Nats per character that int8 may cost.")] = 0.01,
+    web: Annotated[Path | None, typer.Option(help="Folder for a site that samples in its visitors' browsers.")] = None,
+    cdn: Annotated[bool, typer.Option("--cdn", help="Let the site load ONNX Runtime from a public network.")] = False,
 ) -> None:
     """Write a checkpoint as one self-contained ONNX file, and prove that it computes the same."""
+    if web is not None:
+        from charrnn.web.site import check_site
+
+        check_site(web)
+        if model is None and _write_site_of_model_file(checkpoint, web, cdn=cdn):
+            return
+    elif cdn or model is None:
+        raise typer.BadParameter("--cdn is for --web" if cdn else "name the .onnx file to write")
     from charrnn.files import check_writable, write_atomically
 
-    check_writable(model)
+    if model is not None:
+        check_writable(model)
 
     from charrnn.checkpoint import load_checkpoint
     from charrnn.errors import ConfigError
@@ -29,21 +42,49 @@ def export(
     from charrnn.run_folder import find_checkpoint
 
     source = find_checkpoint(checkpoint)
-    if model.exists() and source.exists() and model.samefile(source):
+    if model is not None and model.exists() and source.exists() and model.samefile(source):
         raise ConfigError(f"{model}: this is the checkpoint itself; give the model file another name")
     if dtype not in ("fp32", "int8"):
         raise ConfigError(f"unknown dtype {dtype!r}; known: fp32, int8")
     exported = export_checkpoint(
         load_checkpoint(source), opset=opset, int8=dtype == "int8", text=text or (), max_cost=max_cost
     )
-    write_atomically(model, exported.data)
+    if model is not None:
+        write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(
-        f"{model}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits differ from "
-        f"training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
+        f"{model or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits "
+        f"differ from training by at most {parity['max_difference']:.1e} of the largest one "
+        f"(allowed: {parity['tolerance']:.0e})"
     )
     if quality := exported.info.quality:
         typer.echo(
             f"int8: {quality['int8']:.4f} nats/char where fp32 has {quality['float32']:.4f} "
             f"({quality['int8'] - quality['float32']:+.4f}), on {quality['tokens']:,} characters of validation text"
         )
+    if web is not None:
+        _write_site(exported.data, web, cdn=cdn)
+
+
+def _write_site_of_model_file(path: Path, folder: Path, *, cdn: bool) -> bool:
+    """A site around a file that is a model file already; False if it is no such file."""
+    from charrnn_runtime import read_model_file
+
+    from charrnn.models import is_checkpoint
+    from charrnn.run_folder import find_checkpoint
+
+    path = find_checkpoint(path)
+    if is_checkpoint(path):
+        return False
+    _write_site(read_model_file(path).data, folder, cdn=cdn)
+    return True
+
+
+def _write_site(model: bytes, folder: Path, *, cdn: bool) -> None:
+    from charrnn.web.site import write_site
+
+    sizes = write_site(model, folder, cdn=cdn)
+    typer.echo(
+        f"{folder}: {len(sizes)} files, {sum(sizes.values()):,} bytes; put them on any web server, "
+        f"or look at them here: python -m http.server --directory {folder}"
+    )

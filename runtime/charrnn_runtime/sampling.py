@@ -119,9 +119,9 @@ def _typical(weights: Weights, order: NDArray[np.intp], typical_p: float) -> NDA
     """The part of the ranking whose surprise is nearest to the entropy, still in rank order."""
     order = order[weights[order] > 0]
     p = weights[order]
-    p = p / p.sum()
+    p = p / p.cumsum()[-1]  # not sum(), which adds in an order of its own
     surprise = -np.log(p)
-    distance = np.abs(surprise - (p * surprise).sum())
+    distance = np.abs(surprise - (p * surprise).cumsum()[-1])
     nearest = np.argsort(distance, kind="stable")
     return order[np.sort(nearest[: _reaching(p[nearest], typical_p)])]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from charrnn_runtime import ModelOutputError, SamplingOptions, UsageError
-from charrnn_runtime.sampling import StopStrings, UniformStream, draw, filtered_weights, log_softmax
+from charrnn_runtime import ModelOutputError, SamplingOptions, UsageError, Vocabulary
+from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, draw, filtered_weights, log_softmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +84,13 @@ def test_uniform_vectors_of_the_readme(case: dict[str, Any]) -> None:
 def test_draw_vectors_of_the_readme(case: dict[str, Any]) -> None:
     logits = np.array(case["logits"], np.float32)
     assert draw(logits, SamplingOptions(**case["options"]), case["uniform"]) == case["token"]
+
+
+@pytest.mark.parametrize("case", vectors()["adjusted"], ids=lambda c: f"{c['options']}-{c['uniform']}")
+def test_adjusted_vectors_of_the_readme(case: dict[str, Any]) -> None:
+    vocabulary = Vocabulary(symbols=tuple(map(ord, case["tokens"])))
+    drawer = Drawer(SamplingOptions(**case["options"]), vocabulary)
+    assert drawer.draw(np.array(case["logits"], np.float32), case["uniform"], case["history"]) == case["token"]
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)

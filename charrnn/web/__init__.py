@@ -1,0 +1,1 @@
+"""Static sites that sample in the visitor's browser; ``static`` holds what every site has."""

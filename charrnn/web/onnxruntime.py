@@ -1,0 +1,140 @@
+"""onnxruntime-web for a site: two files of an npm package, fetched once into the user's cache.
+
+The package's version and the digests of it and of both files are pinned in
+``onnxruntime.json``: what a registry or a cache hands out is what was tested,
+or it is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import importlib.resources
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from charrnn.catalogue import cache_folder
+from charrnn.errors import DownloadError
+from charrnn.files import write_atomically
+
+REGISTRY = "https://registry.npmjs.org/"
+CDN = "https://cdn.jsdelivr.net"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pin:
+    """One version of the package. ``files``: path in the package to its subresource integrity, ``sha384-…``."""
+
+    package: str
+    version: str
+    sha512: str  # of the package's tarball, hexadecimal
+    files: dict[str, str]
+
+    @property
+    def module(self) -> str:
+        """Path of the JavaScript module in the package."""
+        return next(name for name in self.files if name.endswith(".mjs"))
+
+    @property
+    def wasm(self) -> str:
+        """Path of the WebAssembly file in the package."""
+        return next(name for name in self.files if name.endswith(".wasm"))
+
+    def cdn_url(self, name: str) -> str:
+        """Address of a file of the package on a public network of mirrors."""
+        return f"{CDN}/npm/{self.package}@{self.version}/{name}"
+
+
+@functools.cache
+def pin() -> Pin:
+    """The version that sites are made with."""
+    text = importlib.resources.files("charrnn.web").joinpath("onnxruntime.json").read_text("utf-8")
+    return Pin(**json.loads(text))
+
+
+def cached_files() -> dict[str, bytes] | None:
+    """The package's files by path, from the cache alone; None if one is missing or damaged."""
+    files = {}
+    for name, integrity in pin().files.items():
+        try:
+            data = (_folder() / Path(name).name).read_bytes()
+        except OSError:
+            return None
+        if _integrity(data) != integrity:
+            return None
+        files[name] = data
+    return files
+
+
+def fetch_files() -> dict[str, bytes]:
+    """The package's files by path, fetched from the npm registry if the cache does not have them.
+
+    Raises:
+        DownloadError: the registry cannot be reached, or sent something else than was pinned.
+        WriteError: the cache cannot be written.
+    """
+    if (files := cached_files()) is not None:
+        return files
+    import pooch
+    import requests
+
+    chosen = pin()
+    name = f"{chosen.package}-{chosen.version}.tgz"
+    url = f"{registry().rstrip('/')}/{chosen.package}/-/{name}"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = pooch.retrieve(url, known_hash=f"sha512:{chosen.sha512}", fname=name, path=folder, progressbar=False)
+        except (requests.exceptions.RequestException, OSError) as error:
+            raise DownloadError(
+                f"{chosen.package} {chosen.version} cannot be downloaded from {url} ({type(error).__name__}). "
+                "Set NPM_CONFIG_REGISTRY to a registry that can be reached, "
+                "or write a site that loads it from a public network: --cdn"
+            ) from error
+        except ValueError as error:
+            raise DownloadError(f"what {url} sent is not {chosen.package} {chosen.version}: wrong SHA-512") from error
+        with tarfile.open(path) as archive:
+            files = {name: _member(archive, f"package/{name}") for name in chosen.files}
+    try:
+        _folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{_folder()}: cannot be made: {error.strerror or error}") from error
+    for name, data in files.items():
+        write_atomically(_folder() / Path(name).name, data)
+    return files
+
+
+def registry() -> str:
+    """The npm registry of this machine: npm's environment variable, npm's configuration, or the public one."""
+    for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
+        if value := os.environ.get(name):
+            return value
+    if npm := shutil.which("npm"):
+        try:
+            done = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):
+            return REGISTRY
+        value = done.stdout.strip()
+        if done.returncode == 0 and value.startswith(("https://", "http://")):
+            return value
+    return REGISTRY
+
+
+def _folder() -> Path:
+    return cache_folder() / f"{pin().package}-{pin().version}"
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None  # the archive is the pinned one
+    return file.read()
+
+
+def _integrity(data: bytes) -> str:
+    return "sha384-" + base64.b64encode(hashlib.sha384(data).digest()).decode()

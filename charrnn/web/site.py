@@ -1,0 +1,88 @@
+"""Writes a static site around a model file."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Iterator
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from charrnn_runtime import read_model_file
+
+from charrnn import __version__
+from charrnn.errors import WriteError
+from charrnn.files import write_atomically
+from charrnn.web.onnxruntime import CDN, fetch_files, pin
+
+MARK = "site.json"  # written last; a folder with one is a site of ours
+
+
+def check_site(folder: Path) -> None:
+    """Finds out before any work whether a site may be written there; touches nothing.
+
+    Raises:
+        WriteError: it is a file, or a folder with other things in it.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise WriteError(f"{folder}: is a file; --web wants a folder")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).is_file():
+            raise WriteError(f"{folder}: holds other files already; name a new or an empty folder with --web")
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be read: {error.strerror or error}") from error
+
+
+def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, int]:
+    """Writes a site that samples from a model in the visitor's browser. An earlier site there is replaced.
+
+    Args:
+        model: the model file's bytes.
+        folder: made if need be.
+        cdn: let visitors load ONNX Runtime from a public network instead of from the site;
+            what it sends is checked against the pinned digests.
+
+    Returns:
+        Names of the files to their sizes in bytes.
+
+    Raises:
+        ModelFileError: no model file.
+        DownloadError: ONNX Runtime for browsers cannot be fetched.
+        WriteError: the folder holds something else, or cannot be written.
+    """
+    read_model_file(model)
+    check_site(folder)
+    package = pin()
+    description: dict[str, Any] = {"charrnn": __version__, "onnxruntime": package.version, "model": "model.onnx"}
+    files: dict[str, bytes] = {}
+    for part, name in (("module", package.module), ("wasm", package.wasm)):
+        if cdn:
+            description[part] = {"url": package.cdn_url(name), "integrity": package.files[name]}
+            continue
+        # .js: many servers do not know .mjs for JavaScript, and browsers insist on the type.
+        local = "onnxruntime/" + Path(name).name.replace(".mjs", ".js")
+        files[local] = fetch_files()[name]
+        description[part] = {"url": local}
+    files |= _static(importlib.resources.files("charrnn.web").joinpath("static"))
+    index = files["index.html"].decode()
+    index = index.replace("{connect}", f" {CDN}" if cdn else "").replace("{script}", " blob:" if cdn else "")
+    files["index.html"] = index.encode()
+    files["model.onnx"] = model
+    files[MARK] = json.dumps(description, indent=2).encode()
+    for name, data in files.items():
+        path = folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{path.parent}: cannot be made: {error.strerror or error}") from error
+        write_atomically(path, data)
+    return {name: len(data) for name, data in files.items()}
+
+
+def _static(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    for item in sorted(folder.iterdir(), key=lambda item: item.name):
+        if item.is_dir():
+            yield from _static(item, f"{prefix}{item.name}/")
+        else:
+            yield prefix + item.name, item.read_bytes()

@@ -1,0 +1,243 @@
+"""The static site in Chromium: the same text as in Python, and what a visitor can get wrong or meet with."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from charrnn_runtime import Sampler, read_model_file
+from charrnn_runtime.model_file import seal
+
+from charrnn.web.onnxruntime import CDN, cached_files, pin
+from charrnn.web.site import write_site
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Route
+
+    from tests.browser.conftest import NewPage
+    from tests.conftest import Run
+
+Serve = Callable[[Path], str]
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, without a word."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """A plain file server, as a visitor's site may stand on: ``serve(folder)`` is its address."""
+    servers = []
+
+    def start(folder: Path) -> str:
+        handler = functools.partial(Quiet, directory=str(folder))
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fetched() -> None:
+    if cached_files() is None:
+        pytest.skip("onnxruntime-web is not in the cache; make web-test fetches it")
+
+
+@pytest.fixture
+def site(run: Run, tmp_path: Path) -> Path:
+    write_site(run.model.read_bytes(), tmp_path / "site")
+    return tmp_path / "site"
+
+
+def ready(page: Page, address: str) -> Page:
+    page.goto(address)
+    page.get_by_text("Ready.").wait_for()
+    return page
+
+
+def write(page: Page, *, prompt: str = "", length: int = 200, seed: int | str = 7, **fields: Any) -> str:
+    """Fills the form, presses the button, and gives the drawn text once it is there."""
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_label("Length").fill(str(length))
+    page.get_by_label("Seed", exact=True).fill(str(seed))
+    for name, value in fields.items():
+        page.locator(f"#{name}").evaluate("(input, value) => { input.value = value }", str(value))
+    page.get_by_role("button", name="Write").click()
+    page.locator("#write:enabled").wait_for()
+    return page.locator("#drawn").text_content() or ""
+
+
+def test_two_thousand_characters_are_those_of_python(page: Page, site: Path, serve: Serve, run: Run) -> None:
+    sampler = Sampler(run.model)
+    ready(page, serve(site))
+    got = write(page, prompt="The cat", length=2000, seed=2**64 - 1, temperature=0.8)
+    assert got == sampler.sample("The cat", length=2000, seed=2**64 - 1, temperature=0.8)
+    assert len(got) == 2000
+    assert page.locator("#given").text_content() == "The cat"
+    assert re.fullmatch(r"2,000 characters( · [\d,]+ per second)? · seed 18446744073709551615", status(page))
+    options = {"temperature": 1.4, "top_p": 0.9, "min_p": 0.02}
+    assert write(page, length=300, **options) == sampler.sample("", length=300, seed=7, **options)
+    got = write(page, length=300, temperature=1, top_p=1, min_p=0, **{"stop-at": "dogs"})
+    assert got == sampler.sample("", length=300, seed=7, stop="dogs")
+    assert len(got) < 300
+
+
+def status(page: Page) -> str:
+    return page.get_by_role("status").text_content() or ""
+
+
+def test_a_quantised_model_runs_too(page: Page, run: Run, serve: Serve, tmp_path: Path) -> None:
+    from charrnn.checkpoint import load_checkpoint
+    from charrnn.models import export_checkpoint
+
+    exported = export_checkpoint(load_checkpoint(run.best), parity_steps=20, int8=True, max_cost=1.0)
+    write_site(exported.data, tmp_path / "int8")
+    ready(page, serve(tmp_path / "int8"))
+    assert "int8" in (page.locator("#about").text_content() or "")
+    assert write(page, length=300, temperature=1) == Sampler(exported.data).sample("", length=300, seed=7)
+
+
+def test_text_arrives_and_can_be_stopped(page: Page, site: Path, serve: Serve) -> None:
+    ready(page, serve(site))
+    page.get_by_label("Length").fill("100000")
+    page.get_by_label("Prompt").fill("The ")
+    page.keyboard.press("Control+Enter")
+    while len(page.locator("#drawn").text_content() or "") < 300:
+        page.wait_for_timeout(20)
+    # The page answers while the text is being drawn.
+    page.get_by_label("Seed", exact=True).fill("12")
+    page.keyboard.press("Escape")
+    page.get_by_text("· stopped").wait_for()
+    drawn = page.locator("#drawn").text_content() or ""
+    assert 300 < len(drawn) < 100_000
+    page.wait_for_timeout(150)
+    assert page.locator("#drawn").text_content() == drawn, "nothing comes after the stop"
+    page.get_by_role("button", name="Keep this seed").click()
+    seed = page.get_by_label("Seed", exact=True).input_value()
+    assert seed.isdigit()
+    again = write(page, prompt="The ", length=len(drawn), seed=seed)
+    assert again == drawn
+
+
+def test_the_whole_page_by_keyboard(page: Page, site: Path, serve: Serve) -> None:
+    ready(page, serve(site))
+    seen = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert seen == ["prompt", "temperature", "length", "seed", "SUMMARY", "write", "text", "BODY"]
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(390, 844), (1280, 800)])
+def test_nothing_overflows(
+    new_page: NewPage, site: Path, serve: Serve, size: tuple[int, int], color_scheme: str
+) -> None:
+    page = new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=color_scheme)
+    ready(page, serve(site))
+    write(page, prompt="a" * 400, length=500)
+    assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+
+
+def test_characters_that_the_model_has_never_seen(page: Page, site: Path, serve: Serve) -> None:
+    ready(page, serve(site))
+    assert write(page, prompt="The 漢\N{GRINNING FACE}") == ""
+    alert = page.get_by_role("alert").text_content() or ""
+    assert 'never seen "漢" (U+6F22) at position 4' in alert
+    assert len(write(page, prompt="The ")) == 200, "the next text is drawn as if nothing had been"
+    assert page.get_by_role("alert").count() == 0
+
+
+@pytest.mark.parametrize("seed", ["-1", "1e3", "18446744073709551616", "<b>"])
+def test_seeds_that_are_none(page: Page, site: Path, serve: Serve, seed: str) -> None:
+    ready(page, serve(site))
+    page.get_by_label("Seed", exact=True).fill(seed)
+    page.get_by_role("button", name="Write").click()
+    if seed.isdigit():  # as many digits as a seed has: only the sampler can tell
+        page.get_by_text("seed must be from 0 to 18446744073709551615").wait_for()
+    else:
+        assert page.locator("#seed:invalid").count() == 1
+    assert page.locator("#drawn").text_content() == ""
+
+
+HTML = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+
+
+def test_html_is_only_text(page: Page, run: Run, serve: Serve, tmp_path: Path) -> None:
+    import onnx
+
+    model = onnx.load_from_string(run.model.read_bytes())
+    entries = {entry.key: entry for entry in model.metadata_props}
+    training = json.loads(entries["charrnn.training"].value) | {"corpus": HTML, "epochs": HTML}
+    entries["charrnn.training"].value = json.dumps(training)
+    entries["charrnn.cell"].value = HTML
+    model.metadata_props.remove(entries["charrnn.sha256"])
+    write_site(seal(model.SerializeToString()), tmp_path / "html")
+    page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+    ready(page, serve(tmp_path / "html"))
+    assert page.locator("h1").text_content() == HTML
+    assert HTML.upper() in (page.locator("#about").text_content() or "")
+    write(page, prompt=HTML)
+    assert "never seen" in (page.get_by_role("alert").text_content() or "")
+    assert page.locator("#given").text_content() == HTML
+    assert page.locator("img, body script").count() == 0
+
+
+@pytest.mark.parametrize("how", ["changed", "cut short", "something else", "empty"])
+def test_a_damaged_model(page: Page, site: Path, serve: Serve, how: str) -> None:
+    path = site / "model.onnx"
+    data = bytearray(path.read_bytes())
+    if how == "changed":
+        data[len(data) // 2] ^= 1
+    broken = {"cut short": data[:-1000], "something else": b"<!doctype html>", "empty": b""}
+    path.write_bytes(broken.get(how, data))
+    page.goto(serve(site))
+    page.get_by_role("alert").wait_for()
+    message = page.get_by_role("alert").text_content() or ""
+    assert re.search("damaged or changed after export|not an ONNX", message)
+    assert "could not be loaded" in status(page)
+    assert page.get_by_role("button", name="Write").is_disabled()
+
+
+@pytest.mark.parametrize("tampered", [False, True])
+def test_onnxruntime_from_a_public_network(
+    new_page: NewPage, run: Run, serve: Serve, tmp_path: Path, tampered: bool
+) -> None:
+    files = cached_files()
+    assert files is not None
+    sizes = write_site(run.model.read_bytes(), tmp_path / "cdn", cdn=True)
+    assert not [name for name in sizes if name.endswith((".wasm", ".mjs"))]
+    page = new_page(viewport={"width": 1280, "height": 800})
+
+    def answer(route: Route) -> None:
+        name = route.request.url.removeprefix(f"{CDN}/npm/{pin().package}@{pin().version}/")
+        body = files[name] + (b"\n" if tampered and name.endswith(".mjs") else b"")
+        route.fulfill(body=body, headers={"Access-Control-Allow-Origin": "*"})
+
+    page.context.route(f"{CDN}/**", answer)
+    if not tampered:
+        ready(page, serve(tmp_path / "cdn"))
+        assert write(page, temperature=1) == Sampler(run.model).sample("", length=200, seed=7)
+        return
+    page.goto(serve(tmp_path / "cdn"))
+    page.get_by_role("alert").wait_for()
+    assert "is not the file that this site was made with" in (page.get_by_role("alert").text_content() or "")
+
+
+def test_the_site_holds_the_model_as_it_was(site: Path, run: Run) -> None:
+    assert read_model_file(site / "model.onnx").data == run.model.read_bytes()

@@ -1,0 +1,76 @@
+// Whole texts with onnxruntime-node. Python writes the models and the texts that it draws from them into a folder
+// (see test_node.py), which CHARRNN_VECTORS names.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import test from "node:test";
+
+import ort from "onnxruntime-node";
+
+import { ModelFileError, Sampler, UsageError } from "../../charrnn/web/static/charrnn/sampler.js";
+
+const folder = process.env.CHARRNN_VECTORS;
+const skip = folder ? false : "CHARRNN_VECTORS names no folder; run: python -m pytest tests/web";
+const read = (name) => readFileSync(join(folder, name));
+const cases = folder ? JSON.parse(read("texts.json").toString()) : [];
+
+for (const { model, prompt, options, text, finish_reason, tokens } of cases) {
+  test(`${model} ${JSON.stringify(options)}`, async () => {
+    const sampler = await Sampler.load(ort, read(model));
+    const { seed, index, ...others } = options;
+    const got = await sampler.generate(prompt, { ...others, seed: BigInt(seed), index: BigInt(index) });
+    assert.equal(got.text, text);
+    assert.equal(got.finishReason, finish_reason);
+    assert.deepEqual(got.tokens, tokens);
+  });
+}
+
+test("two texts at a time do not disturb each other", { skip }, async () => {
+  const sampler = await Sampler.load(ort, read("lstm.onnx"));
+  const options = { length: 100, seed: 3 };
+  const alone = await sampler.sample("The ", options);
+  const [one, two] = await Promise.all([sampler.sample("The ", options), sampler.sample("a", options)]);
+  assert.equal(one, alone);
+  assert.notEqual(two, alone);
+});
+
+test("a stream gives up its text piece by piece, and can be left", { skip }, async () => {
+  const sampler = await Sampler.load(ort, read("lstm.onnx"));
+  let text = "";
+  for await (const piece of sampler.stream("", { length: 1e6, seed: 1 })) {
+    text += piece;
+    if (text.length === 30) break;
+  }
+  assert.equal(text, await sampler.sample("", { length: 30, seed: 1 }));
+});
+
+test("arguments are checked at the call", { skip }, async () => {
+  const sampler = await Sampler.load(ort, read("lstm.onnx"));
+  for (const options of [{ length: 0 }, { length: 2.5 }, { length: 9, seed: -1 }, { length: 9, unknown: "?" }, {}]) {
+    assert.throws(() => sampler.stream("", options), UsageError);
+  }
+  assert.throws(() => sampler.stream("漢", { length: 9 }), /never seen "漢" \(U\+6F22\) at position 0/);
+});
+
+test("damaged model files", { skip }, async () => {
+  const good = read("lstm.onnx");
+  for (let i = 0; i < 60; i++) {
+    const bad = Uint8Array.from(good);
+    bad[Math.floor((i / 60) * bad.length)] ^= 1 << (i % 8);
+    await assert.rejects(Sampler.load(ort, bad), ModelFileError);
+    await assert.rejects(Sampler.load(ort, good.subarray(0, Math.floor((i / 60) * good.length))), ModelFileError);
+  }
+});
+
+test("files that contradict themselves or the format", { skip }, async () => {
+  const wrong = JSON.parse(folder ? read("wrong.json").toString() : "[]");
+  assert.ok(wrong.length >= 5);
+  for (const { model, message } of wrong) {
+    await assert.rejects(Sampler.load(ort, read(model)), (error) => {
+      assert.ok(error instanceof ModelFileError, String(error));
+      assert.match(error.message, new RegExp(message));
+      return true;
+    });
+  }
+});

@@ -1,0 +1,135 @@
+"""The JavaScript sampler under Node: Python writes models and the texts it draws from them, Node must draw the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import pytest
+from charrnn_export import export_model
+from charrnn_runtime import Sampler, Vocabulary
+from charrnn_runtime.model_file import seal
+
+if TYPE_CHECKING:
+    from tests.conftest import Run
+
+HERE = Path(__file__).parent
+BIG = 2**64 - 1
+TEXTS: list[tuple[str, dict[str, Any]]] = [
+    ("The cat", {"length": 2000, "seed": 7}),
+    ("", {"length": 300, "seed": BIG, "index": BIG, "temperature": 1.7}),
+    ("The ", {"length": 200, "seed": 1, "temperature": 0}),
+    ("The ", {"length": 300, "seed": 2, "top_k": 4, "temperature": 1.3}),
+    ("The ", {"length": 300, "seed": 3, "typical_p": 0.7, "min_p": 0.02}),
+    ("The ", {"length": 300, "seed": 4, "top_p": 0.9, "min_p": 0.01}),
+    ("The ", {"length": 300, "seed": 5, "repetition_penalty": 1.2, "frequency_penalty": 0.1, "penalty_window": 20}),
+    ("The ", {"length": 300, "seed": 6, "presence_penalty": 0.5, "logit_bias": {"e": -1.0, "s": 0.75}}),
+    ("The ", {"length": 100, "seed": 6, "allowed": "aeiou st\n"}),
+    ("The X cat", {"length": 400, "seed": 8, "stop": ["dogs", "\nThe"], "unknown": "skip", "min_length": 30}),
+]
+
+
+def with_metadata(data: bytes, **changes: str | None) -> bytes:
+    """The model file with other metadata, sealed anew."""
+    model = onnx.load_from_string(data)
+    entries = {e.key: e.value for e in model.metadata_props if e.key != "charrnn.sha256"}
+    entries |= {f"charrnn.{key}": value for key, value in changes.items() if value is not None}
+    for key in (key for key, value in changes.items() if value is None):
+        del entries[f"charrnn.{key}"]
+    del model.metadata_props[:]
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+    return seal(model.SerializeToString())
+
+
+def random_bytes_model() -> bytes:
+    """An untrained model of bytes: most of what it draws is broken UTF-8."""
+    import torch
+
+    from charrnn.config import ModelConfig
+    from charrnn.model import CharRNN
+
+    torch.manual_seed(3)
+    model = CharRNN(ModelConfig(cell="gru", num_layers=2, hidden_size=16, embedding_size=8), 256)
+    vocabulary = Vocabulary.of_text("", kind="bytes")
+    weights = model.export_weights()
+    return export_model(weights, vocabulary, model.sequence_logits, training={}, producer={}, parity_steps=10).data
+
+
+@pytest.fixture(scope="module")
+def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from charrnn.checkpoint import load_checkpoint
+    from charrnn.models import export_checkpoint
+
+    folder = tmp_path_factory.mktemp("vectors")
+    lstm = run.model.read_bytes()
+    states = json.loads(next(e.value for e in onnx.load_from_string(lstm).metadata_props if e.key == "charrnn.states"))
+    # The last character of the vocabulary in another part: the end of a text.
+    tokens = json.loads(json.dumps(Sampler(lstm).vocabulary.to_json()))
+    tokens["special"] = {"end": tokens["tokens"].index("s")}
+    models = {
+        "lstm.onnx": lstm,
+        "int8.onnx": export_checkpoint(load_checkpoint(run.best), parity_steps=20, int8=True, max_cost=1.0).data,
+        "ends.onnx": with_metadata(lstm, vocab=json.dumps(tokens)),
+        "bytes.onnx": random_bytes_model(),
+    }
+    cases: list[dict[str, Any]] = []
+    for name, data in models.items():
+        (folder / name).write_bytes(data)
+        sampler = Sampler(data)
+        for prompt, options in TEXTS if name == "lstm.onnx" else TEXTS[3:5] if name != "ends.onnx" else []:
+            cases.append(case(sampler, name, prompt, options))
+        if name == "ends.onnx":
+            cases += [case(sampler, name, "The ", {"length": 90, "seed": s, "min_length": 20 * s}) for s in range(3)]
+    assert {c["finish_reason"] for c in cases} == {"length", "stop", "end"}
+    (folder / "texts.json").write_text(json.dumps(cases))
+    wider = [{**state, "shape": ["batch", 33]} for state in states]
+    wrong = {
+        "no model": (b"<!doctype html>", "not an ONNX"),
+        "another model": (with_metadata(lstm, format=None), "no charrnn model"),
+        "newer": (with_metadata(lstm, format="2"), "format 2 is newer"),
+        "no vocabulary": (with_metadata(lstm, vocab="{}"), "charrnn.vocab"),
+        "start": (with_metadata(lstm, start_token="999"), "start_token.*not in the vocabulary"),
+        "states": (with_metadata(lstm, states="[]"), "names no states"),
+        "sizes": (with_metadata(lstm, states=json.dumps(wider)), r"its metadata asks for float32 \[batch, 33\]"),
+        "order": (with_metadata(lstm, states=json.dumps(states[::-1])), "inputs are token"),
+    }
+    for name, (data, _) in wrong.items():
+        (folder / f"{name}.bad").write_bytes(data)
+    listed = [{"model": f"{name}.bad", "message": message} for name, (_, message) in wrong.items()]
+    (folder / "wrong.json").write_text(json.dumps(listed))
+    return folder
+
+
+def case(sampler: Sampler, model: str, prompt: str, options: dict[str, Any]) -> dict[str, Any]:
+    done = asdict(sampler.generate(prompt, **options))
+    numbers = {name: str(options.get(name, 0)) for name in ("seed", "index")}
+    kept = {name: done[name] for name in ("text", "finish_reason", "tokens")}
+    return {"model": model, "prompt": prompt, "options": {**options, **numbers}, **kept}
+
+
+def test_node_draws_what_python_draws(vectors: Path) -> None:
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node")
+    if not (HERE / "node_modules" / "onnxruntime-node").exists():
+        pytest.skip("no onnxruntime-node; make web-test installs it")
+    done = subprocess.run(
+        [node, "--test", "--test-reporter", "tap"],
+        cwd=HERE,
+        env={**os.environ, "CHARRNN_VECTORS": str(vectors)},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "# skipped 0" in done.stdout
+    count = len(json.loads((vectors / "texts.json").read_text()))
+    assert f"# tests {9 + count + 5}" in done.stdout
