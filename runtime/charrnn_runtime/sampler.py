@@ -318,7 +318,7 @@ class Sampler:
         block = np.empty((_SCORE_BLOCK, len(self.vocabulary)), np.float32)
         for begin in range(0, len(targets), _SCORE_BLOCK):
             here = targets[begin : begin + _SCORE_BLOCK]
-            for row, token in enumerate(inputs[begin : begin + len(here)]):
+            for row, token in enumerate(inputs[begin : begin + len(here)].tolist()):
                 block[row] = runner.step(token)[0]
             rows = np.arange(len(here))
             log_probs[begin : begin + len(here)] = log_softmax(block[: len(here)])[rows, here]

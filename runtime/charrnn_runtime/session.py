@@ -26,8 +26,12 @@ State = tuple[NDArray[np.float32], ...]
 class Runner(Protocol):
     """A cell in motion: it keeps its state between calls, for one fixed batch."""
 
-    def step(self, tokens: Tokens) -> Logits:
-        """Feeds one token ``[batch]`` to each stream; logits ``[batch, vocab]``, valid until the next call."""
+    def step(self, tokens: Tokens | int) -> Logits:
+        """Feeds one token to each stream, ``[batch]`` or one for all.
+
+        Returns:
+            Logits ``[batch, vocab]``, valid until the next call.
+        """
 
     def state(self) -> State:
         """A copy of the states, each ``[batch, size]``."""
@@ -124,14 +128,17 @@ class OnnxRunner:
                 binding.bind_ortvalue_output(spec.output, target)
             self._bindings.append(binding)
         self._run = cell.session.run_with_iobinding
-        self._vocab = len(info.vocabulary)
         self._turn = 0
 
     def step(self, tokens: Tokens | int) -> Logits:
-        """Feeds one token to each stream; ``[batch]`` → logits ``[batch, vocab]``, overwritten by the next call."""
-        self._tokens[:] = tokens
-        self._run(self._bindings[self._turn])
-        self._turn ^= 1
+        """Feeds one token to each stream, ``[batch]`` or one for all; the logits are overwritten by the next call."""
+        if tokens.__class__ is int:
+            self._tokens.fill(tokens)
+        else:
+            self._tokens[:] = tokens
+        turn = self._turn
+        self._run(self._bindings[turn])
+        self._turn = 1 - turn
         return self._logits
 
     def state(self) -> State:
