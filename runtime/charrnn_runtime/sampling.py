@@ -213,7 +213,8 @@ class Drawer:
         totals = sums[:, -1]
         # Where uniform * total is rounded up to total, the first sum that is the total must still lie above.
         bounds = np.minimum(uniforms * totals, np.nextafter(totals, 0))
-        return (sums > bounds[:, None]).argmax(axis=1)
+        tokens: NDArray[np.int64] = (sums > bounds[:, None]).argmax(axis=1)
+        return tokens
 
     def _adjusted(self, logits: NDArray[np.float32], history: Sequence[int], drawn: int) -> Logits64:
         options = self.options
