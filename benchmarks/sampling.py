@@ -14,6 +14,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from charrnn_export import StepModule
 from charrnn_export.export import describe
 from charrnn_export.quantize import quantize
 from charrnn_export.trace import trace
-from charrnn_runtime import Sampler, Vocabulary
+from charrnn_runtime import ModelInfo, Sampler, Vocabulary
 from charrnn_runtime.model_file import seal
 
 from charrnn.config import ModelConfig
@@ -38,13 +39,13 @@ def make(layers: int, hidden: int) -> tuple[CharRNN, Sampler, Sampler]:
     step = StepModule(model.export_weights())
     proto = trace(step, opset=18)
 
-    def sampler(graph: onnx.ModelProto) -> Sampler:
-        for key, value in describe(step, VOCABULARY).to_metadata().items():
+    def sampler(graph: onnx.ModelProto, info: ModelInfo) -> Sampler:
+        for key, value in info.to_metadata().items():
             graph.metadata_props.add(key=key, value=value)
         return Sampler(seal(graph.SerializeToString()))
 
-    small = quantize(proto)
-    return model, sampler(proto), sampler(small)
+    small, info = quantize(proto), describe(step, VOCABULARY)
+    return model, sampler(proto, info), sampler(small, replace(info, dtype="int8", sequence={}))
 
 
 def eager(model: CharRNN, length: int) -> None:

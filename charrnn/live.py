@@ -38,7 +38,7 @@ class _TorchRunner:
             self._state = tuple(torch.from_numpy(s.copy()) for s in state)
         self._tokens = torch.zeros(batch, dtype=torch.int64)
 
-    def step(self, tokens: Tokens) -> Logits:
+    def step(self, tokens: Tokens | int) -> Logits:
         self._tokens[:] = torch.as_tensor(tokens)
         with torch.inference_mode():
             logits, *state = self._step(self._tokens, *self._state)

@@ -106,7 +106,7 @@ def _to_int8(
         )
     tokens = min(len(validation), _MAX_VALIDATION) // _STREAMS * _STREAMS
     quality: dict[str, Any] = {name: round(value, 5) for name, value in nats.items()} | {"tokens": tokens}
-    return small, replace(info, dtype="int8", quality=quality)
+    return small, replace(info, dtype="int8", quality=quality, sequence={})
 
 
 def _nats(proto: onnx.ModelProto, info: ModelInfo, validation: Ids) -> float:
@@ -126,4 +126,5 @@ def describe(step: StepModule, vocabulary: Vocabulary) -> ModelInfo:
         vocabulary=vocabulary,
         states=tuple(StateSpec(input=name, output=f"next_{name}", size=step.hidden_size) for name in step.state_names),
         start_token=vocabulary.start_token,
+        sequence=step.sequence_weights(),
     )

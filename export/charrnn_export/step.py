@@ -8,6 +8,8 @@ applies the reset gate after the recurrent product; char-rnn applied it before.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,6 +42,16 @@ class StepModule(nn.Module):
     def state_names(self) -> list[str]:
         """Names of the states, in the order in which ``forward`` takes and gives them."""
         return [f"{kind}_{i}" for i in range(self.num_layers) for kind in STATES[self.cell]]
+
+    def sequence_weights(self) -> dict[str, Any]:
+        """``charrnn.sequence``: which of the file's tensors an ONNX LSTM operator over a sequence is made from."""
+        if self.cell != "lstm":
+            return {}
+        names = {"0.input": "layer_0.input.rows", "0.recurrent": "layer_0.weight"}
+        for i in range(1, self.num_layers):
+            names |= {f"{i}.weight": f"layer_{i}.weight", f"{i}.bias": f"layer_{i}.bias"}
+        names |= {"head.weight": "head.weight", "head.bias": "head.bias"}
+        return {"operator": "LSTM", "weights": names}
 
     def forward(self, token: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         per_layer = len(STATES[self.cell])

@@ -1,4 +1,4 @@
-"""Just enough of protobuf's wire format to look into an ONNX file without the onnx package.
+"""Just enough of protobuf's wire format to look into an ONNX file, or write one, without the onnx package.
 
 Nothing is decoded that is not asked for; every length is checked against the
 buffer, so a malformed file ends in ModelFileError and not in a long walk.
@@ -56,6 +56,15 @@ def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Fiel
         yield Field(number, wire_type, offset, payload, at, value)
 
 
+def packed_varints(data: bytes, part: Field) -> list[int]:
+    """The numbers of a packed field."""
+    numbers, at = [], part.start
+    while at < part.end:
+        number, at = _varint(data, at, part.end)
+        numbers.append(number)
+    return numbers
+
+
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
@@ -67,3 +76,24 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise ModelFileError(f"not an ONNX file: overlong number at byte {at}")
+
+
+def message(number: int, value: int | bytes) -> bytes:
+    """One field: a number of at least 0 as a varint, bytes (a message, a text) with their length before them."""
+    if isinstance(value, int):
+        return _encoded(number << 3 | VARINT) + _encoded(value)
+    return _encoded(number << 3 | BYTES) + _encoded(len(value)) + value
+
+
+def text(number: int, value: str) -> bytes:
+    """One field that holds a text."""
+    return message(number, value.encode())
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

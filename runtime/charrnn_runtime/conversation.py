@@ -136,10 +136,10 @@ class Conversation:
             self._drawn = 0
             self._decoder = self._info.vocabulary.decoder()  # an unfinished character stays unfinished
             if self._pending is not None and self._logits is None:
-                self._runner.step(np.array([self._pending]))
+                self._runner.step(self._pending)
             self._logits = None
             tokens = ids if self._pending is not None else with_start(ids, self._info)
-            for token in tokens[:-1]:
+            for token in tokens[:-1].tolist():
                 self._runner.step(token)
             self._pending = int(tokens[-1])
 
@@ -158,7 +158,7 @@ class Conversation:
         for _ in range(length):
             if self._pending is None:
                 self._pending = self._info.start_token
-            logits = self._runner.step(np.array([self._pending])) if self._logits is None else self._logits
+            logits = self._runner.step(self._pending) if self._logits is None else self._logits
             position = self._uniforms.position
             try:
                 token = self._drawer.draw(logits[0], self._uniforms.next(), self._history, self._drawn)

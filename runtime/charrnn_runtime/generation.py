@@ -14,6 +14,9 @@ from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_sof
 from charrnn_runtime.session import Cell, Logits, Runner, State
 from charrnn_runtime.vocab import Ids, Vocabulary
 
+_BLOCK = 64  # steps drawn before the texts get to know of it
+_FEW = 8  # rows; fewer are drawn one by one as fast
+
 FinishReason = Literal["length", "stop", "end"]
 
 
@@ -58,7 +61,7 @@ class Text:
 
     def __post_init__(self) -> None:
         self._decoder = self.vocabulary.decoder()
-        self._end = self.vocabulary.special.get("end")
+        self.end = self.vocabulary.special.get("end")
         self.drawn = 0
         self.tokens: list[int] = []
         self.log_probs: list[float] = []
@@ -80,7 +83,7 @@ class Text:
             self.history.append(token)
             if self.drawer.options.processor is None and len(self.history) > 2 * self.drawer.options.penalty_window:
                 del self.history[: -self.drawer.options.penalty_window]
-        if token == self._end:
+        if token == self.end:
             self.finish_reason = "end"
             return self._rest()
         piece = self._decoder.piece(token)
@@ -93,6 +96,18 @@ class Text:
             self.finish_reason = "length"
             return piece + self._rest()
         return piece
+
+    @property
+    def simple(self) -> bool:
+        """Whether nothing needs a look at each token as it is drawn but its end token: see ``add_all``."""
+        return self.drawer.plain and not self.stop.strings and not self.wants_log_probs
+
+    def add_all(self, tokens: list[int]) -> str:
+        """``add`` for several tokens of a ``simple`` text, at least one; an end token may only come last."""
+        if self.keep:
+            self.tokens += tokens[:-1]
+        self.drawn += len(tokens) - 1
+        return "".join(map(self._decoder.piece, tokens[:-1])) + self.add(tokens[-1])
 
     def _rest(self) -> str:
         last = self.stop.feed(self._decoder.flush())
@@ -117,16 +132,15 @@ class Text:
 def draw_one(cell: Cell, text: Text) -> Iterator[str]:
     """The pieces of one text."""
     runner = cell.runner(1)
+    step, draw, add = runner.step, text.draw, text.add
     logits = feed(runner, text.prompt)[0]
-    fed = np.zeros(1, np.int64)
     while True:
-        token = text.draw(logits)
-        if piece := text.add(token):
+        token = draw(logits)
+        if piece := add(token):
             yield piece
         if text.finish_reason:
             return
-        fed[0] = token
-        logits = runner.step(fed)[0]
+        logits = step(token)[0]
 
 
 def draw_many(cell: Cell, texts: Iterator[Text], batch: int) -> Iterator[tuple[int, Generation]]:
@@ -149,17 +163,12 @@ def draw_many(cell: Cell, texts: Iterator[Text], batch: int) -> Iterator[tuple[i
             kept = [row for row in rows if row is not None]
             rows = [*kept, *new]
             runner = _regroup(cell, runner, active, len(new))
-            tokens = np.zeros(len(rows), np.int64)
         finished = False
         while not finished:
-            for i, row in enumerate(rows):
-                if row is not None:
-                    tokens[i] = row.next_token()
-            logits = runner.step(tokens)
-            for i, token in _draw_rows(rows, logits):
+            for i, drawn in _draw_together(rows, runner) or _draw_step(rows, runner):
                 row = rows[i]
                 assert row is not None
-                row.drew(token)
+                row.drew(drawn)
                 if row.text.finish_reason:
                     yield row.number, row.text.result(row.pieces)
                     rows[i] = None
@@ -177,6 +186,11 @@ class _Row:
         self._last = 0
 
     @property
+    def before_last(self) -> bool:
+        """Whether the next token is fed for its state alone, and nothing is drawn after it."""
+        return self._fed + 1 < len(self.text.prompt)
+
+    @property
     def reading(self) -> bool:
         """Whether the prompt is not yet read."""
         return self._fed < len(self.text.prompt)
@@ -187,30 +201,59 @@ class _Row:
             return int(self.text.prompt[self._fed - 1])
         return self._last
 
-    def drew(self, token: int) -> None:
-        self._last = token
-        if piece := self.text.add(token):
+    def drew(self, tokens: list[int]) -> None:
+        self._last = tokens[-1]
+        if piece := self.text.add(tokens[0]) if len(tokens) == 1 else self.text.add_all(tokens):
             self.pieces.append(piece)
 
 
-def _draw_rows(rows: list[_Row | None], logits: Logits) -> list[tuple[int, int]]:
-    """(row, token) for every row whose prompt has been read."""
+def _draw_step(rows: list[_Row | None], runner: Runner) -> list[tuple[int, list[int]]]:
+    """One step of all rows: (row, its token) for every one whose prompt has been read."""
+    logits = runner.step(np.array([0 if row is None else row.next_token() for row in rows]))
     ready = [(i, row.text) for i, row in enumerate(rows) if row is not None and not row.reading]
-    together = [
-        (i, text)
-        for i, text in ready
-        if text.drawer is ready[0][1].drawer and text.drawer.plain and not text.wants_log_probs
-    ]
-    if len(together) < 3:  # below that, one by one is as fast
-        return [(i, text.draw(logits[i])) for i, text in ready]
+    together = [(i, text) for i, text in ready if text.simple and text.drawer is ready[0][1].drawer]
+    if len(together) < _FEW:
+        return [(i, [text.draw(logits[i])]) for i, text in ready]
     numbers = [i for i, _ in together]
-    uniforms = [text.uniforms.next() for _, text in together]
+    uniforms = np.array([text.uniforms.next() for _, text in together])
     here = logits if len(numbers) == len(logits) else logits[numbers]
-    drawn = list(zip(numbers, together[0][1].drawer.draw_rows(here, uniforms), strict=True))
+    tokens = together[0][1].drawer.draw_rows(here, uniforms).tolist()
+    drawn = [(i, [token]) for i, token in zip(numbers, tokens, strict=True)]
     if len(together) < len(ready):
         taken = set(numbers)
-        drawn += [(i, text.draw(logits[i])) for i, text in ready if i not in taken]
+        drawn += [(i, [text.draw(logits[i])]) for i, text in ready if i not in taken]
     return drawn
+
+
+def _draw_together(rows: list[_Row | None], runner: Runner) -> list[tuple[int, list[int]]]:
+    """Several steps at once, where all rows draw and none needs a look at its tokens: (row, its tokens).
+
+    It ends before a row must leave. Nothing, if the rows are few or differ.
+    """
+    ready = [(i, row) for i, row in enumerate(rows) if row is not None]
+    first = ready[0][1].text
+    if len(ready) < _FEW or not all(
+        row.text.simple and row.text.drawer is first.drawer and not row.before_last for _, row in ready
+    ):
+        return []
+    steps = min(_BLOCK, *(row.text.length - row.text.drawn for _, row in ready))
+    uniforms = np.array([row.text.uniforms.peek(steps) for _, row in ready]).T.copy()
+    numbers = np.array([i for i, _ in ready])
+    everyone = len(ready) == len(rows)
+    tokens = np.zeros(len(rows), np.int64)
+    tokens[numbers] = [row.next_token() for _, row in ready]
+    draw_rows, end = first.drawer.draw_rows, first.end
+    drawn = np.empty((steps, len(ready)), np.int64)
+    for at in range(steps):
+        logits = runner.step(tokens)
+        drawn[at] = draw_rows(logits if everyone else logits[numbers], uniforms[at])
+        tokens[numbers] = drawn[at]
+        if end is not None and (drawn[at] == end).any():
+            steps = at + 1
+            break
+    for _, row in ready:
+        row.text.uniforms.skip(steps)
+    return list(zip(numbers.tolist(), drawn[:steps].T.tolist(), strict=True))
 
 
 def _regroup(cell: Cell, runner: Runner | None, keep: list[int], new: int) -> Runner:
@@ -223,9 +266,10 @@ def _regroup(cell: Cell, runner: Runner | None, keep: list[int], new: int) -> Ru
 
 def feed(runner: Runner, tokens: Ids) -> Logits:
     """Feeds a prompt ``[n]``, n at least 1; the logits ``[1, vocab]`` after its last token."""
-    for token in tokens[:-1]:
+    *before, last = tokens.tolist()
+    for token in before:
         runner.step(token)
-    return runner.step(tokens[-1])
+    return runner.step(last)
 
 
 def with_start(prompt: Ids, info: ModelInfo) -> Ids:

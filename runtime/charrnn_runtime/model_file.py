@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from charrnn_runtime._protobuf import BYTES, VARINT, Field, fields
+from charrnn_runtime._protobuf import BYTES, VARINT, Field, fields, packed_varints
 from charrnn_runtime.errors import ModelFileError, UsageError
 from charrnn_runtime.vocab import Vocabulary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FORMAT = 1
 PREFIX = "charrnn."
@@ -32,6 +37,7 @@ _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
 _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE_TENSOR, _ATTRIBUTE_SPARSE_TENSORS = 22, 23
+_TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_RAW_DATA = 1, 2, 9
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
 
 
@@ -63,6 +69,7 @@ class ModelInfo:
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    sequence: Mapping[str, Any] = field(default_factory=dict)
     producer: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -93,8 +100,9 @@ class ModelInfo:
             "parity": _dumps(self.parity),
             "producer": _dumps(self.producer),
         }
-        if self.quality:
-            values["quality"] = _dumps(self.quality)
+        for key, optional in (("quality", self.quality), ("sequence", self.sequence)):
+            if optional:
+                values[key] = _dumps(optional)
         return {PREFIX + key: value for key, value in values.items()}
 
     @classmethod
@@ -137,6 +145,7 @@ class ModelInfo:
             training=_object(metadata, "training"),
             parity=_object(metadata, "parity"),
             quality=_object(metadata, "quality"),
+            sequence=_object(metadata, "sequence"),
             producer=_object(metadata, "producer"),
         )
 
@@ -176,6 +185,37 @@ def read_model_file(source: str | os.PathLike[str] | bytes) -> ModelFile:
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from error
     return ModelFile(data=data, info=info, name=name)
+
+
+def read_tensors(data: bytes, names: Set[str]) -> dict[str, NDArray[np.float32]]:
+    """The float32 initializers of these names, as views of the file's bytes; others are left out.
+
+    Raises:
+        ModelFileError: the bytes of one are not as many as its shape says.
+    """
+    import numpy as np
+
+    found = {}
+    for graph in (part for part in fields(data) if part.number == _MODEL_GRAPH):
+        for tensor in (part for part in _message(data, graph) if part.number == _GRAPH_INITIALIZER):
+            name, kind, view = "", 0, memoryview(b"")
+            shape: list[int] = []
+            for part in _message(data, tensor):
+                if part.number == _TENSOR_NAME:
+                    name = _string(data, part)
+                elif part.number == _TENSOR_DATA_TYPE:
+                    kind = part.value
+                elif part.number == _TENSOR_DIMS and part.wire_type == VARINT:
+                    shape.append(part.value)
+                elif part.number == _TENSOR_DIMS:  # packed
+                    shape += packed_varints(data, part)
+                elif part.number == _TENSOR_RAW_DATA and part.wire_type == BYTES:
+                    view = memoryview(data)[part.start : part.end]
+            if name in names and kind == 1:
+                if len(view) != 4 * math.prod(shape):
+                    raise ModelFileError(f"tensor {name!r} has {len(view)} bytes, which do not fit its shape {shape}")
+                found[name] = np.frombuffer(view, "<f4").reshape(shape)
+    return found
 
 
 def digest(data: bytes) -> str:

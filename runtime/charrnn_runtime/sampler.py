@@ -17,7 +17,8 @@ from charrnn_runtime.generation import Generation, Text, draw_many, draw_one, wi
 from charrnn_runtime.model_file import ModelInfo, read_model_file
 from charrnn_runtime.options import DrawOptions, SamplingOptions, check_count, new_seed
 from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
-from charrnn_runtime.session import Cell, Logits, OnnxCell, Runner, State, Tokens, open_session
+from charrnn_runtime.sequence import MIN_TOKENS, Reader, SequenceGraph, StepReader
+from charrnn_runtime.session import Cell, Logits, OnnxCell, State, Tokens, open_session
 from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Sampler:
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
+        file = None
         if isinstance(model, (str, os.PathLike, bytes)):
             file = read_model_file(model)
             session = open_session(file.data, device=device, threads=threads)
@@ -104,6 +106,10 @@ class Sampler:
         except ModelFileError as error:
             raise ModelFileError(f"{name}: {error}") from error
         self._cell: Cell = cell
+        self._sequence = None
+        # Elsewhere than on the CPU, and for a session of which nobody has the file, steps will do.
+        if file is not None and cell.device == "cpu" and SequenceGraph.possible(info):
+            self._sequence = SequenceGraph(file.data, info, threads)
         self.info = info
 
     @classmethod
@@ -111,6 +117,7 @@ class Sampler:
         """A sampler over another implementation of the step (the trainer's, in torch)."""
         sampler = cls.__new__(cls)
         sampler._cell = cell
+        sampler._sequence = None
         sampler.info = info
         return sampler
 
@@ -309,19 +316,22 @@ class Sampler:
 
     def score_ids(self, targets: Ids) -> Score:
         """``score`` for token ids ``[n]``."""
-        return Score(self._score(self._cell.runner(1), self.info.start_token, targets))
+        return Score(self._score(self._reader(len(targets)), self.info.start_token, targets))
 
-    def _score(self, runner: Runner, before: int, targets: Ids) -> NDArray[np.float64]:
-        """Log-probabilities ``[n]`` of tokens that follow what the runner has read and ``before``, not yet read."""
+    def _reader(self, tokens: int | None) -> Reader:
+        """What reads a text of so many tokens, or of nobody knows how many."""
+        if self._sequence is not None and (tokens is None or tokens >= MIN_TOKENS):
+            return self._sequence.reader()
+        return StepReader(self._cell.runner(1), len(self.vocabulary))
+
+    def _score(self, reader: Reader, before: int, targets: Ids) -> NDArray[np.float64]:
+        """Log-probabilities ``[n]`` of tokens that follow what the reader has read and ``before``, not yet read."""
         inputs = np.concatenate([[before], targets[:-1]])
         log_probs = np.empty(len(targets))
-        block = np.empty((_SCORE_BLOCK, len(self.vocabulary)), np.float32)
         for begin in range(0, len(targets), _SCORE_BLOCK):
             here = targets[begin : begin + _SCORE_BLOCK]
-            for row, token in enumerate(inputs[begin : begin + len(here)]):
-                block[row] = runner.step(token)[0]
-            rows = np.arange(len(here))
-            log_probs[begin : begin + len(here)] = log_softmax(block[: len(here)])[rows, here]
+            logits = reader.read(inputs[begin : begin + len(here)])
+            log_probs[begin : begin + len(here)] = log_softmax(logits)[np.arange(len(here)), here]
         return log_probs
 
     def score_stream(self, pieces: Iterable[str], *, unknown: Unknown = "error") -> Iterator[NDArray[np.float64]]:
@@ -335,10 +345,10 @@ class Sampler:
 
     def score_blocks(self, blocks: Iterable[Ids]) -> Iterator[NDArray[np.float64]]:
         """``score_stream`` for token ids, ``[n]`` each."""
-        runner = self._cell.runner(1)
+        reader = self._reader(None)
         last = self.info.start_token
         for targets in blocks:
-            yield self._score(runner, last, targets)
+            yield self._score(reader, last, targets)
             last = int(targets[-1]) if len(targets) else last
 
     def score_batch(self, texts: Sequence[str], *, unknown: Unknown = "error", batch: int = 64) -> list[Score]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -26,8 +27,12 @@ State = tuple[NDArray[np.float32], ...]
 class Runner(Protocol):
     """A cell in motion: it keeps its state between calls, for one fixed batch."""
 
-    def step(self, tokens: Tokens) -> Logits:
-        """Feeds one token ``[batch]`` to each stream; logits ``[batch, vocab]``, valid until the next call."""
+    def step(self, tokens: Tokens | int) -> Logits:
+        """Feeds one token to each stream, ``[batch]`` or one for all.
+
+        Returns:
+            Logits ``[batch, vocab]``, valid until the next call.
+        """
 
     def state(self) -> State:
         """A copy of the states, each ``[batch, size]``."""
@@ -114,7 +119,7 @@ class OnnxRunner:
         wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
         tokens, logits = wrap(self._tokens), wrap(self._logits)
         self._values = [[wrap(a, place, number) for a in arrays] for arrays in self._arrays]
-        self._bindings = []
+        bindings = []
         for turn in (0, 1):
             binding = cell.session.io_binding()
             binding.bind_ortvalue_input("token", tokens)
@@ -122,21 +127,35 @@ class OnnxRunner:
             for spec, source, target in zip(info.states, self._values[turn], self._values[1 - turn], strict=True):
                 binding.bind_ortvalue_input(spec.input, source)
                 binding.bind_ortvalue_output(spec.output, target)
-            self._bindings.append(binding)
-        self._run = cell.session.run_with_iobinding
-        self._vocab = len(info.vocabulary)
+            bindings.append(binding)
+        self._run, self._bound = _run_directly(cell.session, bindings)
         self._turn = 0
 
     def step(self, tokens: Tokens | int) -> Logits:
-        """Feeds one token to each stream; ``[batch]`` → logits ``[batch, vocab]``, overwritten by the next call."""
-        self._tokens[:] = tokens
-        self._run(self._bindings[self._turn])
-        self._turn ^= 1
+        """Feeds one token to each stream, ``[batch]`` or one for all; the logits are overwritten by the next call."""
+        if tokens.__class__ is int:
+            self._tokens.fill(tokens)
+        else:
+            self._tokens[:] = tokens
+        turn = self._turn
+        self._run(self._bound[turn], None)
+        self._turn = 1 - turn
         return self._logits
 
     def state(self) -> State:
         """A copy of the states, each ``[batch, size]``."""
         return tuple(value.numpy().copy() for value in self._values[self._turn])
+
+
+def _run_directly(session: InferenceSession, bindings: list[Any]) -> tuple[Callable[[Any, None], None], list[Any]]:
+    """The session's run with IO bindings, and the bindings, without ONNX Runtime's Python shell where it can be had.
+
+    The shell costs up to a microsecond a call. What it wraps is private, so its absence must be harmless.
+    """
+    try:
+        return session._sess.run_with_iobinding, [binding._iobinding for binding in bindings]
+    except AttributeError:
+        return session.run_with_iobinding, bindings
 
 
 def open_session(data: bytes, *, device: str, threads: int = 1) -> InferenceSession:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from charrnn_runtime import Request, Sampler, SnapshotError, UsageError, Vocabulary
 from charrnn_runtime.options import DrawOptions, Logits64
+from charrnn_runtime.sampling import UniformStream
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import TinyModel
@@ -230,3 +231,30 @@ def test_memory_is_flat(sampler: Sampler) -> None:
         sizes.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert sizes[1] - sizes[0] < 20_000
+
+
+@pytest.mark.parametrize("special", [{}, {"end": 0}])
+def test_texts_drawn_in_blocks_of_steps_are_what_each_is_alone(
+    tiny_of: Callable[[Vocabulary], TinyModel], special: dict[str, int]
+) -> None:
+    symbols = (-1, *range(97, 110)) if special else tuple(range(96, 110))
+    sampler = Sampler(tiny_of(Vocabulary(symbols=symbols, special=special)).data())
+    options: DrawOptions = {"temperature": 0.9}
+    requests = [
+        Request(prompt="abc"[: n % 4], length=3 + 67 * n % 230, seed=4, index=n, options=options) for n in range(30)
+    ]
+    done = dict(sampler.generate_many(requests, batch=12))
+    for n, r in enumerate(requests):
+        alone = sampler.generate(r.prompt, length=r.length, seed=4, index=n, **options)
+        assert (done[n].text, done[n].tokens, done[n].finish_reason) == (alone.text, alone.tokens, alone.finish_reason)
+    assert {d.finish_reason for d in done.values()} == ({"end", "length"} if special else {"length"})
+
+
+def test_uniform_numbers_looked_at_ahead_are_those_that_come() -> None:
+    ahead, one_by_one = UniformStream(5, 2, 3), UniformStream(5, 2, 3)
+    for count in (1, 200, 64, 64, 300, 7):
+        shown = ahead.peek(count)
+        ahead.skip(count - 1)
+        assert shown == [one_by_one.next() for _ in range(count - 1)] + [ahead.next()]
+        one_by_one.next()
+        assert ahead.position == one_by_one.position

@@ -97,7 +97,7 @@ def test_rows_drawn_together_are_the_rows_drawn_alone(batch: list[list[float]], 
     uniforms = [stream.next() for _ in batch]
     alone = [drawer.draw(row, u) for row, u in zip(logits, uniforms, strict=True)]
     assert drawer.plain
-    assert drawer.draw_rows(logits, uniforms) == alone
+    assert drawer.draw_rows(logits, np.array(uniforms)).tolist() == alone
     assert alone == [draw(row, drawer.options, u) for row, u in zip(logits, uniforms, strict=True)]
 
 
