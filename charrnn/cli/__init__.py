@@ -12,6 +12,7 @@ from charrnn import __version__
 from charrnn.cli.bench import bench
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
+from charrnn.cli.heatmap import heatmap
 from charrnn.cli.inspect import inspect
 from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
@@ -31,6 +32,7 @@ app.command()(bench)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plot)
+app.command()(heatmap)
 
 
 def _version(value: bool) -> None:
