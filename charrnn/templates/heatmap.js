@@ -320,9 +320,10 @@
     });
     item.append(radio, ...parts);
     if (r !== null) {
-      const meter = document.createElement("meter");
-      meter.value = Math.abs(r);
-      meter.ariaHidden = "true";
+      const meter = document.createElement("span"), fill = document.createElement("i");
+      meter.className = "meter";
+      fill.style.width = 100 * Math.abs(r) + "%";
+      meter.append(fill);
       item.append(meter);
     }
     item.addEventListener("click", () => panel.classList.contains("open") && setTimeout(() => open(false)));
