@@ -100,9 +100,7 @@ def _sample(head: re.Match[str], body: list[str]) -> Sample | None:
         return None
     if not body:
         return None
-    return Sample(
-        step=int(head[1]), epoch=epoch, train_loss=train_loss, val_loss=val_loss, text="\n".join(body)
-    )
+    return Sample(step=int(head[1]), epoch=epoch, train_loss=train_loss, val_loss=val_loss, text="\n".join(body))
 
 
 def _visible(text: str) -> str:

@@ -271,9 +271,9 @@ def _run(
         if filled == _BLOCK or at == len(inputs) - 1:
             log_probs = log_softmax(logits[:filled])
             targets = text.ids[begin : begin + filled]
-            token_bits[begin : begin + filled] = (
-                -log_probs[np.arange(len(targets)), targets][: len(targets)] / math.log(2)
-            )
+            token_bits[begin : begin + filled] = -log_probs[np.arange(len(targets)), targets][
+                : len(targets)
+            ] / math.log(2)
             _guess(log_probs, np.arange(begin - 1, begin - 1 + filled), text.ends, guesses, probabilities)
             begin, filled = begin + filled, 0
     starts = np.concatenate([[0], text.ends[:-1] + 1])

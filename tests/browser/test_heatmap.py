@@ -77,7 +77,9 @@ def test_choosing_and_walking(page: Page, heat: Path) -> None:
     assert "9.00 bits" in page.inner_text("#where")
     assert page.evaluate("document.getElementById('scroller').scrollTop") > 10_000
     page.keyboard.press("Control+Home")
-    page.mouse.move(*page.evaluate("(() => { const b = canvas.getBoundingClientRect(); return [b.x + 60, b.y + 20] })()"))
+    page.mouse.move(
+        *page.evaluate("(() => { const b = canvas.getBoundingClientRect(); return [b.x + 60, b.y + 20] })()")
+    )
     page.wait_for_function("!document.getElementById('where').textContent.includes('character 1 ')")
     page.select_option("#feature", "digit")
     assert "+0.20" in page.locator("#list label").nth(1).inner_text()

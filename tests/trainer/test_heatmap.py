@@ -173,9 +173,7 @@ def test_command(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
         (["--sample", "--out", "/missing/page.html"], 1, "/missing/page.html"),
     ],
 )
-def test_bad_input(
-    run: Run, charrnn: Charrnn, tmp_path: Path, arguments: list[object], code: int, words: str
-) -> None:
+def test_bad_input(run: Run, charrnn: Charrnn, tmp_path: Path, arguments: list[object], code: int, words: str) -> None:
     given = [str(a).format(text=run.text) for a in arguments]
     done = charrnn("heatmap", run.model, "-o", tmp_path / "p.html", *given)
     assert (done.code, words in done.err) == (code, True), done.err
