@@ -35,6 +35,7 @@ from charrnn.live import sample_live
 from charrnn.metrics import MetricsFile, require_tensorboard
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
+from charrnn.samples import Sample, append_sample, drop_samples_after
 from charrnn.streams import split_streams
 from charrnn.validation import streams_loss, validation_loss
 
@@ -145,6 +146,7 @@ class Trainer:
         self.model.train()
         self._good = self.checkpoint()
         self._first_loss: float | None = None
+        drop_samples_after(self.folder, counters.step)
         with (
             _flushed_denormals(),
             MetricsFile(self.folder, counters.step, tensorboard=self.tensorboard) as self._metrics,
@@ -246,6 +248,7 @@ class Trainer:
         self._take_up(self._good)
         self.counters.lr_scale, self.counters.elapsed = lr_scale, elapsed
         self._metrics.drop_after(self.counters.step)
+        drop_samples_after(self.folder, self.counters.step)
         if lr_scale < 0.5**TRIES:
             last = self.folder / "last.pt"
             kept = f"; {last} is from before" if last.exists() else ""
@@ -315,6 +318,11 @@ class Trainer:
         self._metrics.write(
             step=counters.step, epoch=round(epoch, 4), elapsed=round(counters.elapsed, 3), val_loss=val_loss
         )
+        sample = self._sample()
+        append_sample(
+            self.folder,
+            Sample(step=counters.step, epoch=epoch, train_loss=train_loss, val_loss=val_loss, text=sample),
+        )
         self._save(*names)
         self._forget_old(periodic)
         self.listener.validated(
@@ -325,7 +333,7 @@ class Trainer:
                 train_loss=train_loss,
                 val_loss=val_loss,
                 best=best,
-                sample=self._sample(),
+                sample=sample,
                 checkpoint=periodic,
             )
         )

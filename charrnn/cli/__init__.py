@@ -14,6 +14,7 @@ from charrnn.cli.bench import bench
 from charrnn.cli.data import app as data
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
+from charrnn.cli.heatmap import heatmap
 from charrnn.cli.inspect import inspect
 from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
@@ -34,6 +35,7 @@ app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plot)
 app.add_typer(data, name="data")
+app.command()(heatmap)
 
 
 def _version(value: bool) -> None:

@@ -416,6 +416,25 @@ class Sampler:
         runner = self._cell.runner(len(tokens), state)
         return runner.step(tokens.astype(np.int64)).copy(), runner.state()
 
+    def steps(self, token_ids: Ids) -> Iterator[tuple[Logits, State]]:
+        """What the model computes along one text, from the zero state on.
+
+        Args:
+            token_ids: ``[n]``; the start token is not added.
+
+        Yields:
+            For each token the logits ``[vocab]`` for the one that follows, valid
+            until the next step, and a copy of the states, each ``[size]``.
+
+        Raises:
+            UsageError: an id outside the vocabulary.
+        """
+        if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < len(self.vocabulary):
+            raise UsageError(f"token ids must be from 0 to {len(self.vocabulary) - 1}")
+        runner = self._cell.runner(1)
+        for token in token_ids:
+            yield runner.step(token)[0], tuple(s[0] for s in runner.state())
+
     def _text(
         self,
         prompt: str,

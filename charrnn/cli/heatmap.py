@@ -1,0 +1,66 @@
+"""``charrnn heatmap``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def heatmap(
+    model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
+    text: Annotated[str | None, typer.Option(help="The text: a file, a folder, - for standard input.")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Take a text that the model draws itself.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("heatmap.html"),
+    length: Annotated[
+        int | None, typer.Option(help="Characters at most.", show_default="100,000; 5,000 for --sample")
+    ] = None,
+    cells: Annotated[int, typer.Option(help="How many cells to keep; each adds up to a byte per character.")] = 40,
+    cell: Annotated[list[str] | None, typer.Option(help="Keep this one too, such as c_0[57]; may be repeated.")] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Look at this state; may be repeated.", show_default="c_…, or all")
+    ] = None,
+    unknown: Annotated[str, typer.Option(help="Characters the model does not know: error or skip.")] = "error",
+    prompt: Annotated[str, typer.Option(help="For --sample: text to continue.")] = "",
+    temperature: Annotated[float, typer.Option(help="For --sample.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="For --sample: same seed, same text.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
+) -> None:
+    """Write a page that colours a text by what the model's cells do, and by what surprises it."""
+    from charrnn.errors import ConfigError
+    from charrnn.files import check_writable, write_atomically
+    from charrnn.heatmap.build import build_heatmap, model_title, source_text
+    from charrnn.models import open_sampler
+
+    if (text is None) == (not sample):
+        raise ConfigError("name a text with --text FILE, or let the model draw one with --sample; one of them")
+    if unknown not in ("error", "skip"):
+        raise ConfigError(f"unknown={unknown!r}: use error or skip")
+    check_writable(out)
+    sampler = open_sampler(model, device=device)
+    if text is None:
+        length = 5000 if length is None else length
+        contents: str | bytes = prompt + sampler.sample(prompt, length=length, temperature=temperature, seed=seed)
+        length, name = len(contents), f"the model's own, seed {seed}, temperature {temperature:g}"
+    else:
+        contents = source_text(sampler, text)
+        length, name = 100_000 if length is None else length, "standard input" if text == "-" else Path(text).name
+    made = build_heatmap(
+        sampler,
+        contents,
+        title=model_title(model),
+        text_name=name,
+        length=length,
+        cells=cells,
+        names=cell or (),
+        states=state or (),
+        unknown=unknown,
+    )
+    page = made.page.encode()
+    write_atomically(out, page)
+    behind = f", {made.left_out:,} more left out (--length)" if made.left_out else ""
+    typer.echo(f"{out}: {len(made.analysis.shown):,} characters{behind}, {len(page):,} bytes")
+    for best in made.analysis.cells[:8]:
+        feature, r = best.best
+        typer.echo(f"  {best.name:<12} r = {r:+.3f}  {feature}")

@@ -1,0 +1,161 @@
+"""Nameable properties of a text, one number a character: what a cell may turn out to follow.
+
+Each value is about the text up to and with its character, because that is what
+the model has read when its state is looked at: an opening quote is inside, the
+closing one no longer. A feature that does not vary in a text is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float32]
+Codes = NDArray[np.uint32]
+
+_OPEN, _CLOSE = "([{", ")]}"
+_SINGLE, _DOUBLE, _TRIPLE = 1, 2, 3
+_PREFIXES = frozenset("rbfuRBFU")  # r'…', f"…": the letter stands before a quote that opens
+
+
+def text_features(text: str) -> dict[str, Values]:
+    """All features that vary in the text, float32 ``[n]`` each, by what they are called.
+
+    - position in line: characters since the last newline; 0 at the newline
+    - position in word: letters, digits and underscores in a row; 0 elsewhere
+    - position in sentence: characters since the last ``.``, ``!``, ``?`` or empty line
+    - indentation: blanks at the beginning of the line so far; a tab counts 4
+    - leading blanks: 1 where the line has held nothing else yet, 0 elsewhere; the newline is 1
+    - bracket depth: brackets ``([{`` open, less those closed, at least 0; an empty line closes all
+    - inside ( ), [ ], { }: how deep in this kind, counted alike
+    - inside < >: 1 from ``<`` to before ``>``, or to the end of the line
+    - inside quotes, "…", '…', triple quotes: 1 from the opening quote to before the closing one.
+      A backslash takes the next character's meaning. A single quote after a letter or digit is an
+      apostrophe. Single and double quotes end with an empty line at the latest, single ones also
+      with their line.
+    - comment: 1 from ``#`` outside quotes to the end of the line
+    - capital letter, small letter, digit, blank, punctuation, vowel: 1 where it is one
+    - line with a capital first: 1 in a line whose first character that is no blank is a capital
+    """
+    codes = np.array([ord(c) for c in text], np.uint32)
+    brackets = {kind: _depth(codes, kind[0], kind[1]) for kind in ("()", "[]", "{}")}
+    quotes, comment = _quotes(text)
+    angle = _between(text, "<", ">\n")
+    found: dict[str, Values | NDArray[np.bool_]] = {
+        "inside quotes": quotes > 0,
+        'inside "…"': quotes == _DOUBLE,
+        "inside '…'": quotes == _SINGLE,
+        "inside triple quotes": quotes == _TRIPLE,
+        "comment": comment,
+        "bracket depth": sum(brackets.values(), np.zeros(len(text), np.float32)),
+        "inside ( )": brackets["()"],
+        "inside [ ]": brackets["[]"],
+        "inside { }": brackets["{}"],
+        "inside < >": angle,
+        "position in line": _since(codes == ord("\n")),
+        "position in word": _since(~_class(text, lambda c: c.isalnum() or c == "_")),
+        "position in sentence": _since(np.isin(codes, [ord(c) for c in ".!?"]) | _empty_line(codes)),
+        **_indentation(text),
+        "capital letter": _class(text, str.isupper),
+        "small letter": _class(text, str.islower),
+        "digit": _class(text, str.isdigit),
+        "blank": _class(text, str.isspace),
+        "punctuation": _class(text, lambda c: not c.isalnum() and not c.isspace()),
+        "vowel": _class(text, lambda c: c in "aeiouAEIOU"),
+    }
+    return {name: v.astype(np.float32) for name, v in found.items() if len(v) and v.min() != v.max()}
+
+
+def _class(text: str, test: Callable[[str], bool]) -> NDArray[np.bool_]:
+    """Where a character passes a test; each distinct one is tested once."""
+    known = {c: test(c) for c in set(text)}
+    return np.fromiter((known[c] for c in text), np.bool_, len(text))
+
+
+def _since(resets: NDArray[np.bool_]) -> Values:
+    """Characters since the last reset; 0 at a reset. The beginning of the text counts from 1."""
+    places = np.arange(1, len(resets) + 1)
+    return (places - np.maximum.accumulate(np.where(resets, places, 0))).astype(np.float32)
+
+
+def _empty_line(codes: Codes) -> NDArray[np.bool_]:
+    """Newlines that follow a newline."""
+    newline = codes == ord("\n")
+    return newline & np.concatenate([[False], newline[:-1]])[: len(codes)]
+
+
+def _depth(codes: Codes, opening: str, closing: str) -> Values:
+    depth, depths = 0, np.empty(len(codes), np.float32)
+    empty = _empty_line(codes)
+    for i, change in enumerate((codes == ord(opening)).astype(np.int8) - (codes == ord(closing))):
+        depth = 0 if empty[i] else max(0, depth + int(change))
+        depths[i] = depth
+    return depths
+
+
+def _between(text: str, opening: str, closing: str) -> NDArray[np.bool_]:
+    inside, values = False, np.empty(len(text), np.bool_)
+    for i, c in enumerate(text):
+        inside = c not in closing and (inside or c == opening)
+        values[i] = inside
+    return values
+
+
+def _indentation(text: str) -> dict[str, Values]:
+    width, leading, capital = 0, True, False
+    widths, leadings, capitals = (np.empty(len(text), np.float32) for _ in range(3))
+    for i, c in enumerate(text):
+        if c == "\n":
+            width, leading, capital = 0, True, False
+        elif leading and c in " \t":
+            width += 4 if c == "\t" else 1
+        elif leading:
+            leading, capital = False, c.isupper()
+        widths[i], leadings[i], capitals[i] = width, leading, capital
+    return {"indentation": widths, "leading blanks": leadings, "line with a capital first": capitals}
+
+
+def _quotes(text: str) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """Which kind of quote each character is in, 0 for none, and where a comment runs."""
+    kinds, comments = np.zeros(len(text), np.int8), np.zeros(len(text), np.bool_)
+    kind, quote, comment, escaped = 0, "", False, False
+    i = 0
+    while i < len(text):
+        c, size, after = text[i], 1, kind
+        if c == "\n":
+            escaped, comment = False, False
+            empty = i > 0 and text[i - 1] == "\n"
+            after = 0 if kind == _SINGLE or (kind == _DOUBLE and empty) else kind
+        elif escaped:
+            escaped = False
+        elif kind and c == "\\":
+            escaped = True
+        elif kind == _TRIPLE and text.startswith(quote * 3, i):
+            after, size = 0, 3
+        elif kind in (_SINGLE, _DOUBLE) and c == quote:
+            after = 0
+        elif not kind and not comment and c in "\"'":
+            if text.startswith(c * 3, i):
+                after, size, quote = _TRIPLE, 3, c
+            elif c == '"' or _opens(text, i):
+                after, quote = (_DOUBLE if c == '"' else _SINGLE), c
+        elif not kind and c == "#":
+            comment = True
+        # Of three quotes in a row the first two do not tell yet.
+        kinds[i : i + size - 1] = kind
+        kinds[i + size - 1] = kind = after
+        comments[i] = comment
+        i += size
+    return kinds, comments
+
+
+def _opens(text: str, i: int) -> bool:
+    """Whether the single quote at i can open a quotation: an apostrophe follows a letter that is no prefix."""
+    before = text[max(0, i - 3) : i]
+    if not before or not (before[-1].isalnum() or before[-1] == "_"):
+        return True
+    word: Sequence[str] = before.rstrip("rbfuRBFU")
+    prefix = before[len(word) :]
+    return 0 < len(prefix) < 3 and set(prefix) <= _PREFIXES and not (word and (word[-1].isalnum() or word[-1] == "_"))

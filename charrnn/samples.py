@@ -1,0 +1,107 @@
+"""samples.txt: what the model wrote at each validation, in step with the checkpoints.
+
+An entry is a line of figures and the sample, each of its lines behind two
+blanks, so that no sample can look like the beginning of an entry:
+
+    step 500  epoch 0.25  train 1.8123  val 1.9012
+      the first line of the sample
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from charrnn.errors import RunFolderError, WriteError
+from charrnn.files import write_atomically
+
+NAME = "samples.txt"
+_INDENT = "  "
+_HEAD = re.compile(r"step (\d{1,15})  epoch (\S{1,30})  train (\S{1,30})  val (\S{1,30})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What a model wrote, and when: losses in nats per character."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    val_loss: float
+    text: str
+
+    def to_text(self) -> str:
+        """The entry; characters that a terminal would act upon are shown as U+FFFD."""
+        head = f"step {self.step}  epoch {self.epoch:.4f}  train {self.train_loss:.4f}  val {self.val_loss:.4f}\n"
+        return head + "".join(f"{_INDENT}{_visible(line)}\n" for line in self.text.split("\n"))
+
+
+def append_sample(folder: Path, sample: Sample) -> None:
+    """Adds an entry at the end, in one write, and sees that it is on the disk.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    path = folder / NAME
+    try:
+        with path.open("ab") as file:
+            file.write(sample.to_text().encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def drop_samples_after(folder: Path, step: int) -> None:
+    """Takes back the entries behind a step, and one that a kill has cut; with step 0 all of them.
+
+    Raises:
+        RunFolderError: the file cannot be read.
+        WriteError: it cannot be written.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return
+    kept = "".join(sample.to_text() for sample in read_samples(folder) if sample.step <= step) if step else ""
+    write_atomically(path, kept.encode())
+
+
+def read_samples(folder: Path) -> list[Sample]:
+    """A run's samples so far; what is damaged, or cut short by a kill, is left out.
+
+    Raises:
+        RunFolderError: the file cannot be read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return []
+    try:
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
+    lines = text.split("\n")
+    lines.pop()  # behind the last newline: nothing, or the beginning of a line that was cut
+    entries: list[tuple[re.Match[str], list[str]]] = []
+    for line in lines:
+        if line.startswith(_INDENT):
+            if entries:
+                entries[-1][1].append(line.removeprefix(_INDENT))
+        elif head := _HEAD.fullmatch(line):
+            entries.append((head, []))
+    return [sample for head, body in entries if (sample := _sample(head, body))]
+
+
+def _sample(head: re.Match[str], body: list[str]) -> Sample | None:
+    try:
+        epoch, train_loss, val_loss = (float(head[i]) for i in (2, 3, 4))
+    except ValueError:
+        return None
+    if not body:
+        return None
+    return Sample(step=int(head[1]), epoch=epoch, train_loss=train_loss, val_loss=val_loss, text="\n".join(body))
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
