@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from charrnn_export import Exported
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt).")],
-    model: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    model: Annotated[Path | None, typer.Argument(help="The .onnx file to write; with --triton it may be left out.")] = None,
+    triton: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a model repository for NVIDIA Triton into this folder.")
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX opset of the graph, 18 to 23.")] = 18,
     dtype: Annotated[str, typer.Option(help="fp32, or int8: a quarter of the size, and faster.")] = "fp32",
     text: Annotated[
@@ -21,7 +27,8 @@ def export(
     """Write a checkpoint as one self-contained ONNX file, and prove that it computes the same."""
     from charrnn.files import check_writable, write_atomically
 
-    check_writable(model)
+    if model is not None:
+        check_writable(model)
 
     from charrnn.checkpoint import load_checkpoint
     from charrnn.errors import ConfigError
@@ -29,17 +36,23 @@ def export(
     from charrnn.run_folder import find_checkpoint
 
     source = find_checkpoint(checkpoint)
-    if model.exists() and source.exists() and model.samefile(source):
+    if model is None and triton is None:
+        raise ConfigError("name the .onnx file to write, or a model repository: --triton DIR")
+    if model is not None and model.exists() and source.exists() and model.samefile(source):
         raise ConfigError(f"{model}: this is the checkpoint itself; give the model file another name")
     if dtype not in ("fp32", "int8"):
         raise ConfigError(f"unknown dtype {dtype!r}; known: fp32, int8")
     exported = export_checkpoint(
         load_checkpoint(source), opset=opset, int8=dtype == "int8", text=text or (), max_cost=max_cost
     )
-    write_atomically(model, exported.data)
+    if triton is not None:
+        served = _write_triton(triton, model or source, exported)
+        typer.echo(f"{served}: a model for NVIDIA Triton; serve it with: tritonserver --model-repository={triton}")
+    if model is not None:
+        write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(
-        f"{model}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits differ from "
+        f"{model or served}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits differ from "
         f"training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
     )
     if quality := exported.info.quality:
@@ -47,3 +60,22 @@ def export(
             f"int8: {quality['int8']:.4f} nats/char where fp32 has {quality['float32']:.4f} "
             f"({quality['int8'] - quality['float32']:+.4f}), on {quality['tokens']:,} characters of validation text"
         )
+
+
+def _write_triton(repository: Path, source: Path, exported: Exported) -> Path:
+    """The model's folder in a repository, named as the file or, for best.pt and its like, as the run."""
+    from charrnn_export.triton import config_pbtxt
+
+    from charrnn.errors import WriteError
+    from charrnn.files import write_atomically
+
+    name = source.absolute().parent.name if source.suffix == ".pt" else source.stem
+    config = config_pbtxt(exported.info, name)
+    folder = repository / name
+    try:
+        (folder / "1").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    write_atomically(folder / "1" / "model.onnx", exported.data)
+    write_atomically(folder / "config.pbtxt", config.encode())
+    return folder

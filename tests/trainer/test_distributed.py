@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -23,23 +23,22 @@ from charrnn.errors import ConfigError
 from charrnn.metrics import read_metrics
 from tests.trainer.distributed_worker import run as run_job
 
-if TYPE_CHECKING:
-    from tests.conftest import MakeTrainer
-
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo"
 )
 WORKER = Path(__file__).with_name("distributed_worker.py")
-EACH = {"batch_size": 6, "steps": 50, "eval_steps": 1}
-ODD = {"batch_size": 5, "steps": 12, "eval_steps": 4, "optimizer": "adamw"}
-HALF = {"batch_size": 4, "steps": 30, "eval_steps": 10}
+# Muon computes its directions in bfloat16, where a last bit that differs is a difference of 0.4 %: with the default
+# rate 5e-5 nats after 50 steps. AdamW stays below 1e-6.
+MUON = {"batch_size": 6, "steps": 50, "eval_steps": 25, "lr": 0.006, "warmup_steps": 100}
+ODD = {"batch_size": 5, "steps": 50, "eval_steps": 25, "optimizer": "adamw"}
+HALF = {"batch_size": 4, "steps": 20, "eval_steps": 10, "optimizer": "adamw"}
 JOBS: list[dict[str, Any]] = [
-    {"name": "plain", "train": EACH},
+    {"name": "plain", "train": MUON},
     {"name": "odd", "train": ODD, "cell": "gru", "data": {"split": "streams"}},
     {"name": "half", "train": HALF, "stop_after": 13},
     {"name": "rest", "train": HALF, "resume": "alone"},
     {"name": "wet", "train": HALF, "dropout": 0.5},
-    {"name": "wet half", "train": HALF, "dropout": 0.5, "stop_after": 20},
+    {"name": "wet half", "train": HALF, "dropout": 0.5, "stop_after": 10},
     {"name": "wet rest", "train": HALF, "dropout": 0.5, "resume": "wet half"},
 ]
 
@@ -85,20 +84,22 @@ def folder(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_gloo
-@pytest.mark.parametrize("job", JOBS[:2], ids=["streams around the text", "an odd batch, char-rnn's split"])
-def test_two_processes_have_the_losses_of_one(folder: Path, job: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("job", "allowed"),
+    [(JOBS[0], 1e-4), (JOBS[1], 1e-5)],
+    ids=["streams around the text", "an odd batch, char-rnn's split"],
+)
+def test_two_processes_have_the_losses_of_one(folder: Path, job: dict[str, Any], allowed: float) -> None:
     single = run_job(folder, job | {"name": job["name"] + " single"})
     one, two = (load_checkpoint(folder / f"{job['name']}{end}" / "last.pt") for end in ("", " single"))
-    steps = job["train"]["steps"] // job["train"]["eval_steps"]
-    assert len(one.history) == len(two.history) == steps
+    each_step = (one.resume["losses"] - two.resume["losses"])[: job["train"]["steps"]].abs()
+    assert float(each_step.max()) < allowed
+    assert len(one.history) == len(two.history) == 2
     for a, b in zip(one.history, two.history, strict=True):
-        assert a["step"] == b["step"]
-        assert a["epoch"] == b["epoch"]
-        assert abs(a["train_loss"] - b["train_loss"]) < 1e-4
-        assert abs(a["val_loss"] - b["val_loss"]) < 1e-4
-    for a, b in zip(one.resume["state"], single.state, strict=True):
-        assert a.shape == b.shape
-        assert torch.allclose(a, b, atol=1e-3)
+        assert (a["step"], a["epoch"]) == (b["step"], b["epoch"])
+        assert abs(a["val_loss"] - b["val_loss"]) < allowed
+    for state, expected in zip(one.resume["state"], single.state, strict=True):
+        assert torch.allclose(state, expected, atol=100 * allowed)
 
 
 @needs_gloo
@@ -106,10 +107,10 @@ def test_begun_as_two_and_resumed_as_one_and_the_other_way_round(folder: Path) -
     straight = run_job(folder, {"name": "straight", "train": HALF})
     resumed = run_job(folder, {"name": "half", "train": HALF, "resume": "half"})
     other_way = load_checkpoint(folder / "rest" / "last.pt")
-    assert load_checkpoint(folder / "half" / "last.pt").progress["step"] == 30
+    assert load_checkpoint(folder / "half" / "last.pt").progress["step"] == 20
     for weights in (resumed.model.state_dict(), other_way.weights):
         for name, weight in straight.model.state_dict().items():
-            assert torch.allclose(weight, weights[name], atol=2e-3), name
+            assert torch.allclose(weight, weights[name], atol=1e-4), name
     last = straight.history[-1]["val_loss"]
     assert abs(resumed.history[-1]["val_loss"] - last) < 1e-4
     assert abs(other_way.history[-1]["val_loss"] - last) < 1e-4
@@ -128,7 +129,7 @@ def test_the_same_number_of_processes_resumes_bit_by_bit_dropout_included(folder
 @needs_gloo
 def test_only_one_process_writes(folder: Path) -> None:
     steps = [line["step"] for line in read_metrics(folder / "plain") if "val_loss" in line]
-    assert steps == list(range(1, 51))
+    assert steps == [25, 50]
 
 
 @needs_gloo
