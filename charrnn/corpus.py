@@ -194,7 +194,7 @@ def _expand(argument: str) -> list[Source]:
         if not files:
             raise CorpusError(f"{argument}: no file has a name like this")
         return [_read(f) for f in files]
-    # Importing pooch costs, and most texts are files.
+    # Most texts are files.
     from charrnn import catalogue
 
     if argument in catalogue.names():

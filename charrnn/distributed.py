@@ -168,7 +168,9 @@ def _backend(device: str, local: int) -> str:
         return "gloo"
     if local >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ConfigError(f"process {local} has no GPU: there are {count}; start torchrun with --nproc-per-node {count}")
+        raise ConfigError(
+            f"process {local} has no GPU: there are {count}; start torchrun with --nproc-per-node {count}"
+        )
     torch.cuda.set_device(local)
     return "nccl"
 

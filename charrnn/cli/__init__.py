@@ -10,6 +10,7 @@ from charrnn_runtime import CharrnnError
 
 from charrnn import __version__
 from charrnn.cli.bench import bench
+from charrnn.cli.data import app as data
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
 from charrnn.cli.inspect import inspect
@@ -31,6 +32,7 @@ app.command()(bench)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plot)
+app.add_typer(data, name="data")
 
 
 def _version(value: bool) -> None:

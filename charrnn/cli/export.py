@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt).")],
-    model: Annotated[Path | None, typer.Argument(help="The .onnx file to write; with --triton it may be left out.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="The .onnx file to write; with --triton it may be left out.")
+    ] = None,
     triton: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a model repository for NVIDIA Triton into this folder.")
     ] = None,
@@ -52,8 +54,9 @@ def export(
         write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(
-        f"{model or served}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits differ from "
-        f"training by at most {parity['max_difference']:.1e} of the largest one (allowed: {parity['tolerance']:.0e})"
+        f"{model or served}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits "
+        f"differ from training by at most {parity['max_difference']:.1e} of the largest one "
+        f"(allowed: {parity['tolerance']:.0e})"
     )
     if quality := exported.info.quality:
         typer.echo(

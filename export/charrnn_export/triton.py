@@ -111,7 +111,7 @@ def _parameter(key: str, value: str) -> str:
 def _quoted(text: str) -> str:
     """A string of protobuf's text format, in ASCII: UTF-8 bytes that are not printable in octal."""
     parts = (
-        chr(byte) if 32 <= byte < 127 and byte not in b"\\\"" else f"\\{byte:03o}"
+        chr(byte) if 32 <= byte < 127 and byte not in b'\\"' else f"\\{byte:03o}"
         for byte in text.encode("utf-8", "surrogatepass")
     )
     return '"' + "".join(parts) + '"'

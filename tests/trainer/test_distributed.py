@@ -23,9 +23,7 @@ from charrnn.errors import ConfigError
 from charrnn.metrics import read_metrics
 from tests.trainer.distributed_worker import run as run_job
 
-needs_gloo = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo"
-)
+needs_gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
 WORKER = Path(__file__).with_name("distributed_worker.py")
 # Muon computes its directions in bfloat16, where a last bit that differs is a difference of 0.4 %: with the default
 # rate 5e-5 nats after 50 steps. AdamW stays below 1e-6.
@@ -191,7 +189,7 @@ def test_one_process_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_rows_are_divided_without_gap_or_double(size: int) -> None:
     rows = [list(range(20))[Processes(rank, size).rows(20)] for rank in range(size)]
-    assert sum(rows, []) == list(range(20))
+    assert [row for part in rows for row in part] == list(range(20))
     assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 
