@@ -53,6 +53,7 @@ $(VENV)/.installed: $(VENV)/.made $(INPUTS)
 
 $(VENV)/.installed-dev: $(VENV)/.made $(INPUTS)
 	$(PIP) --editable "./runtime[cpu]" --editable ".[dev]"
+	$(PIP) --no-deps tritonclient  # one message of it is read; what it requires would hold back protobuf and ml_dtypes
 	touch $@ $(VENV)/.installed
 
 clean:

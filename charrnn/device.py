@@ -30,9 +30,11 @@ def choose_device(name: str) -> torch.device:
         if not count:
             why = "this torch is built without CUDA" if torch.version.cuda is None else "no CUDA device is available"
             raise ConfigError(f"--device {name}: {why}; use --device cpu or auto")
-        if (device.index or 0) >= count:
+        # Without a number it is the current one: with several processes each has its own.
+        index = device.index if device.index is not None or not count else torch.cuda.current_device()
+        if (index or 0) >= count:
             raise ConfigError(f"--device {name}: there are only {count} CUDA devices, cuda:0 to cuda:{count - 1}")
-        return torch.device("cuda", device.index or 0)
+        return torch.device("cuda", index or 0)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError(f"--device {name}: MPS is not available here; use --device cpu or auto")
     return device

@@ -7,6 +7,7 @@ CharrnnError                exit code 1
 │   └── DownloadError       a known corpus cannot be fetched
 ├── CheckpointError         a file is no checkpoint, is damaged, or does not fit
 ├── DivergedError            the loss is no longer a number
+├── DistributedError        another process of the run is gone
 ├── RunFolderError          the run folder exists already, or cannot be written
 └── WriteError              a file cannot be written
 """
@@ -34,6 +35,10 @@ class CheckpointError(CharrnnError):
 
 class DivergedError(CharrnnError):
     """Training has diverged: the loss is no longer a number."""
+
+
+class DistributedError(CharrnnError):
+    """Another process of a run on several is gone, or does not answer."""
 
 
 class RunFolderError(CharrnnError):

@@ -81,6 +81,25 @@ class MetricsFile:
             self._writer.close()
 
 
+class NoMetrics(MetricsFile):
+    """For the processes of a run that write nothing."""
+
+    def __init__(self) -> None:
+        self._writer = None
+
+    def write(self, **values: Any) -> None:
+        """Nothing."""
+
+    def drop_after(self, step: int) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 def require_tensorboard() -> None:
     """Finds out before a run begins, or an earlier one is removed.
 

@@ -34,6 +34,8 @@ class Streams:
         self.starts_B = starts
         self.length = length
         self.position = position
+        # Streams around the whole text have read it once when each has read its share.
+        self._share = length / len(starts) if length == len(ids) else length
 
     @classmethod
     def around(cls, ids: Ids, batch_size: int) -> Streams:
@@ -49,9 +51,13 @@ class Streams:
     @property
     def epoch(self) -> float:
         """Passes over the text so far."""
-        # Streams around the whole text have read it once when each has read its share.
-        share = self.length / len(self.starts_B) if self.length == len(self.ids) else self.length
-        return self.position / share
+        return self.position / self._share
+
+    def rows(self, rows: slice) -> Streams:
+        """Some of the readers alone; their epochs are those of all."""
+        part = Streams(self.ids, self.starts_B[rows], self.length, self.position)
+        part._share = self._share
+        return part
 
     def next(self, seq_len: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Inputs and targets, both ``[T, B]``: targets are the characters after the inputs."""

@@ -3,6 +3,8 @@
     text → streams → model → loss → gradient → clip → update
                  └── every so often: validate, sample, checkpoint
 
+Several processes divide the batch between them (distributed.py); each runs
+this loop, and clocks and signals are agreed upon, so that all go the same way.
 State is carried from step to step (truncated backpropagation through time)
 and cut from the graph between steps. The loop knows no terminal: it tells a
 ``Listener``. Letters: T sequence, B batch, V vocabulary.
@@ -28,11 +30,12 @@ from charrnn.checkpoint import Checkpoint, load_checkpoint, on_cpu
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
 from charrnn.corpus import Corpus
 from charrnn.device import choose_device, choose_precision, to_device
+from charrnn.distributed import SINGLE, Processes
 from charrnn.errors import CheckpointError, ConfigError, CorpusError, DivergedError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
 from charrnn.live import sample_live
-from charrnn.metrics import MetricsFile, require_tensorboard
+from charrnn.metrics import MetricsFile, NoMetrics, require_tensorboard
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
 from charrnn.samples import Sample, append_sample, drop_samples_after
@@ -73,6 +76,7 @@ class Trainer:
         checkpoint: continue from here instead of from the beginning.
         weights: begin with these instead of random ones.
         tensorboard: write the metrics for TensorBoard too.
+        processes: those that share the run; each builds a Trainer with the same arguments.
 
     Raises:
         CorpusError: the text is too short.
@@ -93,12 +97,14 @@ class Trainer:
         checkpoint: Checkpoint | None = None,
         weights: Mapping[str, Tensor] | None = None,
         tensorboard: bool = False,
+        processes: Processes = SINGLE,
     ) -> None:
         if tensorboard:
             require_tensorboard()
         self.listener = listener or Listener()
         self.tensorboard = tensorboard
         self.folder = folder
+        self.processes = processes
         self.corpus = corpus
         self.vocabulary = corpus.vocabulary
         self.data_config = data_config
@@ -110,7 +116,8 @@ class Trainer:
             batch_size=self.config.batch_size,
             seq_len=self.config.seq_len,
         )
-        self.streams = self.split.train
+        self.rows = processes.rows(self.config.batch_size)
+        self.streams = self.split.train.rows(self.rows)
         self.device = choose_device(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
 
@@ -121,8 +128,11 @@ class Trainer:
             if weights is not None:
                 model.load_state_dict(weights)
         self.model = model.to(self.device)
+        self.forward = processes.wrap(self.model)
+        if processes.rank:
+            self._reseed()
         self.optimizers = Optimizers(self.model, self.config)
-        self.state: State = self.model.initial_state(self.config.batch_size)
+        self.state: State = self.model.initial_state(len(self.streams.starts_B))
         # Losses of the last steps, where they are computed; reading them is a CPU-GPU sync point.
         self.losses = torch.zeros(RECENT, device=self.device)
         self.counters = Counters()
@@ -142,14 +152,15 @@ class Trainer:
         if self._fraction() >= 1.0:
             raise ConfigError("the run has used up its budget; give a larger one (--time, --epochs or --steps)")
         self._announce()
-        write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
+        if self.processes.first:
+            write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
         self.model.train()
         self._good = self.checkpoint()
         self._first_loss: float | None = None
         drop_samples_after(self.folder, counters.step)
         with (
             _flushed_denormals(),
-            MetricsFile(self.folder, counters.step, tensorboard=self.tensorboard) as self._metrics,
+            self._open_metrics() as self._metrics,
         ):
             self._loop(stop)
             # A last validation that explodes goes back to the last good point, and on from there.
@@ -176,6 +187,11 @@ class Trainer:
         self.listener.finished(finished)
         return finished
 
+    def _open_metrics(self) -> MetricsFile:
+        if not self.processes.first:
+            return NoMetrics()
+        return MetricsFile(self.folder, self.counters.step, tensorboard=self.tensorboard)
+
     def _validated(self) -> bool:
         """Whether the run stands where it was last validated."""
         return bool(self.history) and self.history[-1]["step"] == self.counters.step
@@ -187,15 +203,17 @@ class Trainer:
         next_validation = self._validation_after(self._fraction())
         saved_at = reported_at = counters.elapsed
         report_every, step_of_report, validating = 1, counters.step, 0.0
+        agree = self.processes.agree
+        (stopped,) = agree(stop())
         # The first step is always made, so that there is something to save.
-        while (fraction := self._fraction()) < 1.0 and not (counters.step and stop()):
+        while (fraction := self._fraction()) < 1.0 and not (counters.step and stopped):
             factor = counters.lr_scale * schedule(
                 config, fraction=fraction, epoch=self.streams.epoch, step=counters.step
             )
             loss, norm = self._step(factor)
             self.losses[counters.step % RECENT] = loss
             counters.step += 1
-            counters.elapsed = time.monotonic() - began
+            counters.elapsed, stopped = agree(time.monotonic() - began, stop())
             due = self._validation_due(next_validation)
             log = counters.step % METRICS_STEPS == 0
             save = counters.elapsed - saved_at > SAVE_SECONDS
@@ -205,7 +223,7 @@ class Trainer:
             latest = float(loss)
             if self._first_loss is None:
                 self._first_loss = latest
-            counters.elapsed = time.monotonic() - began
+            (counters.elapsed,) = agree(time.monotonic() - began)
             if self._exploded(latest):
                 self._roll_back(latest)
                 began = time.monotonic() - counters.elapsed
@@ -221,8 +239,9 @@ class Trainer:
             if due and self._fraction() < 1.0:
                 if config.time is None or config.eval_steps or validating <= VALIDATION_SHARE * counters.elapsed:
                     self._validate(self._recent_loss())
-                    validating += time.monotonic() - began - counters.elapsed
-                counters.elapsed = time.monotonic() - began
+                before = counters.elapsed
+                counters.elapsed, stopped = agree(time.monotonic() - began, stop())
+                validating += counters.elapsed - before
                 next_validation = self._validation_after(self._fraction())
                 saved_at = counters.elapsed
             elif save:
@@ -277,12 +296,13 @@ class Trainer:
         """One batch forward, back, and update; mean loss in nats and gradient norm, scalars still on the device."""
         x_TB, y_TB = (to_device(ids, self.device) for ids in self.streams.next(self.config.seq_len))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits_TBV, state = self.model(x_TB, self.state)
+            logits_TBV, state = self.forward(x_TB, self.state)
         self.state = tuple(s.detach() for s in state)
         loss = F.cross_entropy(logits_TBV.float().flatten(0, 1), y_TB.flatten())
         objective = loss * self.config.seq_len if self.config.loss_sum else loss
-        objective.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), self.optimizers.step(factor)
+        mean, share = self.processes.mean(loss, y_TB.numel())
+        (objective * share).backward()  # type: ignore[no-untyped-call]
+        return mean, self.optimizers.step(factor)
 
     def _recent_loss(self) -> float:
         """Mean training loss of the last steps."""
@@ -292,9 +312,10 @@ class Trainer:
         """Validation loss, checkpoint under all its names, a sample for the listener; False if it went back."""
         counters, most = self.counters, self.data_config.val_max
         if self.split.val is not None:
-            val_loss = streams_loss(self.model, self.split.val, self.config.seq_len, most=most)
+            val_loss = streams_loss(self.model, self.split.val, self.config.seq_len, self.processes, most=most)
         else:
-            val_loss = validation_loss(self.model, self.split.val_ids, self.vocabulary.start_token, most=most)
+            ids, start = self.split.val_ids, self.vocabulary.start_token
+            val_loss = validation_loss(self.model, ids, start, self.processes, most=most)
         if self._exploded(val_loss):
             self._roll_back(val_loss)
             return False
@@ -343,16 +364,20 @@ class Trainer:
         """A checkpoint under all these names, and the point to roll back to."""
         self._metrics.sync()
         self._good = self.checkpoint()
-        self._good.save(*paths)
+        if self.processes.first:
+            self._good.save(*paths)
 
     def _sample(self) -> str:
+        if not self.processes.first:
+            return ""
         return sample_live(self.model, self.vocabulary, length=SAMPLE_LENGTH, seed=self.counters.step)
 
     def checkpoint(self) -> Checkpoint:
-        """The run as it stands, ready to be saved."""
+        """The run as it stands, ready to be saved; the same in all processes, and for any number of them."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        parts = self.processes.gather((on_cpu(self.state), rng))
         checkpoint = Checkpoint(
             model_config=self.model.config,
             data_config=self.data_config,
@@ -372,9 +397,10 @@ class Trainer:
             history=list(self.history),
             resume={
                 "optimizers": self.optimizers.state_dict(),
-                "state": list(self.state),
+                "state": [torch.cat(rows) for rows in zip(*(state for state, _ in parts), strict=True)],
                 "losses": self.losses,
-                "rng": rng,
+                "rng": parts[0][1],
+                "rng_of_others": [other for _, other in parts[1:]],
             },
         )
         # Copies on the CPU: training goes on and writes over the originals.
@@ -394,8 +420,9 @@ class Trainer:
         try:
             self.model.load_state_dict(checkpoint.weights)
             self.optimizers.load_state_dict(checkpoint.resume["optimizers"])
-            progress, rng = checkpoint.progress, checkpoint.resume["rng"]
-            self.state = tuple(s.to(self.device) for s in checkpoint.resume["state"])
+            progress, states = checkpoint.progress, checkpoint.resume["state"]
+            shapes = [tuple(s.shape) for s in states]
+            self.state = tuple(s[self.rows].to(self.device) for s in states)
             self.losses = checkpoint.resume["losses"].to(self.device).view(RECENT)
             self.streams.position = int(progress["position"])
             counters = self.counters  # changed in place: a running loop holds on to it
@@ -404,15 +431,25 @@ class Trainer:
             counters.best_val_loss = float(progress["best_val_loss"])
             counters.lr_scale = float(progress["lr_scale"])
             self.history = list(checkpoint.history)
-            torch.set_rng_state(rng["cpu"])
-            if "cuda" in rng and self.device.type == "cuda":
-                torch.cuda.set_rng_state(rng["cuda"], self.device)
+            self._take_up_rng([checkpoint.resume["rng"], *checkpoint.resume.get("rng_of_others", [])])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"this checkpoint cannot be resumed: {error}") from error
-        if [tuple(s.shape) for s in self.state] != [
-            tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)
-        ]:
+        if shapes != [tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)]:
             raise CheckpointError("this checkpoint cannot be resumed with another batch size or architecture")
+
+    def _take_up_rng(self, states: list[dict[str, Tensor]]) -> None:
+        """The random-number states of all processes; a run that had fewer has none for this one."""
+        if self.processes.rank >= len(states):
+            self._reseed()
+            return
+        own = states[self.processes.rank]
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.device)
+
+    def _reseed(self) -> None:
+        """Random numbers of this process's own: equal dropout in all rows would be half a dropout."""
+        torch.manual_seed((self.config.seed + 7919 * self.processes.rank) % 2**63)
 
     @property
     def train_characters(self) -> int:
@@ -478,6 +515,7 @@ class Trainer:
                 settings=(
                     f"{model.cell} {model.num_layers}×{model.hidden_size}, dropout {model.dropout:g}, "
                     f"batch {config.batch_size}, sequence {config.seq_len}, {config.optimizer} {config.lr:g}"
+                    + (f", {self.processes.size} processes" if self.processes.size > 1 else "")
                 ),
                 budget=budget,
                 step=self.counters.step,
@@ -509,6 +547,8 @@ class Trainer:
 
     def _forget_old(self, newest: Path) -> None:
         """Removes all but the last few periodic checkpoints."""
+        if not self.processes.first:
+            return
         periodic = sorted(self.folder.glob("epoch*-loss*.pt"), key=lambda p: (p == newest, p.stat().st_mtime_ns))
         for path in periodic[:-KEEP]:
             path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from charrnn.distributed import SINGLE, Processes
 from charrnn.model import CharRNN
 from charrnn.streams import Streams
 
@@ -21,7 +22,12 @@ _PIECES = 64  # of a validation text that is too long to be read whole
 
 
 def validation_loss(
-    model: CharRNN, ids: NDArray[np.unsignedinteger], start_token: int, *, most: int | None = None
+    model: CharRNN,
+    ids: NDArray[np.unsignedinteger],
+    start_token: int,
+    processes: Processes = SINGLE,
+    *,
+    most: int | None = None,
 ) -> float:
     """Mean negative log-likelihood in nats of every character of a text ``[N]``.
 
@@ -29,7 +35,8 @@ def validation_loss(
     ``Sampler.score``. The text is read as eight streams at once, each led in
     by the 512 characters before it, which is as good as one state carried
     through: on tinyshakespeare the two differ by less than 1e-8 nats.
-    Computed in float32, whatever the training computes in.
+    Computed in float32, whatever the training computes in. Several processes
+    share the streams; all get the same figure.
 
     Of a text of more than ``most`` characters, 64 pieces that together have as
     many are scored, spread evenly from its beginning to its end, always the same.
@@ -43,8 +50,10 @@ def validation_loss(
         pieces = [(int(begin), int(end)) for begin, end in itertools.pairwise(bounds)]
     total = 0.0
     for at in range(0, len(pieces), _STREAMS):
-        total += _pieces_loss(model, ids, start_token, np.array(pieces[at : at + _STREAMS]))
-    return total / sum(end - begin for begin, end in pieces)
+        own = pieces[at : at + _STREAMS][processes.rank :: processes.size]
+        if own:
+            total += _pieces_loss(model, ids, start_token, np.array(own))
+    return processes.sum(total)[0] / sum(end - begin for begin, end in pieces)
 
 
 def _pieces_loss(
@@ -72,7 +81,9 @@ def _pieces_loss(
     return total
 
 
-def streams_loss(model: CharRNN, streams: Streams, seq_len: int, *, most: int | None = None) -> float:
+def streams_loss(
+    model: CharRNN, streams: Streams, seq_len: int, processes: Processes = SINGLE, *, most: int | None = None
+) -> float:
     """Mean negative log-likelihood in nats over streams read once from the zero state, as char-rnn validated.
 
     Of streams that have more than ``most`` characters in all, the first whole sequences of each are read.
@@ -80,8 +91,9 @@ def streams_loss(model: CharRNN, streams: Streams, seq_len: int, *, most: int | 
     length = streams.length
     if most:
         length = min(length, max(1, most // (len(streams.starts_B) * seq_len)) * seq_len)
-    fresh = Streams(streams.ids, streams.starts_B, length)
-    total, count = 0.0, 0
+    own = processes.rows(len(streams.starts_B))
+    fresh = Streams(streams.ids, streams.starts_B[own], length)
+    total, count = 0.0, 0.0
     state = model.initial_state(len(fresh.starts_B))
     with model.evaluating():
         while fresh.position < fresh.length:
@@ -89,4 +101,5 @@ def streams_loss(model: CharRNN, streams: Streams, seq_len: int, *, most: int | 
             logits, state = model(x, state)
             total += float(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
             count += y.numel()
+    total, count = processes.sum(total, count)
     return total / count

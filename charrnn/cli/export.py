@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from charrnn_export import Exported
 
 
 def export(
     checkpoint: Annotated[
         Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt); for --web also an .onnx file.")
     ],
-    model: Annotated[Path | None, typer.Argument(help="The .onnx file to write; may be left out for --web.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="The .onnx file to write; may be left out for --web and --triton.")
+    ] = None,
+    triton: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a model repository for NVIDIA Triton into this folder.")
+    ] = None,
     opset: Annotated[int, typer.Option(help="ONNX opset of the graph, 18 to 23.")] = 18,
     dtype: Annotated[str, typer.Option(help="fp32, or int8: a quarter of the size, and faster.")] = "fp32",
     text: Annotated[
@@ -49,12 +57,15 @@ def export(
     exported = export_checkpoint(
         load_checkpoint(source), opset=opset, int8=dtype == "int8", text=text or (), max_cost=max_cost
     )
+    if triton is not None:
+        served = _write_triton(triton, model or source, exported)
+        typer.echo(f"{served}: a model for NVIDIA Triton; serve it with: tritonserver --model-repository={triton}")
     if model is not None:
         write_atomically(model, exported.data)
     parity = exported.info.parity
     typer.echo(
-        f"{model or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; after {parity['steps']:,} steps logits "
-        f"differ from training by at most {parity['max_difference']:.1e} of the largest one "
+        f"{model or triton or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; "
+        f"after {parity['steps']:,} steps logits differ from training by at most {parity['max_difference']:.1e} of the largest one "
         f"(allowed: {parity['tolerance']:.0e})"
     )
     if quality := exported.info.quality:
@@ -88,3 +99,22 @@ def _write_site(model: bytes, folder: Path, *, cdn: bool) -> None:
         f"{folder}: {len(sizes)} files, {sum(sizes.values()):,} bytes; put them on any web server, "
         f"or look at them here: python -m http.server --directory {folder}"
     )
+
+
+def _write_triton(repository: Path, source: Path, exported: Exported) -> Path:
+    """The model's folder in a repository, named as the file or, for best.pt and its like, as the run."""
+    from charrnn_export.triton import config_pbtxt
+
+    from charrnn.errors import WriteError
+    from charrnn.files import write_atomically
+
+    name = source.absolute().parent.name if source.suffix == ".pt" else source.stem
+    config = config_pbtxt(exported.info, name)
+    folder = repository / name
+    try:
+        (folder / "1").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    write_atomically(folder / "1" / "model.onnx", exported.data)
+    write_atomically(folder / "config.pbtxt", config.encode())
+    return folder

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,6 +131,8 @@ def train(
     # Every setting is checked before anything is read, written or imported.
     settings = Settings.given(given_model, given_data, given_train, preset=preset)
     arguments = text or []
+    if "-" in arguments and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("several processes cannot share standard input; write the text to a file first")
     folder = out or Path("runs") / corpus_name(arguments)
     if resume:
         from charrnn.train import resumable
@@ -143,11 +146,18 @@ def train(
         settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(init_from)))
 
     from charrnn.console import listener
+    from charrnn.distributed import processes
+    from charrnn.events import Listener
     from charrnn.train import Trainer
 
-    with listener() as shown:
+    with ExitStack() as stack:
+        group = stack.enter_context(processes(settings.train.device))
+        shown = stack.enter_context(listener()) if group.first else Listener()
         corpus = read_corpus(arguments or settings.arguments, settings.data, settings.vocabulary, listener=shown)
+        # What is chosen depends on a measurement, which every process would make with another result.
         settings = settings.completed(corpus)
+        model_config, train_config, notes = group.from_first((settings.model, settings.train, settings.notes))
+        settings = replace(settings, model=model_config, train=train_config, notes=notes)
         for note in (*corpus.notes, *settings.notes):
             shown.noticed(note)
         trainer = Trainer(
@@ -159,12 +169,14 @@ def train(
             listener=shown,
             checkpoint=settings.checkpoint,
             weights=settings.weights,
-            tensorboard=tensorboard,
+            tensorboard=tensorboard and group.first,
+            processes=group,
         )
         # Only now, when nothing that was asked for can be wrong any more, does an earlier run go.
-        run_folder.make(folder)
-        if overwrite:
-            run_folder.clear(folder)
+        if group.first:
+            run_folder.make(folder)
+            if overwrite:
+                run_folder.clear(folder)
         with _signals() as (stop, received):
             trainer.train(stop)
     if received:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 COMMAND = [sys.executable, "-m", "charrnn"]
 SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "4", "--seq-len", "16", "--dropout", "0"]
 # What only commands that train, export or sample may load.
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "pooch", "requests", "matplotlib")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "requests", "filelock", "matplotlib")
 
 
 def python(program: str) -> str:
