@@ -78,9 +78,19 @@ class DataConfig(_Config):
     split: Literal["end", "streams"] = _option(
         "end", "Where validation text is taken: from the end of the text, or from the end of each stream."
     )
+    lines: bool = _option(False, "One item a line: items are kept apart, and sampling yields whole ones.")
+    separator: str | None = _option(None, "Items stand between these characters, instead of one a line.")
+    column: str | None = _option(None, "Items are this column of a CSV table with a header.")
+
+    @property
+    def has_items(self) -> bool:
+        """Whether the text is a set of items, each with a beginning and an end."""
+        return self.lines or self.separator is not None or self.column is not None
 
     def __post_init__(self) -> None:
         _one_of("split", self.split, SPLITS)
+        if self.has_items and self.split == "streams":
+            raise ConfigError("items are divided one by one; leave out --split streams")
         if not 0 < self.val_frac < 1:
             raise ConfigError(f"val_frac must be above 0 and below 1, got {self.val_frac}")
         if self.normalize is not None:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +55,8 @@ class Corpus:
     arguments: tuple[str, ...]
     ids: NDArray[np.unsignedinteger]
     vocabulary: Vocabulary
+    items: NDArray[np.int64] | None = None
+    hashes: NDArray[np.uint64] | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -85,6 +88,8 @@ def read_corpus(arguments: Sequence[str], config: DataConfig, known: Vocabulary 
         CorpusError: something cannot be read, is no UTF-8, or holds too little.
     """
     description, sources = read_sources(arguments)
+    if config.has_items:
+        return _read_items(arguments, config, known, description, sources)
     if config.bytes:
         vocabulary = Vocabulary.of_text("", kind="bytes")
         data = join_bytes(sources)
@@ -107,6 +112,33 @@ def read_corpus(arguments: Sequence[str], config: DataConfig, known: Vocabulary 
     return Corpus(
         name=corpus_name(arguments), description=description, arguments=tuple(arguments), ids=ids, vocabulary=vocabulary
     )
+
+
+def _read_items(
+    arguments: Sequence[str], config: DataConfig, known: Vocabulary | None, description: str, sources: Sequence[Source]
+) -> Corpus:
+    items = [item for item in item_texts(sources, config) if item]
+    vocabulary = known or Vocabulary.of_text("".join(items) if items else _no_text(description).to_json()["kind"])
+    if "end" not in vocabulary.special:
+        n = len(vocabulary)
+        vocabulary = replace(vocabulary, symbols=(*vocabulary.symbols, -1, -1), special={"begin": n, "end": n + 1})
+    begin, end = vocabulary.special["begin"], vocabulary.special["end"]
+    ids = [np.concatenate([[begin], vocabulary.encode(item), [end]]) for item in items]
+    hashes = [blake2b(item.encode(), digest_size=8).digest() for item in items]
+    return Corpus(
+        name=corpus_name(arguments),
+        description=description,
+        arguments=tuple(arguments),
+        ids=np.concatenate(ids).astype(np.min_scalar_type(len(vocabulary) - 1)),
+        vocabulary=vocabulary,
+        items=np.cumsum([0, *map(len, ids)]),
+        hashes=np.frombuffer(b"".join(hashes), "<u8"),
+    )
+
+
+def item_texts(sources: Sequence[Source], config: DataConfig) -> list[str]:
+    """The items of some sources."""
+    return [line.removesuffix("\r") for line in join_text(sources).split(config.separator or "\n")]
 
 
 def corpus_name(arguments: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ CharrnnError                exit code 1
 ├── CheckpointError         a file is no checkpoint, is damaged, or does not fit
 ├── DivergedError            the loss is no longer a number
 ├── RunFolderError          the run folder exists already, or cannot be written
+├── SamplingError           a model does not give what was asked for
 └── WriteError              a file cannot be written
 """
 
@@ -44,3 +45,7 @@ class RunFolderError(CharrnnError):
 
 class WriteError(CharrnnError):
     """A file cannot be written."""
+
+
+class SamplingError(CharrnnError):
+    """A model does not give what was asked for, such as so many distinct items."""

@@ -61,7 +61,7 @@ def grown_weights(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, T
 
 def describe_new(old: Vocabulary, new: Vocabulary) -> str:
     """A sentence on the characters that the model has not seen before; empty if there are none."""
-    symbols = new.symbols[len(old) :]
+    symbols = [s for s in new.symbols[len(old) :] if s >= 0]
     if not symbols:
         return ""
     shown = " ".join(repr(chr(s)) for s in symbols[:40]) + (

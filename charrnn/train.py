@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from charrnn import membership
 from charrnn.advice import loss_advice
 from charrnn.checkpoint import Checkpoint, load_checkpoint, on_cpu
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
@@ -35,8 +36,9 @@ from charrnn.live import sample_live
 from charrnn.metrics import MetricsFile, require_tensorboard
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
-from charrnn.streams import split_streams
-from charrnn.validation import streams_loss, validation_loss
+from charrnn.packed import ItemStreams
+from charrnn.streams import split_items, split_streams
+from charrnn.validation import items_loss, streams_loss, validation_loss
 
 VALIDATIONS = 10  # of a budget, unless eval_steps says otherwise
 VALIDATION_SHARE = 0.05  # of a time budget that validations may take; those that would take more are left out
@@ -102,13 +104,18 @@ class Trainer:
         self.vocabulary = corpus.vocabulary
         self.data_config = data_config
         self.config = self._fit(train_config.with_budget(), corpus)
-        self.split = split_streams(
-            corpus.ids,
-            kind=data_config.split,
-            val_frac=data_config.val_frac,
-            batch_size=self.config.batch_size,
-            seq_len=self.config.seq_len,
-        )
+        if data_config.has_items:
+            self.split = split_items(
+                corpus, val_frac=data_config.val_frac, batch_size=self.config.batch_size, seed=self.config.seed
+            )
+        else:
+            self.split = split_streams(
+                corpus.ids,
+                kind=data_config.split,
+                val_frac=data_config.val_frac,
+                batch_size=self.config.batch_size,
+                seq_len=self.config.seq_len,
+            )
         self.streams = self.split.train
         self.device = choose_device(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
@@ -142,6 +149,7 @@ class Trainer:
             raise ConfigError("the run has used up its budget; give a larger one (--time, --epochs or --steps)")
         self._announce()
         write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
+        self._write_membership()
         self.model.train()
         self._good = self.checkpoint()
         self._first_loss: float | None = None
@@ -173,6 +181,12 @@ class Trainer:
         )
         self.listener.finished(finished)
         return finished
+
+    def _write_membership(self) -> None:
+        """The filter by which samples are told from items of the training text."""
+        items, path = self.split.items, self.folder / membership.file_name(self.corpus.sha256)
+        if items is not None and not path.exists():
+            membership.save(path, items.train_hashes(), items.train_items)
 
     def _validated(self) -> bool:
         """Whether the run stands where it was last validated."""
@@ -274,12 +288,16 @@ class Trainer:
         """One batch forward, back, and update; mean loss in nats and gradient norm, scalars still on the device."""
         x_TB, y_TB = (torch.from_numpy(ids).to(self.device) for ids in self.streams.next(self.config.seq_len))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits_TBV, state = self.model(x_TB, self.state)
+            logits_TBV, state = self.model(x_TB, self.state, self._resets(x_TB))
         self.state = tuple(s.detach() for s in state)
         loss = F.cross_entropy(logits_TBV.float().flatten(0, 1), y_TB.flatten())
         objective = loss * self.config.seq_len if self.config.loss_sum else loss
         objective.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), self.optimizers.step(factor)
+
+    def _resets(self, x_TB: Tensor) -> Tensor | None:
+        """Where the state is to be zero after the inputs: at the ends of items."""
+        return None if self.split.items is None else x_TB == self.split.items.end
 
     def _recent_loss(self) -> float:
         """Mean training loss of the last steps."""
@@ -288,7 +306,9 @@ class Trainer:
     def _validate(self, train_loss: float) -> bool:
         """Validation loss, checkpoint under all its names, a sample for the listener; False if it went back."""
         counters = self.counters
-        if self.split.val is not None:
+        if self.split.items is not None:
+            val_loss = items_loss(self.model, self.split.items)
+        elif self.split.val is not None:
             val_loss = streams_loss(self.model, self.split.val, self.config.seq_len)
         else:
             val_loss = validation_loss(self.model, self.split.val_ids, self.vocabulary.start_token)
@@ -367,6 +387,7 @@ class Trainer:
                 "state": list(self.state),
                 "losses": self.losses,
                 "rng": rng,
+                "places": self.streams.places if isinstance(self.streams, ItemStreams) else None,
             },
         )
         # Copies on the CPU: training goes on and writes over the originals.
@@ -389,6 +410,8 @@ class Trainer:
             progress, rng = checkpoint.progress, checkpoint.resume["rng"]
             self.state = tuple(s.to(self.device) for s in checkpoint.resume["state"])
             self.losses = checkpoint.resume["losses"].to(self.device).view(RECENT)
+            if isinstance(self.streams, ItemStreams):
+                self.streams.places = checkpoint.resume["places"]
             self.streams.position = int(progress["position"])
             counters = self.counters  # changed in place: a running loop holds on to it
             counters.step = int(progress["step"])
@@ -409,9 +432,7 @@ class Trainer:
     @property
     def train_characters(self) -> int:
         """Characters that are trained on."""
-        if self.split.val is None:
-            return len(self.streams.ids)
-        return self.streams.length * self.config.batch_size
+        return self.split.train_characters
 
     def _fraction(self) -> float:
         """Part of the budget that is used up."""
@@ -489,7 +510,8 @@ class Trainer:
         batch_size, seq_len = config.batch_size, config.seq_len
         while batch_size > 1 and batch_size * seq_len > n_train:
             batch_size = max(1, batch_size // 2)
-        seq_len = min(seq_len, n_train - 1)
+        # Behind the end of an item there is nothing to predict: of two steps, one has a target at least.
+        seq_len = max(min(seq_len, n_train - 1), 2 if self.data_config.has_items else 1)
         if (batch_size, seq_len) != (config.batch_size, config.seq_len):
             self.listener.noticed(
                 f"the training text has {n_train:,} characters, and one batch of {config.batch_size} streams × "

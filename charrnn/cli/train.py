@@ -53,6 +53,9 @@ def train(
     normalize: Annotated[str | None, _option(DataConfig, "normalize", _TEXT)] = None,
     val_frac: Annotated[float | None, _option(DataConfig, "val_frac", _TEXT)] = None,
     split: Annotated[str | None, _option(DataConfig, "split", _TEXT)] = None,
+    lines: Annotated[bool | None, _option(DataConfig, "lines", _TEXT, "--lines")] = None,
+    separator: Annotated[str | None, _option(DataConfig, "separator", _TEXT)] = None,
+    column: Annotated[str | None, _option(DataConfig, "column", _TEXT)] = None,
     time: Annotated[str | None, _option(TrainConfig, "time", _BUDGET)] = None,
     epochs: Annotated[float | None, _option(TrainConfig, "epochs", _BUDGET)] = None,
     steps: Annotated[int | None, _option(TrainConfig, "steps", _BUDGET)] = None,
@@ -85,7 +88,15 @@ def train(
     given_model = _given(
         cell=cell, hidden_size=hidden_size, num_layers=num_layers, embedding_size=embedding_size, dropout=dropout
     )
-    given_data = _given(bytes=bytes_, normalize=normalize, val_frac=val_frac, split=split)
+    given_data = _given(
+        bytes=bytes_,
+        normalize=normalize,
+        val_frac=val_frac,
+        split=split,
+        lines=lines,
+        separator=separator,
+        column=column,
+    )
     given_train = _given(
         **budget,
         batch_size=batch_size,
