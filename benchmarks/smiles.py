@@ -5,15 +5,18 @@
 
 The grammar (a subset of SMILES in looks, without its chemistry):
 
-    molecule = unit { bond unit }                bond = "" | "=" | "#"
-    unit     = atom [closure] { branch }         closure: ring digits, each opened once and closed once
-    branch   = "(" bond molecule ")"
-    atom     = C N O S P F Cl Br | c n o s | [NH4+] [NH3+] [NH2+] [O-] [S-] [nH] [N+]
-    ring     = aromatic: c1ccccc1 and its like, five or six lower-case atoms;
-               aliphatic: C1CCCCC1 and its like, three to seven atoms
+    molecule = unit { bond unit }, the last unit may be an end group   bond = "" | "="
+    unit     = ring | atom { branch }
+    branch   = "(" molecule ")" | "(=O)" | "(" end group ")"
+    atom     = C N O S
+    end      = C O N F Cl Br [NH3+] [O-] [S-] C#N C(=O)O C(=O)[O-]
+    ring     = aromatic: c1ccccc1 and its like, five or six lower-case atoms (c n o s [nH]);
+               aliphatic: C1CCCCC1 and its like, three to seven atoms (C N O)
 
-Lower-case atoms stand in aromatic rings only, halogens and charged ends have
-no more than one neighbour, and a ring digit is closed before it is used again.
+``check`` asks for known pieces, balanced parentheses with something in them,
+bonds between two atoms, ring digits in pairs at least two atoms apart, halogens
+and charged ends with no more than one neighbour, and lower-case atoms within
+lower-case rings. It does not look at the order of what is otherwise in place.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from pathlib import Path
 _CHAIN = ("C",) * 12 + ("N",) * 3 + ("O",) * 3 + ("S",)
 _ENDS = ("O", "N", "F", "Cl", "Br", "C", "C", "[NH3+]", "[O-]", "[S-]", "C#N", "C(=O)O", "C(=O)[O-]")
 _TERMINAL = {"F", "Cl", "Br", "[NH3+]", "[O-]", "[S-]"}
-_TOKEN = re.compile(r"Cl|Br|\[(?:NH3\+|NH2\+|O-|S-|nH|N\+)\]|[CNOSPFcnos]|[=#()]|[1-9]")
+_TOKEN = re.compile(r"Cl|Br|\[(?:NH3\+|O-|S-|nH)\]|[CNOSFcnos]|[=#()]|[1-9]")
 _BONDS = {"=", "#"}
 _AROMATIC = {"c", "n", "o", "s", "[nH]"}
 MOST_RINGS = 4

