@@ -73,7 +73,9 @@ def main() -> None:
     end = corpus.vocabulary.special["end"]
     config = TrainConfig(batch_size=args.batch_size, seq_len=args.seq_len)
     print(f"{torch.get_num_threads()} threads, {device}, {args.num_layers}×{args.hidden_size}, batch {args.batch_size}")
-    print(f"{'cell':6}{'plain ms':>10}{'items ms':>10}{'cost':>9}   medians of {args.rounds}; median of the pairs' ratios")
+    print(
+        f"{'cell':6}{'plain ms':>10}{'items ms':>10}{'cost':>9}   medians of {args.rounds}; median of the pairs' ratios"
+    )
     for cell in args.cells:
         model = ModelConfig(cell=cell, hidden_size=args.hidden_size, num_layers=args.num_layers)
         plain = training_step(model, config, Streams.around(corpus.ids, args.batch_size), end, device)

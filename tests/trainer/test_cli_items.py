@@ -69,33 +69,33 @@ def test_one_item_a_line_and_a_report(charrnn: Charrnn, names: Path, model: str)
 
 
 def test_cut_items_are_counted(charrnn: Charrnn, names: Path) -> None:
-    done = charrnn("sample", names, "--num", 50, "--seed", 1, "--length", 2, "--report", "--json")
+    done = charrnn("sample", names / "model.onnx", "--num", 50, "--seed", 1, "--length", 2, "--report", "--json")
     values = json.loads(done.out)
     # A model that has hardly learnt may draw the begin token, which is no character.
     assert 0 < sum(len(t) == 2 for t in values["texts"]) <= values["report"]["cut"] < 50
 
 
 def test_unique_items_are_whole_and_the_same_whatever_is_asked_beside(charrnn: Charrnn, names: Path) -> None:
-    done = charrnn("sample", names, "--num", 40, "--unique", "--seed", 2, "--length", 30)
+    done = charrnn("sample", names / "model.onnx", "--num", 40, "--unique", "--seed", 2, "--length", 30)
     items = done.out.splitlines()
     assert done.code == 0, done.err
     assert len(items) == len(set(items)) == 40
     assert "" not in items
-    fewer = charrnn("sample", names, "--num", 10, "--unique", "--seed", 2, "--length", 30).out.splitlines()
+    fewer = charrnn("sample", names / "model.onnx", "--num", 10, "--unique", "--seed", 2, "--length", 30).out.splitlines()
     assert fewer == items[:10]
-    prompted = charrnn("sample", names, "--num", 5, "--unique", "--seed", 2, "--prompt", "b").out.splitlines()
+    prompted = charrnn("sample", names / "model.onnx", "--num", 5, "--unique", "--seed", 2, "--prompt", "b").out.splitlines()
     assert all(item.startswith("b") for item in prompted)
 
 
 def test_a_model_that_cannot_give_so_many_says_so(charrnn: Charrnn, names: Path) -> None:
-    done = charrnn("sample", names, "--num", 10, "--unique", "--greedy", "--seed", 1)
+    done = charrnn("sample", names / "model.onnx", "--num", 10, "--unique", "--greedy", "--seed", 1)
     assert done.code == 1
     assert "1 distinct items in 2,000 drawn, not 10" in done.err
     assert len(done.out.splitlines()) == 1
 
 
 def test_against_another_text(charrnn: Charrnn, names: Path, tmp_path: Path) -> None:
-    common = ("sample", names, "--num", 200, "--seed", 1, "--report", "--json")
+    common = ("sample", names / "model.onnx", "--num", 200, "--seed", 1, "--report", "--json")
     (tmp_path / "none.txt").write_text("zzz\n")
     assert json.loads(charrnn(*common, "--against", tmp_path / "none.txt").out)["report"]["known"] == 0
     (tmp_path / "all.txt").write_text("\n".join(json.loads(charrnn(*common).out)["texts"]))
@@ -115,7 +115,7 @@ def test_a_model_of_running_text_has_no_items(charrnn: Charrnn, run: Run, option
 
 
 def test_bits_per_item(charrnn: Charrnn, names: Path) -> None:
-    values = json.loads(charrnn("eval", "--lines", names, names / "names.txt", "--json").out)
+    values = json.loads(charrnn("eval", "--lines", names / "model.onnx", names / "names.txt", "--json").out)
     model = load_checkpoint(names / "best.pt").build_model()
     vocabulary = open_sampler(names).vocabulary
     bits = []
@@ -128,23 +128,25 @@ def test_bits_per_item(charrnn: Charrnn, names: Path) -> None:
     assert values["characters"] == 30 * sum(map(len, NAMES))
     assert values["bits_per_item"] == pytest.approx(np.mean(bits), abs=1e-4)
     assert values["bits_per_char"] == pytest.approx(sum(bits) / sum(len(n) + 1 for n in NAMES), abs=1e-5)
-    parts = [json.loads(charrnn("eval", names, names / "names.txt", "--split", s, "--json").out) for s in ("train", "val")]
+    parts = [
+        json.loads(charrnn("eval", names / "model.onnx", names / "names.txt", "--split", s, "--json").out) for s in ("train", "val")
+    ]
     assert sum(part["items"] for part in parts) == 300
 
 
 def test_the_strangest_lines_come_first(charrnn: Charrnn, names: Path, tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_text("\r\n".join(["anna", "", "lllnnn", "bob", "anna"]))
-    done = charrnn("eval", names, path, "--per-line")
+    done = charrnn("eval", names / "model.onnx", path, "--per-line")
     rows = [line.split("\t") for line in done.out.splitlines()]
     assert [row[2] for row in rows] == ["anna", "lllnnn", "bob", "anna"]  # empty lines are no items
     assert rows[0] == rows[3]
     assert float(rows[0][0]) == pytest.approx(5 * float(rows[0][1]), rel=1e-2)
     assert "4 items" in done.err
-    strange = [line.split("\t") for line in charrnn("eval", names, path, "--sort").out.splitlines()]
+    strange = [line.split("\t") for line in charrnn("eval", names / "model.onnx", path, "--sort").out.splitlines()]
     assert strange[0][2] == "lllnnn"
     assert sorted(strange) == sorted(rows)
-    values = [json.loads(line) for line in charrnn("eval", names, path, "--sort", "--json").out.splitlines()]
+    values = [json.loads(line) for line in charrnn("eval", names / "model.onnx", path, "--sort", "--json").out.splitlines()]
     assert [v["text"] for v in values] == [row[2] for row in strange]
 
 
@@ -162,9 +164,9 @@ def test_lines_for_a_model_of_running_text(charrnn: Charrnn, run: Run, tmp_path:
 
 
 def test_bad_options(charrnn: Charrnn, names: Path, tmp_path: Path) -> None:
-    assert charrnn("eval", names, names / "names.txt", "--lines", "--window", 5).code == 2
+    assert charrnn("eval", names / "model.onnx", names / "names.txt", "--lines", "--window", 5).code == 2
     (tmp_path / "empty").write_text("\n\n\n")
-    done = charrnn("eval", names, tmp_path / "empty", "--lines")
+    done = charrnn("eval", names / "model.onnx", tmp_path / "empty", "--lines")
     assert done.code == 1
     assert "nothing to score" in done.err
     (tmp_path / "same").write_text("abc\n" * 1000)
