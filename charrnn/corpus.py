@@ -118,7 +118,9 @@ def _read_items(
     arguments: Sequence[str], config: DataConfig, known: Vocabulary | None, description: str, sources: Sequence[Source]
 ) -> Corpus:
     items = [item for item in item_texts(sources, config) if item]
-    vocabulary = known or Vocabulary.of_text("".join(items) if items else _no_text(description).to_json()["kind"])
+    if not items:
+        _no_text(description)
+    vocabulary = known or Vocabulary.of_text("".join(items))
     if "end" not in vocabulary.special:
         n = len(vocabulary)
         vocabulary = replace(vocabulary, symbols=(*vocabulary.symbols, -1, -1), special={"begin": n, "end": n + 1})

@@ -85,8 +85,8 @@ def sample(
             options={"temperature": options.temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
             against=_filter(sampler, model, against) if report or against is not None else None,
         )
-        texts = drawn.draw_distinct(num) if unique else drawn.draw(num)
-        _print_items(texts, drawn.report, prompt, chosen, as_json=as_json, report=report, quiet=quiet, sampler=sampler)
+        items = drawn.draw_distinct(num) if unique else drawn.draw(num)
+        _print_items(items, drawn.report, prompt, chosen, as_json=as_json, report=report, quiet=quiet, sampler=sampler)
         if unique and drawn.report.distinct < num:
             raise SamplingError(
                 f"it gave {drawn.report.distinct:,} distinct items in {drawn.report.drawn:,} drawn, not {num:,}: "

@@ -81,9 +81,13 @@ def test_unique_items_are_whole_and_the_same_whatever_is_asked_beside(charrnn: C
     assert done.code == 0, done.err
     assert len(items) == len(set(items)) == 40
     assert "" not in items
-    fewer = charrnn("sample", names / "model.onnx", "--num", 10, "--unique", "--seed", 2, "--length", 30).out.splitlines()
+    fewer = charrnn(
+        "sample", names / "model.onnx", "--num", 10, "--unique", "--seed", 2, "--length", 30
+    ).out.splitlines()
     assert fewer == items[:10]
-    prompted = charrnn("sample", names / "model.onnx", "--num", 5, "--unique", "--seed", 2, "--prompt", "b").out.splitlines()
+    prompted = charrnn(
+        "sample", names / "model.onnx", "--num", 5, "--unique", "--seed", 2, "--prompt", "b"
+    ).out.splitlines()
     assert all(item.startswith("b") for item in prompted)
 
 
@@ -129,7 +133,8 @@ def test_bits_per_item(charrnn: Charrnn, names: Path) -> None:
     assert values["bits_per_item"] == pytest.approx(np.mean(bits), abs=1e-4)
     assert values["bits_per_char"] == pytest.approx(sum(bits) / sum(len(n) + 1 for n in NAMES), abs=1e-5)
     parts = [
-        json.loads(charrnn("eval", names / "model.onnx", names / "names.txt", "--split", s, "--json").out) for s in ("train", "val")
+        json.loads(charrnn("eval", names / "model.onnx", names / "names.txt", "--split", s, "--json").out)
+        for s in ("train", "val")
     ]
     assert sum(part["items"] for part in parts) == 300
 
@@ -146,7 +151,9 @@ def test_the_strangest_lines_come_first(charrnn: Charrnn, names: Path, tmp_path:
     strange = [line.split("\t") for line in charrnn("eval", names / "model.onnx", path, "--sort").out.splitlines()]
     assert strange[0][2] == "lllnnn"
     assert sorted(strange) == sorted(rows)
-    values = [json.loads(line) for line in charrnn("eval", names / "model.onnx", path, "--sort", "--json").out.splitlines()]
+    values = [
+        json.loads(line) for line in charrnn("eval", names / "model.onnx", path, "--sort", "--json").out.splitlines()
+    ]
     assert [v["text"] for v in values] == [row[2] for row in strange]
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from charrnn.config import DataConfig, ModelConfig
 from charrnn.corpus import Corpus, read_corpus
 from charrnn.errors import ConfigError, CorpusError
-from charrnn.model import CharRNN
+from charrnn.model import CharRNN, Layer
 from charrnn.packed import NO_TARGET, Items, ItemStreams, packed
 from charrnn.shuffle import shuffled
 from charrnn.train import resumable
@@ -236,7 +236,9 @@ def test_no_gradient_gets_from_an_item_into_the_one_before(cell: str, num_layers
     wild = tuple(torch.randn(1, 24).requires_grad_() for _ in model.initial_state(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         logits = model(x, wild, x == end)[0].float()
-    weight = model.layers[0].weights.weight_ih  # type: ignore[operator,union-attr]
+    layer = model.layers[0]
+    assert isinstance(layer, Layer)
+    weight = layer.weights.weight_ih
     for part, own, others in ((slice(11, 21), slice(10, 20), slice(0, 10)), (slice(0, 10), slice(0, 9), slice(10, 20))):
         loss = F.cross_entropy(logits[part, 0], torch.arange(len(x))[part] % 20)
         gradient, *states = torch.autograd.grad(loss, (weight, *wild), retain_graph=True)
@@ -260,14 +262,15 @@ def test_gradients_with_resets_are_those_of_items_alone(cell: str) -> None:
     y = torch.cat([x[1:, 0], torch.tensor([0])])
     y[x[:, 0] == 8] = NO_TARGET
     together = F.cross_entropy(model(x, model.initial_state(1), x == 8)[0].flatten(0, 1), y, reduction="sum")
-    alone = sum(
+    losses = [
         F.cross_entropy(model(t[:-1], model.initial_state(1))[0].flatten(0, 1), t[1:, 0], reduction="sum")
         for t in (torch.tensor([item]).T for item in items)
-    )
+    ]
+    alone = torch.stack(losses).sum()
     torch.testing.assert_close(together, alone)
     for ours, theirs in zip(
         torch.autograd.grad(together, parameters), torch.autograd.grad(alone, parameters), strict=True
-    ):  # type: ignore[arg-type]
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
