@@ -78,7 +78,6 @@ class DataConfig(_Config):
     split: Literal["end", "streams"] = _option(
         "end", "Where validation text is taken: from the end of the text, or from the end of each stream."
     )
-
     val_max: int = _option(
         1_000_000,
         "Characters that a validation reads at most: of a longer validation text, pieces spread evenly. 0 for all.",
@@ -108,6 +107,8 @@ class DataConfig(_Config):
         if self.bytes and self.min_count > 1:
             raise ConfigError("--bytes has a token for every byte; leave out --min-count")
         _one_of("split", self.split, SPLITS)
+        if self.has_items and self.split == "streams":
+            raise ConfigError("items are divided one by one; leave out --split streams")
         if not 0 < self.val_frac < 1:
             raise ConfigError(f"val_frac must be above 0 and below 1, got {self.val_frac}")
         if self.normalize is not None:

@@ -99,6 +99,27 @@ def split_ids(ids: NDArray[_Integer], val_frac: float) -> tuple[NDArray[_Integer
     return ids[:-n_val], ids[-n_val:]
 
 
+def read_items(arguments: Sequence[str], config: DataConfig) -> Iterator[str]:
+    """The items of a text one by one, in bounded memory; empty ones are left out, as in training.
+
+    Raises:
+        CorpusError: something cannot be read, or is no UTF-8.
+    """
+    description, sources = find_sources(arguments)
+    reader = _Reader(description, sources, config, None, None, Listener())
+    for batch in reader.item_batches(LineEnds(), ItemCounts()):
+        for item in filter(None, batch):
+            yield _decoded(item, description) if config.bytes else item
+
+
+def _decoded(item: str, description: str) -> str:
+    """Text of an item of bytes, which is read as one character a byte."""
+    try:
+        return item.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{description}: an item is no UTF-8 ({error.reason}); only text can be scored") from error
+
+
 def corpus_name(arguments: Sequence[str]) -> str:
     """A short name for what was named, fit for a folder."""
     if not arguments:
@@ -229,7 +250,7 @@ class _Reader:
         ends, counts = LineEnds(), ItemCounts()
         if config.has_items:
             encoding = "latin-1" if config.bytes else "utf-8"
-            for batch in self._item_batches(ends, counts):
+            for batch in self.item_batches(ends, counts):
                 items = [item for item in batch if item]
                 counts.items += len(items)
                 counts.empty += len(batch) - len(items)
@@ -274,7 +295,7 @@ class _Reader:
         text = line_ends(pieces, ends, fold=config.newlines == "lf")
         return normalized(text, config.normalize) if config.normalize else text
 
-    def _item_batches(self, ends: LineEnds, counts: ItemCounts) -> Iterator[list[str]]:
+    def item_batches(self, ends: LineEnds, counts: ItemCounts) -> Iterator[list[str]]:
         config, done = self._config, 0
         for source in self._sources:
             pieces = text_pieces(source, as_bytes=config.bytes, told=_after(self._told, done))

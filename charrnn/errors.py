@@ -9,6 +9,7 @@ CharrnnError                exit code 1
 ├── DivergedError            the loss is no longer a number
 ├── DistributedError        another process of the run is gone
 ├── RunFolderError          the run folder exists already, or cannot be written
+├── SamplingError           a model does not give what was asked for
 └── WriteError              a file cannot be written
 """
 
@@ -49,3 +50,7 @@ class RunFolderError(CharrnnError):
 
 class WriteError(CharrnnError):
     """A file cannot be written."""
+
+
+class SamplingError(CharrnnError):
+    """A model does not give what was asked for, such as so many distinct items."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from charrnn_export import STATES, LayerWeights, ModelWeights
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from charrnn import recurrence
 from charrnn.config import ModelConfig
@@ -45,10 +46,15 @@ class Layer(nn.Module):
         weight_ih, weight_hh, bias_ih, bias_hh = self.core.all_weights[0]
         return LayerWeights(weight_ih=weight_ih, weight_hh=weight_hh, bias_ih=bias_ih, bias_hh=bias_hh)
 
-    def forward(self, x_TBI: Tensor, state: State) -> tuple[Tensor, State]:
-        if self.cell != "lstm" and x_TBI.device.type == "cpu":
-            y_TBH, h_BH = _FAST[self.cell](x_TBI, state[0], self.weights)
+    def forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None = None) -> tuple[Tensor, State]:
+        """Outputs and new states; where ``resets`` is true the output is zero, and so is the state that follows."""
+        if self.cell != "lstm" and (resets_TB is not None or x_TBI.device.type == "cpu"):
+            y_TBH, h_BH = _FAST[self.cell](x_TBI, state[0], self.weights, resets_TB)
             return y_TBH, (h_BH,)
+        if resets_TB is not None:
+            if x_TBI.shape[2] == self.core.input_size:
+                x_TBI = torch.cat([x_TBI, resets_TB.unsqueeze(2).to(x_TBI.dtype)], dim=2)
+            return recurrence.lstm(x_TBI, state, self.weights)
         own = tuple(s.unsqueeze(0) for s in state)
         y_TBH, last = self.core(x_TBI, own if len(own) > 1 else own[0])
         # float(): under autocast the states come back in bfloat16
@@ -87,13 +93,22 @@ class CharRNN(nn.Module):
         count = len(STATES[self.config.cell]) * self.config.num_layers
         return tuple(torch.zeros(batch, self.config.hidden_size, device=self.device) for _ in range(count))
 
-    def forward(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits ``[T, B, V]`` and the new state; the gradient flows through both."""
-        x_TBE = self.embedding(tokens_TB)
+    def forward(self, tokens_TB: Tensor, state: State, resets_TB: Tensor | None = None) -> tuple[Tensor, State]:
+        """Logits ``[T, B, V]`` and the new state; the gradient flows through both.
+
+        Where ``resets`` (bool ``[T, B]``) is true, the states that follow are
+        zero, as at the beginning of a text, and the logits mean nothing.
+        """
+        if resets_TB is not None and self.config.cell == "lstm":
+            # The table is smaller than the sequence: here the flag that a layer wants (recurrence.lstm) is cheap.
+            x_TBE = F.embedding(tokens_TB, F.pad(self.embedding.weight, (0, 1)))
+            x_TBE.detach()[:, :, -1] = resets_TB
+        else:
+            x_TBE = self.embedding(tokens_TB)
         kinds = len(STATES[self.config.cell])
         new: list[Tensor] = []
         for i, layer in enumerate(self.layers):
-            x_TBE, last = layer(x_TBE, state[i * kinds : (i + 1) * kinds])
+            x_TBE, last = layer(x_TBE, state[i * kinds : (i + 1) * kinds], resets_TB)
             new += last
             x_TBE = self.dropout(x_TBE)
         return self.head(x_TBE), tuple(new)

@@ -8,7 +8,7 @@ from charrnn.errors import RunFolderError, WriteError
 from charrnn.files import check_writable
 
 CHECKPOINTS = ("best.pt", "last.pt", "epoch*-loss*.pt")
-OURS = (*CHECKPOINTS, "config.json", "metrics.jsonl", "samples.txt")
+OURS = (*CHECKPOINTS, "config.json", "metrics.jsonl", "samples.txt", "items-*.npy")
 LEFTOVERS = tuple(f".{pattern}.*.tmp" for pattern in OURS)  # a kill in the middle of writing leaves one
 
 

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.corpus import split_ids
+from charrnn.corpus import Corpus, split_ids
 from charrnn.errors import CorpusError
+from charrnn.packed import Items, ItemStreams
 
 Ids = NDArray[np.unsignedinteger]
 
@@ -75,15 +76,34 @@ class Split:
 
     Attributes:
         train: what is trained on.
+        items: the items, for a text in items; validation takes them from here.
         val: streams of validation text, read once, or None where it is ``val_ids`` in one piece.
         val_ids: the validation text in one piece; empty where it is ``val``.
         batches: batches of the whole text and of the training text, for split "streams".
     """
 
-    train: Streams
+    train: Streams | ItemStreams
     val: Streams | None
     val_ids: Ids
     batches: tuple[int, int] | None = None
+    items: Items | None = None
+
+    @property
+    def train_characters(self) -> int:
+        """Characters that are trained on; of items, their ends are counted."""
+        if isinstance(self.train, ItemStreams):
+            return self.train.length - self.train.items.train_items
+        return self.train.length * (1 if self.val is None else len(self.train.starts_B))
+
+
+def split_items(corpus: Corpus, *, val_frac: float, batch_size: int, seed: int) -> Split:
+    """Divides a text in items; see ``Items`` and ``ItemStreams``.
+
+    Raises:
+        CorpusError: there are too few distinct items.
+    """
+    items = Items(corpus, val_frac)
+    return Split(train=items.streams(batch_size, seed), val=None, val_ids=corpus.ids[:0], items=items)
 
 
 def split_streams(

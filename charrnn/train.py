@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from charrnn import membership
 from charrnn.advice import loss_advice
 from charrnn.checkpoint import Checkpoint, load_checkpoint, on_cpu
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
@@ -38,9 +39,10 @@ from charrnn.live import sample_live
 from charrnn.metrics import MetricsFile, NoMetrics, require_tensorboard
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
+from charrnn.packed import NO_TARGET, ItemStreams
 from charrnn.samples import Sample, append_sample, drop_samples_after
-from charrnn.streams import split_streams
-from charrnn.validation import streams_loss, validation_loss
+from charrnn.streams import split_items, split_streams
+from charrnn.validation import items_loss, streams_loss, validation_loss
 
 VALIDATIONS = 10  # of a budget, unless eval_steps says otherwise
 VALIDATION_SHARE = 0.05  # of a time budget that validations may take; those that would take more are left out
@@ -109,13 +111,18 @@ class Trainer:
         self.vocabulary = corpus.vocabulary
         self.data_config = data_config
         self.config = self._fit(train_config.with_budget(), corpus)
-        self.split = split_streams(
-            corpus.ids,
-            kind=data_config.split,
-            val_frac=data_config.val_frac,
-            batch_size=self.config.batch_size,
-            seq_len=self.config.seq_len,
-        )
+        if data_config.has_items:
+            self.split = split_items(
+                corpus, val_frac=data_config.val_frac, batch_size=self.config.batch_size, seed=self.config.seed
+            )
+        else:
+            self.split = split_streams(
+                corpus.ids,
+                kind=data_config.split,
+                val_frac=data_config.val_frac,
+                batch_size=self.config.batch_size,
+                seq_len=self.config.seq_len,
+            )
         self.rows = processes.rows(self.config.batch_size)
         self.streams = self.split.train.rows(self.rows)
         self.device = choose_device(self.config.device)
@@ -154,6 +161,7 @@ class Trainer:
         self._announce()
         if self.processes.first:
             write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
+            self._write_membership()
         self.model.train()
         self._good = self.checkpoint()
         self._first_loss: float | None = None
@@ -191,6 +199,12 @@ class Trainer:
         if not self.processes.first:
             return NoMetrics()
         return MetricsFile(self.folder, self.counters.step, tensorboard=self.tensorboard)
+
+    def _write_membership(self) -> None:
+        """The filter by which samples are told from items of the training text."""
+        items, path = self.split.items, self.folder / membership.file_name(self.corpus.sha256)
+        if items is not None and not path.exists():
+            membership.save(path, items.train_hashes(), items.train_items)
 
     def _validated(self) -> bool:
         """Whether the run stands where it was last validated."""
@@ -296,13 +310,24 @@ class Trainer:
         """One batch forward, back, and update; mean loss in nats and gradient norm, scalars still on the device."""
         x_TB, y_TB = (to_device(ids, self.device) for ids in self.streams.next(self.config.seq_len))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits_TBV, state = self.forward(x_TB, self.state)
+            logits_TBV, state = self.forward(x_TB, self.state, self._resets(x_TB))
         self.state = tuple(s.detach() for s in state)
-        loss = F.cross_entropy(logits_TBV.float().flatten(0, 1), y_TB.flatten())
+        logits_NV, targets = logits_TBV.float().flatten(0, 1), y_TB.flatten()
+        count: int | Tensor = y_TB.numel()
+        if self.split.items is None:
+            loss = F.cross_entropy(logits_NV, targets)
+        else:
+            # The ends of items predict nothing; a process may by chance read nothing else.
+            count = (y_TB != NO_TARGET).sum()
+            loss = F.cross_entropy(logits_NV, targets, ignore_index=NO_TARGET, reduction="sum") / count.clamp(min=1)
         objective = loss * self.config.seq_len if self.config.loss_sum else loss
-        mean, share = self.processes.mean(loss, y_TB.numel())
+        mean, share = self.processes.mean(loss, count)
         (objective * share).backward()  # type: ignore[no-untyped-call]
         return mean, self.optimizers.step(factor)
+
+    def _resets(self, x_TB: Tensor) -> Tensor | None:
+        """Where the state is to be zero after the inputs: at the ends of items."""
+        return None if self.split.items is None else x_TB == self.split.items.end
 
     def _recent_loss(self) -> float:
         """Mean training loss of the last steps."""
@@ -311,7 +336,9 @@ class Trainer:
     def _validate(self, train_loss: float) -> bool:
         """Validation loss, checkpoint under all its names, a sample for the listener; False if it went back."""
         counters, most = self.counters, self.data_config.val_max
-        if self.split.val is not None:
+        if self.split.items is not None:
+            val_loss = items_loss(self.model, self.split.items, self.processes, most=most)
+        elif self.split.val is not None:
             val_loss = streams_loss(self.model, self.split.val, self.config.seq_len, self.processes, most=most)
         else:
             ids, start = self.split.val_ids, self.vocabulary.start_token
@@ -340,10 +367,11 @@ class Trainer:
             step=counters.step, epoch=round(epoch, 4), elapsed=round(counters.elapsed, 3), val_loss=val_loss
         )
         sample = self._sample()
-        append_sample(
-            self.folder,
-            Sample(step=counters.step, epoch=epoch, train_loss=train_loss, val_loss=val_loss, text=sample),
-        )
+        if self.processes.first:
+            append_sample(
+                self.folder,
+                Sample(step=counters.step, epoch=epoch, train_loss=train_loss, val_loss=val_loss, text=sample),
+            )
         self._save(*names)
         self._forget_old(periodic)
         self.listener.validated(
@@ -377,7 +405,8 @@ class Trainer:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        parts = self.processes.gather((on_cpu(self.state), rng))
+        places = self.streams.places if isinstance(self.streams, ItemStreams) else None
+        parts = self.processes.gather((on_cpu(self.state), rng, places))
         checkpoint = Checkpoint(
             model_config=self.model.config,
             data_config=self.data_config,
@@ -397,10 +426,11 @@ class Trainer:
             history=list(self.history),
             resume={
                 "optimizers": self.optimizers.state_dict(),
-                "state": [torch.cat(rows) for rows in zip(*(state for state, _ in parts), strict=True)],
+                "state": [torch.cat(rows) for rows in zip(*(part[0] for part in parts), strict=True)],
                 "losses": self.losses,
                 "rng": parts[0][1],
-                "rng_of_others": [other for _, other in parts[1:]],
+                "rng_of_others": [part[1] for part in parts[1:]],
+                "places": None if places is None else torch.cat([part[2] for part in parts]),
             },
         )
         # Copies on the CPU: training goes on and writes over the originals.
@@ -424,6 +454,8 @@ class Trainer:
             shapes = [tuple(s.shape) for s in states]
             self.state = tuple(s[self.rows].to(self.device) for s in states)
             self.losses = checkpoint.resume["losses"].to(self.device).view(RECENT)
+            if isinstance(self.streams, ItemStreams):
+                self.streams.places = checkpoint.resume["places"][self.rows]
             self.streams.position = int(progress["position"])
             counters = self.counters  # changed in place: a running loop holds on to it
             counters.step = int(progress["step"])
@@ -454,9 +486,7 @@ class Trainer:
     @property
     def train_characters(self) -> int:
         """Characters that are trained on."""
-        if self.split.val is None:
-            return len(self.streams.ids)
-        return self.streams.length * self.config.batch_size
+        return self.split.train_characters
 
     def _fraction(self) -> float:
         """Part of the budget that is used up."""
@@ -536,7 +566,8 @@ class Trainer:
         batch_size, seq_len = config.batch_size, config.seq_len
         while batch_size > 1 and batch_size * seq_len > n_train:
             batch_size = max(1, batch_size // 2)
-        seq_len = min(seq_len, n_train - 1)
+        # Behind the end of an item there is nothing to predict: of two steps, one has a target at least.
+        seq_len = max(min(seq_len, n_train - 1), 2 if self.data_config.has_items else 1)
         if (batch_size, seq_len) != (config.batch_size, config.seq_len):
             self.listener.noticed(
                 f"the training text has {n_train:,} characters, and one batch of {config.batch_size} streams × "

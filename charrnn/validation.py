@@ -11,11 +11,13 @@ from torch.nn import functional as F
 
 from charrnn.distributed import SINGLE, Processes
 from charrnn.model import CharRNN
+from charrnn.packed import NO_TARGET, VALIDATION_TOKENS, Items, packed
 from charrnn.streams import Streams
 
 _STREAMS = 8  # side by side, for speed
 _WARMUP = 512  # characters each stream but the first reads before it is scored
 _CHUNK = 512  # characters a forward
+_ITEM_STREAMS = 64  # streams of items side by side
 
 
 _PIECES = 64  # of a validation text that is too long to be read whole
@@ -79,6 +81,30 @@ def _pieces_loss(
             losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
             total += float(losses[scored.flatten()].sum(dtype=torch.float64))
     return total
+
+
+def items_loss(
+    model: CharRNN, items: Items, processes: Processes = SINGLE, *, most: int | None = VALIDATION_TOKENS
+) -> float:
+    """Mean negative log-likelihood in nats of every token of the validation items, their ends included.
+
+    Where they have more than ``most`` tokens, those with the lowest hashes stand for all: always the same ones.
+    Several processes share the items; all get the same figure.
+    """
+    numbers = items.validation_items(most or items.val_tokens)[processes.rank :: processes.size]
+    batch = min(_ITEM_STREAMS, len(numbers))
+    total, count = 0.0, 0.0
+    state = model.initial_state(batch)
+    with model.evaluating():
+        for x, y in packed(items, numbers, batch, _CHUNK // 4) if batch else ():
+            x, y = x.to(model.device), y.to(model.device)
+            logits, state = model(x, state, x == items.end)
+            total += float(
+                F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum", ignore_index=NO_TARGET)
+            )
+            count += int((y != NO_TARGET).sum())
+    total, count = processes.sum(total, count)
+    return total / count
 
 
 def streams_loss(

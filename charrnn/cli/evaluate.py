@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from charrnn_runtime import Sampler
+
+    from charrnn.config import DataConfig
+    from charrnn.lines import ItemScore
 
 
 def evaluate(
@@ -19,11 +27,19 @@ def evaluate(
     window: Annotated[
         int | None, typer.Option(help="Score in windows of so many characters, each from the zero state.")
     ] = None,
+    lines: Annotated[bool, typer.Option("--lines", help="Bits per item, one a line; for a model of items.")] = False,
+    separator: Annotated[str | None, typer.Option(help="Items stand between these characters.")] = None,
+    column: Annotated[str | None, typer.Option(help="Items are this column of a CSV table.")] = None,
+    per_line: Annotated[
+        bool, typer.Option("--per-line", help="Print each line: its bits, its bits per character, and the line.")
+    ] = False,
+    sort: Annotated[bool, typer.Option("--sort", help="--per-line with the strangest lines first.")] = False,
     unknown: Annotated[str, typer.Option(help="Characters the model does not know: error or skip.")] = "error",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """How well a model predicts a text: nats and bits per character, perplexity."""
+    """How well a model predicts a text: nats and bits per character, perplexity; bits per item."""
+    from charrnn.config import DataConfig
     from charrnn.console import reading
     from charrnn.errors import ConfigError
     from charrnn.evaluation import evaluate_text
@@ -35,7 +51,20 @@ def evaluate(
         raise ConfigError(f"unknown={unknown!r}: use error or skip")
     if window is not None and window < 1:
         raise ConfigError(f"window must be at least 1, got {window}")
+    divided = DataConfig(lines=lines, separator=separator, column=column)
+    by_item = divided.has_items or per_line or sort
+    if by_item and window is not None:
+        raise ConfigError("--window is for running text; leave it out, or score the text as a whole")
     sampler = open_sampler(model, device=device)
+    ends = "end" in sampler.vocabulary.special
+    if divided.has_items and not ends and not (per_line or sort):
+        raise ConfigError(
+            f"{model}: the model knows no items: it was trained on running text; "
+            "leave out --lines and the like, or score each line with its newline: --per-line"
+        )
+    if by_item or (ends and window is None):
+        _items(sampler, text, divided, split=split, unknown=unknown, each=per_line or sort, sort=sort, as_json=as_json)
+        return
     with reading() as shown:
         nats, count = evaluate_text(sampler, text, split=split, window=window, unknown=unknown, listener=shown)
     bits = nats / math.log(2)
@@ -45,3 +74,57 @@ def evaluate(
         typer.echo(json.dumps(values))
     else:
         typer.echo(f"{nats:.4f} nats/char   {bits:.4f} bits/char   perplexity {perplexity:.3f}   {count:,} characters")
+
+
+def _items(
+    sampler: Sampler,
+    text: list[str],
+    divided: DataConfig,
+    *,
+    split: str,
+    unknown: str,
+    each: bool,
+    sort: bool,
+    as_json: bool,
+) -> None:
+    """Scores by item; with ``each`` they go to standard output, and the sum of them to standard error."""
+    from dataclasses import replace
+
+    from charrnn.lines import item_config, score_items, strangest_first
+
+    config = item_config(sampler.info)
+    if divided.has_items:
+        config = replace(config, lines=divided.lines, separator=divided.separator, column=divided.column)
+    total, tokens, count = 0.0, 0, 0
+
+    def counted(scores: Iterable[ItemScore]) -> Iterable[ItemScore]:
+        nonlocal total, tokens, count
+        for score in scores:
+            total, tokens, count = total + score.nats, tokens + score.tokens, count + 1
+            yield score
+
+    scores = counted(score_items(sampler, text, config, split=split, unknown=unknown))  # type: ignore[arg-type]
+    for score in strangest_first(scores) if sort else scores:
+        if each and as_json:
+            values = {"bits": score.bits, "bits_per_char": score.bits_per_char, "text": score.text}
+            sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+        elif each:
+            sys.stdout.write(f"{score.bits:.3f}\t{score.bits_per_char:.4f}\t{score.text}\n")
+    sys.stdout.flush()  # here an error still has a handler
+    nats = total / tokens
+    values = {
+        "bits_per_item": total / count / math.log(2),
+        "bits_per_char": nats / math.log(2),
+        "nats_per_char": nats,
+        "perplexity": math.exp(min(nats, 700)),
+        "items": count,
+        "characters": tokens - count,
+    }
+    if as_json:
+        typer.echo(json.dumps(values), err=each)
+    else:
+        typer.echo(
+            f"{values['bits_per_item']:.4f} bits/item   {values['bits_per_char']:.4f} bits/char, ends included   "
+            f"{count:,} items   {tokens - count:,} characters",
+            err=each,
+        )

@@ -37,8 +37,10 @@ def export(
         check_site(web)
         if model is None and _write_site_of_model_file(checkpoint, web, cdn=cdn):
             return
-    elif cdn or model is None:
-        raise typer.BadParameter("--cdn is for --web" if cdn else "name the .onnx file to write")
+    elif cdn or (model is None and triton is None):
+        raise typer.BadParameter(
+            "--cdn is for --web" if cdn else "name the .onnx file to write, or a folder: --web or --triton"
+        )
     from charrnn.files import check_writable, write_atomically
 
     if model is not None:
@@ -65,7 +67,8 @@ def export(
     parity = exported.info.parity
     typer.echo(
         f"{model or triton or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; "
-        f"after {parity['steps']:,} steps logits differ from training by at most {parity['max_difference']:.1e} of the largest one "
+        f"after {parity['steps']:,} steps logits differ from training "
+        f"by at most {parity['max_difference']:.1e} of the largest one "
         f"(allowed: {parity['tolerance']:.0e})"
     )
     if quality := exported.info.quality:

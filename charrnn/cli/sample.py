@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from charrnn_runtime import Sampler
+
+    from charrnn.membership import Membership
+    from charrnn.sampling import Report
 
 
 def sample(
@@ -26,14 +33,25 @@ def sample(
     unknown: Annotated[str, typer.Option(help="Prompt characters the model does not know: error or skip.")] = "error",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the text alone, without the prompt.")] = False,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Items, for a model of items: draw until so many distinct ones are there.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Items: how many are distinct, empty, cut, in the training text.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Items: the text to look them up in.", show_default="the training text")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Sample text from a model."""
+    """Sample text from a model; from a model of items (train --lines), one item a line."""
     from charrnn_runtime import SamplingOptions
     from charrnn_runtime.options import check_count, check_seed, new_seed
     from charrnn_runtime.sampling import StopStrings
 
+    from charrnn.errors import SamplingError
     from charrnn.models import open_sampler
+    from charrnn.sampling import ItemSampler, has_items
 
     # Wrong values are told before a model is loaded.
     options = SamplingOptions(temperature=0.0 if greedy else temperature, top_k=top_k, top_p=top_p, min_p=min_p)
@@ -56,6 +74,25 @@ def sample(
         "seed": chosen,
         "unknown": unknown,
     }
+    if unique or report or against is not None or (has_items(sampler) and (as_json or num > 1)):
+        drawn = ItemSampler(
+            sampler,
+            length=length,
+            seed=chosen,
+            prompt=prompt,
+            unknown=unknown,
+            stop=stop or (),
+            options={"temperature": options.temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+            against=_filter(sampler, model, against) if report or against is not None else None,
+        )
+        items = drawn.draw_distinct(num) if unique else drawn.draw(num)
+        _print_items(items, drawn.report, prompt, chosen, as_json=as_json, report=report, quiet=quiet, sampler=sampler)
+        if unique and drawn.report.distinct < num:
+            raise SamplingError(
+                f"it gave {drawn.report.distinct:,} distinct items in {drawn.report.drawn:,} drawn, not {num:,}: "
+                "ask for fewer, or raise --temperature (or --length, if many were cut)"
+            )
+        return
     if as_json or num > 1:
         texts = sampler.sample_batch([prompt] * num, **settings)  # type: ignore[arg-type]
         if as_json:
@@ -81,3 +118,44 @@ def _read_prompt(path: Path) -> str:
     from charrnn.sources import read_text
 
     return read_text([str(path)])
+
+
+def _print_items(
+    texts: Iterator[str],
+    counts: Report,
+    prompt: str,
+    seed: int,
+    *,
+    as_json: bool,
+    report: bool,
+    quiet: bool,
+    sampler: Sampler,
+) -> None:
+    """One item a line, or, where items may hold a newline, a line of dashes between them."""
+    if as_json:
+        values = {"seed": seed, "prompt": prompt, "texts": [text[len(prompt) :] for text in texts]}
+        if report:
+            values["report"] = counts.to_json()
+        typer.echo(json.dumps(values, ensure_ascii=False))
+        return
+    between = "----\n" if sampler.vocabulary.token("\n") is not None and sampler.vocabulary.kind != "bytes" else ""
+    for i, text in enumerate(texts):
+        sys.stdout.write((between if i else "") + text[len(prompt) if quiet else 0 :] + "\n")
+    sys.stdout.flush()  # here an error still has a handler
+    if report:
+        typer.echo(str(counts), err=True)
+
+
+def _filter(sampler: Sampler, model: Path, against: Path | None) -> Membership | None:
+    """What to look items up in: the given text or filter, or that of the training text if it is there."""
+    from charrnn import membership
+
+    training = sampler.info.training
+    if against is None:
+        found = membership.find(model, training.get("corpus_sha256"))
+        return None if found is None else membership.Membership.load(found)
+    if against.suffix == ".npy":
+        return membership.Membership.load(against)
+    from charrnn.lines import item_config, item_texts
+
+    return membership.Membership.of_items(item_texts([str(against)], item_config(sampler.info)))

@@ -17,6 +17,7 @@ from charrnn_runtime.generation import Generation, Text, draw_many, draw_one, wi
 from charrnn_runtime.model_file import ModelInfo, read_model_file
 from charrnn_runtime.options import DrawOptions, SamplingOptions, check_count, new_seed
 from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
+from charrnn_runtime.scoring import score_many
 from charrnn_runtime.sequence import MIN_TOKENS, Reader, SequenceGraph, StepReader
 from charrnn_runtime.session import Cell, Logits, OnnxCell, State, Tokens, open_session
 from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
@@ -357,22 +358,12 @@ class Sampler:
         if isinstance(texts, str):
             raise UsageError("texts is a list of texts; for one text use score()")
         targets = [self.vocabulary.encode(text, unknown=unknown) for text in texts]
-        scores = [Score(np.empty(len(ids))) for ids in targets]
-        # Texts of like lengths go together, so that few rows idle.
-        order = sorted(range(len(targets)), key=lambda i: -len(targets[i]))
-        for begin in range(0, len(order), batch):
-            group = [i for i in order[begin : begin + batch] if len(targets[i])]
-            runner = self._cell.runner(len(group)) if group else None
-            tokens = np.full(len(group), self.info.start_token)
-            for at in range(len(targets[group[0]]) if group else 0):
-                while at >= len(targets[group[-1]]):  # the longest come first
-                    group.pop()
-                assert runner is not None
-                log_probs = log_softmax(runner.step(tokens)[: len(group)])
-                for row, i in enumerate(group):
-                    tokens[row] = targets[i][at]
-                    scores[i].log_probs[at] = log_probs[row, tokens[row]]
-        return scores
+        return [Score(log_probs) for log_probs in self.score_many(targets, batch=batch)]
+
+    def score_many(self, targets: Sequence[Ids], *, batch: int = 64) -> list[NDArray[np.float64]]:
+        """Log-probabilities of the tokens of each text of ids ``[n]``; an end token may be the last of them."""
+        check_count("batch", batch, least=1)
+        return score_many(self._cell, self.info.start_token, targets, batch)
 
     def score_windows(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities ``[windows, n - 1]`` of all but the first token of each window ``[windows, n]``.
