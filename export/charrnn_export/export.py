@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from charrnn_runtime import ModelInfo, Sampler, StateSpec, Vocabulary, read_model_file
+from charrnn_runtime.devices import onnxruntime_version
 from charrnn_runtime.model_file import seal
-from charrnn_runtime.session import OnnxCell, onnxruntime_version, open_session
+from charrnn_runtime.session import OnnxCell, open_session
 from charrnn_runtime.vocab import Ids
 
 from charrnn_export.errors import ExportError, QualityError
