@@ -24,6 +24,7 @@ from charrnn_runtime import CharrnnError, Sampler, UsageError
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from starlette.types import Receive, Scope, Send
 
 MAX_LENGTH = 10_000  # a request must not hold a thread for ever
 MAX_TEXTS = 2 * (os.cpu_count() or 1)
@@ -59,21 +60,25 @@ def make_app(sampler: Sampler) -> FastAPI:
     def explain(_: Request, error: CharrnnError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, status_code=422 if isinstance(error, UsageError) else 500)
 
-    def in_turn(wanted: TextRequest) -> Iterator[str]:
-        """The pieces of a text, in bundles; holds a place while it is drawn."""
-        pieces = wanted.pieces(sampler)
+    def place() -> None:
         if not room.acquire(blocking=False):
             raise HTTPException(503, "all places are taken; try again", headers={"Retry-After": "1"})
-        return _Held(_bundles(pieces), room)
 
     # Plain functions: FastAPI runs them, and the drawing of a StreamingResponse, in its thread pool.
     @app.post("/generate")
     def generate(wanted: TextRequest) -> dict[str, str]:
-        return {"text": "".join(in_turn(wanted))}
+        pieces = wanted.pieces(sampler)
+        place()
+        try:
+            return {"text": "".join(pieces)}
+        finally:
+            room.release()
 
     @app.post("/stream")
     def stream(wanted: TextRequest) -> StreamingResponse:
-        return StreamingResponse(in_turn(wanted), media_type="text/plain; charset=utf-8")
+        pieces = wanted.pieces(sampler)
+        place()
+        return _InPlace(_bundles(pieces), room)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -82,27 +87,18 @@ def make_app(sampler: Sampler) -> FastAPI:
     return app
 
 
-class _Held(Iterator[str]):
-    """An iterator that gives its place back at its end, at an error, or when nobody wants it any longer."""
+class _InPlace(StreamingResponse):
+    """Gives its place back when it ends, however it does: a client who goes away cancels it."""
 
     def __init__(self, pieces: Iterator[str], room: threading.BoundedSemaphore) -> None:
-        self._pieces = pieces
-        self._room: threading.BoundedSemaphore | None = room
+        super().__init__(pieces, media_type="text/plain; charset=utf-8")
+        self._room = room
 
-    def __next__(self) -> str:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            return next(self._pieces)
-        except BaseException:
-            self._release()
-            raise
-
-    def __del__(self) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        room, self._room = self._room, None
-        if room is not None:
-            room.release()
+            await super().__call__(scope, receive, send)
+        finally:
+            self._room.release()
 
 
 def _bundles(pieces: Iterator[str]) -> Iterator[str]:

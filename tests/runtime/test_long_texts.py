@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from charrnn_runtime import Request, Sampler, Vocabulary
-from charrnn_runtime.options import Logits64
+from charrnn_runtime.options import DrawOptions, Logits64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,8 @@ LENGTH = 10_000
 
 def test_memory_stays_flat_over_100_000_characters(sampler: Sampler) -> None:
     """A warm-up of 20,000, then 80,000 more in a batch and a stream: what is kept is each finished text alone."""
-    requests = (Request(length=250, seed=n) for n in itertools.count())
+    options: DrawOptions = {}  # shared: each options object costs a drawer, up to a thousand of them are kept
+    requests = (Request(length=250, seed=n, options=options) for n in itertools.count())
     texts = sampler.generate_many(requests, batch=16)
     stream = sampler.stream(length=10**9, seed=1, stop="漢漢漢漢漢")
 
@@ -46,7 +47,7 @@ def test_memory_stays_flat_over_100_000_characters(sampler: Sampler) -> None:
 
 def test_ten_thousand_prompts_of_different_lengths(sampler: Sampler) -> None:
     prompts = ["abcdefghij"[i % 10 :] * (i % 4) for i in range(10_000)]
-    assert len({len(p) for p in prompts}) > 20
+    assert len({len(p) for p in prompts}) > 10
     texts = sampler.sample_batch(prompts, length=3, seed=1, batch=256)
     assert [len(t) for t in texts] == [3] * 10_000
     for i in (0, 1, 7, 999, 5_000, 9_999):
