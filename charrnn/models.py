@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from charrnn_runtime import Sampler, UnknownCharacterError
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 MEASURED = 1_000_000  # token ids of a text that are handed to the measurement of int8, which reads fewer
 
 
+Dtype = Literal["float32", "float16", "int8"]
+DTYPES: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}  # as the command line calls them
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a file is to be read as a checkpoint; looks at its first bytes, or else at its name."""
     try:
@@ -32,7 +37,7 @@ def is_checkpoint(path: Path) -> bool:
     return path.suffix == ".pt"
 
 
-def open_sampler(path: Path, *, device: str = "cpu") -> Sampler:
+def open_sampler(path: Path, *, device: str = "cpu", expected_batch: int = 1) -> Sampler:
     """A sampler for a model file, a checkpoint or a run folder.
 
     A checkpoint is exported in memory first, so that both kinds go through
@@ -43,11 +48,12 @@ def open_sampler(path: Path, *, device: str = "cpu") -> Sampler:
     """
     path = find_checkpoint(path)
     if not is_checkpoint(path):
-        return Sampler(path, device=device)
+        return Sampler(path, device=device, expected_batch=expected_batch)
     from charrnn.checkpoint import load_checkpoint
 
     # The whole parity check is for files that leave the house.
-    return Sampler(export_checkpoint(load_checkpoint(path), parity_steps=50).data, device=device)
+    data = export_checkpoint(load_checkpoint(path), parity_steps=50).data
+    return Sampler(data, device=device, expected_batch=expected_batch)
 
 
 def export_checkpoint(
@@ -55,7 +61,7 @@ def export_checkpoint(
     *,
     opset: int | None = None,
     parity_steps: int | None = None,
-    int8: bool = False,
+    dtype: Dtype = "float32",
     text: Sequence[str] = (),
     max_cost: float | None = None,
 ) -> Exported:
@@ -64,7 +70,7 @@ def export_checkpoint(
     Args:
         checkpoint: the model.
         opset, parity_steps: see ``charrnn_export.export_model``.
-        int8: quantise the weights, and measure what it costs.
+        dtype: of the weights in the file; what a smaller one costs is measured, unless ``max_cost`` is infinite.
         text: the text to measure it on; by default the validation part of the training text.
         max_cost: how many nats per character it may cost.
 
@@ -85,15 +91,18 @@ def export_checkpoint(
         producer={"charrnn": __version__},
         opset=opset or DEFAULT_OPSET,
         parity_steps=parity_steps or STEPS,
-        dtype="int8" if int8 else "float32",
-        validation=_validation(checkpoint, text) if int8 else None,
+        dtype=dtype,
+        validation=_validation(checkpoint, text) if dtype != "float32" and max_cost != math.inf else None,
         max_cost=MAX_COST if max_cost is None else max_cost,
     )
 
 
 def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> Ids:
     """Token ids to measure a quantised model on."""
-    from charrnn.corpus import read_corpus, split_ids
+    import numpy as np
+
+    from charrnn.corpus import read_corpus
+    from charrnn.streams import split_streams
 
     arguments = text or checkpoint.corpus.get("arguments", ())
     try:
@@ -107,7 +116,25 @@ def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> Ids:
         return corpus.ids[:MEASURED].astype("int64")
     if corpus.sha256 != checkpoint.corpus.get("sha256"):
         raise CorpusError(f"{corpus.description}: no longer the text that the model was trained on; name one: --text")
-    return split_ids(corpus.ids, checkpoint.data_config.val_frac)[1][:MEASURED].astype("int64")
+    if corpus.items is not None:
+        from charrnn.packed import Items
+
+        # One item behind the other; that the state is not reset between them is alike for both models.
+        items = Items(corpus, checkpoint.data_config.val_frac)
+        parts = [corpus.ids[items.bounds[i] : items.bounds[i + 1]] for i in items.validation_items(MEASURED)]
+        return np.concatenate(parts).astype(np.int64)
+    split = split_streams(
+        corpus.ids,
+        kind=checkpoint.data_config.split,
+        val_frac=checkpoint.data_config.val_frac,
+        batch_size=checkpoint.train_config.batch_size,
+        seq_len=checkpoint.train_config.seq_len,
+    )
+    if split.val is None:
+        return split.val_ids[:MEASURED].astype("int64")
+    # The ends of all streams, one behind the other: what was not trained on.
+    places = split.val.starts_B[:, None] + np.arange(split.val.length)
+    return np.asarray(corpus.ids[places.ravel()[:MEASURED]], np.int64)
 
 
 def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:

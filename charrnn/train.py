@@ -165,7 +165,8 @@ class Trainer:
         self.model.train()
         self._good = self.checkpoint()
         self._first_loss: float | None = None
-        drop_samples_after(self.folder, counters.step)
+        if self.processes.first:
+            drop_samples_after(self.folder, counters.step)
         with (
             _flushed_denormals(),
             self._open_metrics() as self._metrics,
@@ -281,7 +282,8 @@ class Trainer:
         self._take_up(self._good)
         self.counters.lr_scale, self.counters.elapsed = lr_scale, elapsed
         self._metrics.drop_after(self.counters.step)
-        drop_samples_after(self.folder, self.counters.step)
+        if self.processes.first:
+            drop_samples_after(self.folder, self.counters.step)
         if lr_scale < 0.5**TRIES:
             last = self.folder / "last.pt"
             kept = f"; {last} is from before" if last.exists() else ""

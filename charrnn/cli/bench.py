@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from charrnn_runtime import Sampler
 
 # In a process of its own: import, load, first character; then its memory in MB (Linux; 0 elsewhere).
 _COLD = """
@@ -24,43 +30,97 @@ try:
 except OSError:
     print(0)
 """
+# Seconds in which one thread reads so many bytes again and again, the best of many: weights that fit into a cache
+# are read from there at every step, so a small array is too. In a process of its own, since numpy's threads are
+# decided when it is imported.
+_READ = """
+import sys, time
+import numpy as np
+data = np.ones(int(sys.argv[1]) // 4, np.float32)
+best, end = float("inf"), time.perf_counter() + 0.5
+while time.perf_counter() < end:
+    begin = time.perf_counter()
+    np.dot(data, data)  # reads one array: both operands are the same
+    best = min(best, time.perf_counter() - begin)
+print(best)
+"""
 
 
 def bench(
-    model: Annotated[Path, typer.Argument(help="A model file (.onnx).")],
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
+    models: Annotated[list[Path], typer.Argument(help="Model files (.onnx); of a checkpoint, its fp32 and int8.")],
+    device: Annotated[
+        list[str] | None, typer.Option(help="cpu, cuda, cuda:N, auto or another provider; may be repeated.")
+    ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Streams side by side; may be repeated.")] = None,
     seconds: Annotated[float, typer.Option(help="Time for each figure.")] = 2.0,
 ) -> None:
-    """How fast a model samples on this machine, one thread, everything included."""
+    """How fast models sample on this machine, one thread, everything included."""
     from charrnn_runtime import Sampler
     from charrnn_runtime.options import check_count
 
     from charrnn.errors import ConfigError
 
-    if not seconds > 0:
+    if not 0 < seconds < float("inf"):
         raise ConfigError(f"seconds must be above 0, got {seconds}")
     batches = [check_count("batch", b, least=1) for b in batch or (1, 16, 64)]
-    sampler = Sampler(model, device=device)
-    size = model.stat().st_size
-    # The weights are read once a step, so memory allows no more steps than this.
-    bound = _read_bandwidth() / size
-    typer.echo(f"{model}: {sampler.info.dtype}, {size:,} bytes, {sampler.device}")
-    typer.echo(f"{'batch':>6} {'chars/s':>10} {'per stream':>11} {'of memory bound':>16}")
-    for streams in batches:
-        prompts = [""] * streams
+    with _model_files(models) as files:
+        cold = []
+        columns = f"{'dtype':<8} {'device':<9} {'batch':>6} {'chars/s':>10} {'per stream':>11} {'of memory bound':>16}"
+        for file, name in files:
+            typer.echo(f"{name}: {file.stat().st_size:,} bytes")
+            typer.echo(columns)
+            bound = 1 / float(_own_process(_READ, str(file.stat().st_size)))
+            for place in device or ("cpu",):
+                for streams in batches:
+                    sampler = Sampler(file, device=place, expected_batch=streams)
+                    steps = _per_second(_run(sampler, streams), seconds)
+                    # The weights are read once a step, so this machine's memory allows no more steps than that.
+                    share = f"{steps / bound:.0%}" if sampler.device == "cpu" else "-"
+                    typer.echo(
+                        f"{sampler.info.dtype:<8} {sampler.device:<9} {streams:>6} {steps * streams:>10,.0f} "
+                        f"{steps:>11,.0f} {share:>16}"
+                    )
+                first, memory = map(float, _own_process(_COLD, str(file), place).split())
+                cold.append((sampler.info.dtype, sampler.device, first, memory))
+            for dtype, used, first, memory in cold:
+                megabytes = f", {memory:.0f} MB of memory" if memory else ""
+                typer.echo(f"first character of a new process after {first:.2f} s{megabytes} ({dtype}, {used})")
+            cold.clear()
 
-        def run(length: int, prompts: list[str] = prompts) -> None:
-            if len(prompts) == 1:
-                sampler.sample(length=length, seed=1)
-            else:
-                sampler.sample_batch(prompts, length=length, seed=1, batch=len(prompts))
 
-        steps = _per_second(run, seconds)
-        typer.echo(f"{streams:>6} {steps * streams:>10,.0f} {steps:>11,.0f} {steps / bound:>15.0%}")
-    command = [sys.executable, "-c", _COLD, str(model), device]
-    cold, memory = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-    typer.echo(f"first character of a new process after {cold:.2f} s" + (f", {memory:.0f} MB" if memory else ""))
+@contextmanager
+def _model_files(models: list[Path]) -> Iterator[list[tuple[Path, str]]]:
+    """(file, name) of each model; a checkpoint is exported as fp32 and as int8 first."""
+    from charrnn.models import DTYPES, export_checkpoint, is_checkpoint
+    from charrnn.run_folder import find_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for number, model in enumerate(models):
+            path = find_checkpoint(model)
+            if not is_checkpoint(path):
+                files.append((path, str(path)))
+                continue
+            from charrnn.checkpoint import load_checkpoint
+
+            checkpoint = load_checkpoint(path)
+            for dtype in ("fp32", "int8"):
+                file = Path(folder) / f"{number}-{dtype}.onnx"
+                # Speed alone is asked for: what int8 costs is not measured, and any cost allowed.
+                exported = export_checkpoint(checkpoint, dtype=DTYPES[dtype], parity_steps=50, max_cost=float("inf"))
+                file.write_bytes(exported.data)
+                files.append((file, f"{path} as {dtype}"))
+        yield files
+
+
+def _run(sampler: Sampler, streams: int) -> Callable[[int], None]:
+    def run(length: int) -> None:
+        if streams == 1:
+            sampler.sample(length=length, seed=1)
+        else:
+            sampler.sample_batch([""] * streams, length=length, seed=1, batch=streams)
+
+    return run
 
 
 def _per_second(run: Callable[[int], None], seconds: float) -> float:
@@ -77,14 +137,8 @@ def _per_second(run: Callable[[int], None], seconds: float) -> float:
     return median(speeds)
 
 
-def _read_bandwidth() -> float:
-    """Bytes per second that one thread reads from beyond the second-level cache: the best of some sums."""
-    import numpy as np
-
-    data = np.ones(2_000_000, np.float32)
-    best = float("inf")
-    for _ in range(20):
-        begin = time.perf_counter()
-        np.dot(data, data)  # reads one array: both operands are the same
-        best = min(best, time.perf_counter() - begin)
-    return data.nbytes / best
+def _own_process(program: str, *arguments: str) -> str:
+    """What a program prints in a process of its own, with one thread for numpy."""
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **one}).stdout

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charrnn.cli import sampling_options as opt
+
 if TYPE_CHECKING:
     from charrnn_runtime import Sampler
 
@@ -23,15 +25,23 @@ def sample(
     prompt_file: Annotated[Path | None, typer.Option(help="File with the text to continue; - for stdin.")] = None,
     length: Annotated[int, typer.Option(help="How many characters to draw.")] = 2000,
     temperature: Annotated[float, typer.Option(help="Below 1 is bolder, above 1 wilder, 0 is greedy.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Only the k likeliest characters.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Only the likeliest that together reach this.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Only those this likely, measured by the likeliest.")] = None,
+    top_k: opt.TopK = None,
+    typical_p: opt.TypicalP = None,
+    top_p: opt.TopP = None,
+    min_p: opt.MinP = None,
+    repetition_penalty: opt.RepetitionPenalty = 1.0,
+    frequency_penalty: opt.FrequencyPenalty = 0.0,
+    presence_penalty: opt.PresencePenalty = 0.0,
+    penalty_window: opt.PenaltyWindow = 64,
+    logit_bias: opt.LogitBias = None,
+    allowed: opt.Allowed = None,
+    min_length: opt.MinLength = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest: --temperature 0.")] = False,
     stop: Annotated[list[str] | None, typer.Option(help="End the text here; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.", show_default="a new one")] = None,
     num: Annotated[int, typer.Option(help="How many texts.")] = 1,
     unknown: Annotated[str, typer.Option(help="Prompt characters the model does not know: error or skip.")] = "error",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, auto or another provider.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the text alone, without the prompt.")] = False,
     unique: Annotated[
         bool, typer.Option("--unique", help="Items, for a model of items: draw until so many distinct ones are there.")
@@ -42,10 +52,10 @@ def sample(
     against: Annotated[
         Path | None, typer.Option(help="Items: the text to look them up in.", show_default="the training text")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with why each text ended.")] = False,
+    logprobs: opt.Logprobs = False,
 ) -> None:
     """Sample text from a model; from a model of items (train --lines), one item a line."""
-    from charrnn_runtime import SamplingOptions
     from charrnn_runtime.options import check_count, check_seed, new_seed
     from charrnn_runtime.sampling import StopStrings
 
@@ -54,26 +64,32 @@ def sample(
     from charrnn.sampling import ItemSampler, has_items
 
     # Wrong values are told before a model is loaded.
-    options = SamplingOptions(temperature=0.0 if greedy else temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    drawing = opt.draw_options(
+        greedy=greedy,
+        temperature=temperature,
+        top_k=top_k,
+        typical_p=typical_p,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        penalty_window=penalty_window,
+        logit_bias=logit_bias,
+        allowed=allowed,
+        min_length=min_length,
+    )
     check_count("length", length, least=1)
     check_count("num", num, least=1)
     StopStrings(stop or ())
     chosen = new_seed() if seed is None else check_seed(seed)
     if prompt_file is not None:
         prompt = _read_prompt(prompt_file)
-    sampler = open_sampler(model, device=device)
+    as_json = as_json or logprobs
+    sampler = open_sampler(model, device=device, expected_batch=num)
     if not quiet and not as_json and (seed is None or device == "auto"):
         typer.echo(f"seed {chosen}, device {sampler.device}", err=True)
-    settings = {
-        "length": length,
-        "temperature": options.temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "stop": stop or (),
-        "seed": chosen,
-        "unknown": unknown,
-    }
+    settings = {"length": length, "stop": stop or (), "seed": chosen, "unknown": unknown, **drawing}
     if unique or report or against is not None or (has_items(sampler) and (as_json or num > 1)):
         drawn = ItemSampler(
             sampler,
@@ -82,7 +98,7 @@ def sample(
             prompt=prompt,
             unknown=unknown,
             stop=stop or (),
-            options={"temperature": options.temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p},
+            options=drawing,
             against=_filter(sampler, model, against) if report or against is not None else None,
         )
         items = drawn.draw_distinct(num) if unique else drawn.draw(num)
@@ -94,16 +110,16 @@ def sample(
             )
         return
     if as_json or num > 1:
-        texts = sampler.sample_batch([prompt] * num, **settings)  # type: ignore[arg-type]
+        done = opt.generate_all(sampler, [prompt] * num, log_probs=logprobs, settings=settings)
         if as_json:
-            typer.echo(json.dumps({"seed": chosen, "prompt": prompt, "texts": texts}, ensure_ascii=False))
+            typer.echo(json.dumps(opt.to_json(chosen, prompt, done), ensure_ascii=False))
             return
-        for i, text in enumerate(texts):
+        for i, one in enumerate(done):
             if i:
                 typer.echo("----")
-            typer.echo(text if quiet else prompt + text)
+            typer.echo(one.text if quiet else prompt + one.text)
         return
-    pieces = sampler.stream(prompt, **settings)  # type: ignore[arg-type]
+    pieces = sampler.stream(prompt, **settings)
     if not quiet:
         sys.stdout.write(prompt)
     for piece in pieces:

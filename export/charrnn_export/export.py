@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,22 +10,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from charrnn_runtime import ModelInfo, Sampler, StateSpec, Vocabulary, read_model_file
+from charrnn_runtime.devices import onnxruntime_version
 from charrnn_runtime.model_file import seal
-from charrnn_runtime.session import OnnxCell, onnxruntime_version, open_session
+from charrnn_runtime.session import OnnxCell, open_session
 from charrnn_runtime.vocab import Ids
 
 from charrnn_export.errors import ExportError, QualityError
+from charrnn_export.half import halve
 from charrnn_export.quantize import quantize
 from charrnn_export.step import StepModule
 from charrnn_export.trace import trace
-from charrnn_export.verify import STEPS, SequenceForward, check_parity
+from charrnn_export.verify import STEPS, SequenceForward, check_half, check_parity
 from charrnn_export.weights import ModelWeights
 
 if TYPE_CHECKING:
     import onnx
 
 DEFAULT_OPSET = 18
-MAX_COST = 0.01  # nats per character that int8 may cost
+MAX_COST = 0.01  # nats per character that int8 or float16 may cost
 _STREAMS = 16  # validation text is scored in so many pieces side by side
 _MAX_VALIDATION = 65_536  # tokens; the difference of two models is known to about 0.0005 nats from so many
 
@@ -46,7 +49,7 @@ def export_model(
     producer: Mapping[str, str],
     opset: int = DEFAULT_OPSET,
     parity_steps: int = STEPS,
-    dtype: Literal["float32", "int8"] = "float32",
+    dtype: Literal["float32", "float16", "int8"] = "float32",
     validation: Ids | None = None,
     max_cost: float = MAX_COST,
 ) -> Exported:
@@ -62,14 +65,15 @@ def export_model(
         producer: names and versions of what made the file.
         opset: ONNX opset, 18 to 23.
         parity_steps: length of the parity check.
-        dtype: type of the weights in the file. The parity check is made before they are quantised.
-        validation: token ids ``[n]`` on which int8 is measured against float32; needed for it.
-        max_cost: how many nats per character int8 may be worse.
+        dtype: type of the weights in the file. The parity check is made before they are made smaller.
+        validation: token ids ``[n]`` on which int8 or float16 is measured against float32;
+            needed for it unless ``max_cost`` is infinite.
+        max_cost: how many nats per character it may be worse.
 
     Raises:
         ExportError: the graph cannot be made.
         ParityError: it does not compute what ``sequence`` computes.
-        QualityError: int8 costs more than ``max_cost``.
+        QualityError: int8 or float16 costs more than ``max_cost``.
     """
     assert weights.vocab_size == len(vocabulary)
     step = StepModule(weights)
@@ -83,30 +87,43 @@ def export_model(
     )
     parity = check_parity(proto.SerializeToString(), info, step, sequence, steps=parity_steps)
     info = replace(info, parity=parity)
-    if dtype == "int8":
-        proto, info = _to_int8(proto, info, validation, max_cost)
+    if dtype != "float32":
+        proto, info = _smaller(proto, info, dtype, validation, max_cost, parity_steps)
     for key, value in info.to_metadata().items():
         proto.metadata_props.add(key=key, value=value)
     data = seal(proto.SerializeToString(deterministic=True))
     return Exported(data=data, info=read_model_file(data).info)
 
 
-def _to_int8(
-    proto: onnx.ModelProto, info: ModelInfo, validation: Ids | None, max_cost: float
+def _smaller(
+    proto: onnx.ModelProto,
+    info: ModelInfo,
+    dtype: Literal["float16", "int8"],
+    validation: Ids | None,
+    max_cost: float,
+    steps: int,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    if validation is None or len(validation) < 2 * _STREAMS:
-        raise ExportError("int8 is measured on validation text before it is written: name some (--text)")
-    small = quantize(proto)
-    nats = {name: _nats(model, info, validation) for name, model in (("float32", proto), ("int8", small))}
-    cost = nats["int8"] - nats["float32"]
+    measured = validation is not None and len(validation) >= 2 * _STREAMS
+    if not measured and max_cost != math.inf:
+        raise ExportError(f"{dtype} is measured on validation text before it is written: name some (--text)")
+    small = quantize(proto) if dtype == "int8" else halve(proto)
+    if dtype == "float16":
+        figure = check_half(proto.SerializeToString(), small.SerializeToString(), info, steps=steps)
+        info = replace(info, parity={**info.parity, "float16": figure})
+    info = replace(info, dtype=dtype, sequence={})
+    if not measured:
+        return small, info
+    assert validation is not None
+    nats = {name: _nats(model, info, validation) for name, model in (("float32", proto), (dtype, small))}
+    cost = nats[dtype] - nats["float32"]
     if not cost <= max_cost:  # NaN fails too
         raise QualityError(
-            f"int8 costs {cost:.4f} nats per character ({nats['float32']:.4f} becomes {nats['int8']:.4f}), "
+            f"{dtype} costs {cost:.4f} nats per character ({nats['float32']:.4f} becomes {nats[dtype]:.4f}), "
             f"more than the {max_cost:g} allowed; export float32, or allow it (--max-cost)"
         )
     tokens = min(len(validation), _MAX_VALIDATION) // _STREAMS * _STREAMS
     quality: dict[str, Any] = {name: round(value, 5) for name, value in nats.items()} | {"tokens": tokens}
-    return small, replace(info, dtype="int8", quality=quality, sequence={})
+    return small, replace(info, quality=quality)
 
 
 def _nats(proto: onnx.ModelProto, info: ModelInfo, validation: Ids) -> float:

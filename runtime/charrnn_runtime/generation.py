@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,11 @@ class Generation:
     index: int
     tokens: tuple[int, ...] = field(repr=False)
     log_probs: NDArray[np.float64] | None = field(default=None, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON: text, finish_reason, seed, index and, where asked for, log_probs."""
+        values = {"text": self.text, "finish_reason": self.finish_reason, "seed": self.seed, "index": self.index}
+        return values if self.log_probs is None else {**values, "log_probs": self.log_probs.tolist()}
 
 
 @dataclass(kw_only=True)

@@ -130,6 +130,27 @@ class SamplingOptions:
         return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
 
 
+def parse_logit_bias(arguments: Sequence[str]) -> dict[str, float]:
+    """A ``logit_bias`` from the command line's ``CHARACTER=NUMBER`` arguments; the number may be -inf.
+
+    Raises:
+        UsageError: one of them has another form, or a character stands twice.
+    """
+    biases: dict[str, float] = {}
+    for argument in arguments:
+        character, equals, number = argument[:1], argument[1:2], argument[2:]
+        try:
+            if equals != "=":
+                raise ValueError
+            value = float(number)
+        except ValueError:
+            raise UsageError(f"logit bias {argument!r}: write CHARACTER=NUMBER, such as e=-2 or q=-inf") from None
+        if character in biases:
+            raise UsageError(f"logit bias: the character {character!r} stands twice")
+        biases[character] = value
+    return biases
+
+
 def new_seed() -> int:
     """A fresh seed from the operating system, short enough to be read aloud."""
     return secrets.randbits(32)

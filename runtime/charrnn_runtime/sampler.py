@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.conversation import Conversation, Snapshot
+from charrnn_runtime.devices import log, warn_of_two_wheels
 from charrnn_runtime.errors import ModelFileError, UsageError
 from charrnn_runtime.generation import Generation, Text, draw_many, draw_one, with_start
 from charrnn_runtime.model_file import ModelInfo, read_model_file
@@ -77,8 +78,11 @@ class Sampler:
     Args:
         model: path or bytes of a model file, or an ``onnxruntime.InferenceSession``
             made from one (then ``device`` and ``threads`` are the session's own).
-        device: "cpu", "cuda", "cuda:N", or "auto".
+        device: "cpu", "cuda", "cuda:N", "coreml", "directml", "migraphx", "openvino", "rocm",
+            "tensorrt", "webgpu", ONNX Runtime's own name for a provider, or "auto": CUDA where
+            it can be had and pays for this size and ``expected_batch`` (``devices.AUTO_CUDA_BYTES``).
         threads: threads inside an operator; more than one pays only for large batches.
+        expected_batch: how many texts you mean to draw at once; only "auto" asks.
 
     Raises:
         ModelFileError: the file is not one of ours, or is damaged.
@@ -91,11 +95,12 @@ class Sampler:
         *,
         device: str = "cpu",
         threads: int = 1,
+        expected_batch: int = 1,
     ) -> None:
         file = None
         if isinstance(model, (str, os.PathLike, bytes)):
             file = read_model_file(model)
-            session = open_session(file.data, device=device, threads=threads)
+            session = open_session(file.data, device=device, threads=threads, batch=expected_batch)
             info, name = file.info, file.name
         elif hasattr(model, "get_modelmeta"):
             session, name = model, "<session>"
@@ -106,12 +111,17 @@ class Sampler:
             cell = OnnxCell(session, info)
         except ModelFileError as error:
             raise ModelFileError(f"{name}: {error}") from error
+        if session is not model:
+            cell.check_placement()
+            warn_of_two_wheels()
         self._cell: Cell = cell
         self._sequence = None
         # Elsewhere than on the CPU, and for a session of which nobody has the file, steps will do.
         if file is not None and cell.device == "cpu" and SequenceGraph.possible(info):
             self._sequence = SequenceGraph(file.data, info, threads)
         self.info = info
+        if info.dtype == "float16" and self.device == "cpu":
+            log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", name)
 
     @classmethod
     def from_cell(cls, cell: Cell, info: ModelInfo) -> Self:
@@ -126,6 +136,15 @@ class Sampler:
     def device(self) -> str:
         """The device that is really used, such as "cpu" or "cuda:0"."""
         return self._cell.device
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """ONNX Runtime's names of what computes the operators, the busiest first.
+
+        Empty for a cell that is not ONNX Runtime's. For a session of your own,
+        the providers it was made with: what they take of the graph it does not say.
+        """
+        return self._cell.providers if isinstance(self._cell, OnnxCell) else ()
 
     @property
     def vocabulary(self) -> Vocabulary:

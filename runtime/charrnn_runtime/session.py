@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.errors import DeviceError, ModelFileError, UsageError
+from charrnn_runtime.devices import (
+    PROVIDERS,
+    check_used,
+    choose_providers,
+    device_name,
+    import_onnxruntime,
+    parse_device,
+    profile_options,
+    used_providers,
+)
+from charrnn_runtime.errors import DeviceError, ModelFileError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import check_count
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
-
-log = logging.getLogger("charrnn_runtime")
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -59,17 +65,31 @@ class OnnxCell:
     def __init__(self, session: InferenceSession, info: ModelInfo) -> None:
         self.session = session
         self.info = info
-        provider = session.get_providers()[0]
-        self.device = (
-            "cpu" if provider == "CPUExecutionProvider" else provider.removesuffix("ExecutionProvider").lower()
-        )
-        if self.device == "cuda":
-            self.device += ":" + session.get_provider_options()[provider].get("device_id", "0")
+        self.device = device_name(session)
+        self.providers = tuple(session.get_providers())
         self._check_graph()
 
     def runner(self, batch: int, state: State | None = None) -> OnnxRunner:
         """A runner for ``batch`` streams, from the given state or from zero."""
         return OnnxRunner(self, batch, state)
+
+    def check_placement(self) -> None:
+        """Runs a step and replaces ``providers`` by those that computed it; for a session of ``open_session``.
+
+        Raises:
+            DeviceError: the device computes nothing.
+        """
+        if self.device == "cpu":
+            return
+        feeds: dict[str, NDArray[np.generic]] = {"token": np.zeros(1, np.int64)}
+        feeds |= {s.input: np.zeros((1, s.size), np.float32) for s in self.info.states}
+        asked = self.providers[0]
+        self.providers = used_providers(self.session, feeds)
+        if asked not in self.providers:
+            raise DeviceError(
+                f"device {self.device!r}: ONNX Runtime gives it none of this model's operators and would compute "
+                f"with {', '.join(self.providers)}; use device='cpu'"
+            )
 
     def _check_graph(self) -> None:
         vocab = len(self.info.vocabulary)
@@ -107,7 +127,9 @@ class OnnxRunner:
         info = cell.info
         check_count("batch", batch, least=1)
         # CUDA keeps the states on the card; other providers are fed from the CPU.
-        place, number = _parse_device(cell.device) if cell.device.startswith("cuda") else ("cpu", 0)
+        place, number = "cpu", 0
+        if cell.device.startswith("cuda"):
+            place, number = "cuda", parse_device(cell.device).number
         zero = state or tuple(np.zeros((batch, s.size), np.float32) for s in info.states)
         # An OrtValue on the CPU shares the memory of its array, so all buffers here stay referenced.
         self._tokens = np.zeros(batch, np.int64)
@@ -158,86 +180,45 @@ def _run_directly(session: InferenceSession, bindings: list[Any]) -> tuple[Calla
         return session.run_with_iobinding, bindings
 
 
-def open_session(data: bytes, *, device: str, threads: int = 1) -> InferenceSession:
+def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) -> InferenceSession:
     """A session for a checked model file, on the device that was asked for and no other.
 
     Args:
         data: the file's bytes.
-        device: "cpu", "cuda", "cuda:N", or "auto" (CUDA where it can be had, else CPU).
+        device: see ``parse_device``; "auto" is CUDA where it can be had and pays, else CPU.
         threads: threads inside an operator. One is best for a single stream.
+        batch: streams expected at once, which decides "auto".
 
     Raises:
         DeviceError: no such device here, or ONNX Runtime is not installed.
         ModelFileError: ONNX Runtime cannot load the graph.
     """
     check_count("threads", threads, least=1)
-    place, number = _parse_device(device)
+    check_count("batch", batch, least=1)
+    wanted = parse_device(device)
     ort = import_onnxruntime()
-    providers: list[Any] = ["CPUExecutionProvider"]
-    available = ort.get_available_providers()
-    if place == "cuda" and "CUDAExecutionProvider" not in available:
-        raise DeviceError(
-            f"device {device!r}: this onnxruntime has no CUDA (it has {', '.join(available)}); "
-            "use device='cpu', or install charrnn-runtime[gpu] in place of [cpu]"
-        )
-    if place == "cuda" or (place == "auto" and "CUDAExecutionProvider" in available):
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # finds the CUDA libraries that pip or torch installed
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(number)}))
+    providers = choose_providers(wanted, ort, len(data) * batch)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; its warnings are about its own choices
+    if len(providers) > 1:
+        profile_options(options)
+        if wanted.provider == PROVIDERS["directml"]:
+            options.enable_mem_pattern = False  # DirectML demands it
     try:
         session = ort.InferenceSession(data, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        if len(providers) > 1:
+            raise DeviceError(
+                f"ONNX Runtime cannot load the model on device {device!r}: {_first_line(error)}; "
+                "if device='cpu' loads it, the device or its driver is at fault"
+            ) from error
         raise ModelFileError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
-    used = session.get_providers()[0]
-    # ONNX Runtime falls back to the CPU with no more than a log line.
-    if place == "cuda" and used != "CUDAExecutionProvider":
-        raise DeviceError(
-            f"device {device!r}: ONNX Runtime fell back to {used}; CUDA or cuDNN cannot be loaded. "
-            "Check the driver and the CUDA version that this onnxruntime-gpu wants, or use device='cpu'"
-        )
-    if place == "auto":
-        log.info("device auto: %s", used)
+    check_used(wanted, providers, session)
     return session
-
-
-def import_onnxruntime() -> Any:
-    """The module onnxruntime, or an error that says how to get it.
-
-    Raises:
-        DeviceError: not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DeviceError(
-            "ONNX Runtime is not installed; run: pip install 'charrnn-runtime[cpu]' (or [gpu] for CUDA)"
-        ) from error
-    return onnxruntime
-
-
-def onnxruntime_version() -> str:
-    """Version of the installed ONNX Runtime, or "none"; does not import it."""
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "none"
-
-
-def _parse_device(device: str) -> tuple[str, int]:
-    place, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
-    if place in ("cpu", "auto") and not colon:
-        return place, 0
-    if place == "cuda" and (not colon or (number.isascii() and number.isdigit())):
-        return place, int(number or 0)
-    raise UsageError(f"unknown device {device!r}; known: cpu, cuda, cuda:N, auto")
 
 
 def _first_line(error: Exception) -> str:

@@ -57,6 +57,8 @@ def test_int8_rows_do_not_touch_each_other(cell: str, trained: Callable[[str, in
     prompts = ["a", "bcd", "", "ponm", "abcabc", ".", "k,"]
     texts = sampler.sample_batch(prompts, length=200, seed=3)
     assert texts == [sampler.sample(p, length=200, seed=3, index=i) for i, p in enumerate(prompts)]
+    for i, p in enumerate(prompts):
+        assert "".join(sampler.stream(p, length=200, seed=3, index=i)) == texts[i]
 
 
 def test_int8_that_costs_too_much_is_refused(trained: Callable[[str, int], Trained]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import signal
+import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.parse
-import urllib.request
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from charrnn_runtime import Sampler
@@ -19,10 +21,19 @@ if TYPE_CHECKING:
     from tests.runtime.conftest import TinyModel
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# runpy runs the file as __main__; None in sys.modules makes an import fail.
-WITHOUT_TORCH = (
-    "import runpy, sys; sys.modules['torch'] = None; del sys.argv[0]; runpy.run_path(sys.argv[0], None, '__main__')"
-)
+# runpy runs the file as __main__. An import of torch, even one that is caught, is told at the end.
+WITHOUT_TORCH = """
+import atexit, runpy, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "onnx", "charrnn", "charrnn_export"):
+            print("imported", name, file=sys.stderr)
+            raise ImportError(name)
+sys.meta_path.insert(0, Watch())
+atexit.register(lambda: print("torch" in sys.modules, file=sys.stderr))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], None, "__main__")
+"""
 
 
 @pytest.fixture
@@ -37,37 +48,91 @@ def test_thread_pool(model: str, sampler: Sampler) -> None:
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"seed {s}: {sampler.sample(length=100, seed=s)!r}" for s in range(8)]
+    assert done.stderr == "False\n"
+
+
+class Server:
+    """The web application in a process of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def ask(self, path: str, **query: object) -> tuple[int, str]:
+        connection = self.connect()
+        connection.request("POST", path, json.dumps(query), {"Content-Type": "application/json"})
+        with connection.getresponse() as response:
+            return response.status, response.read().decode()
 
 
 @pytest.fixture
-def server(model: str) -> Iterator[str]:
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(EXAMPLES / "web_app.py"), model, "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None
+def server(model: str) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(EXAMPLES / "web_app.py"), model, str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        made = Server(port)
         try:
-            yield process.stdout.readline().strip()
+            for _ in range(300):
+                try:
+                    made.connect().connect()
+                    break
+                except OSError:
+                    assert process.poll() is None, process.stderr and process.stderr.read()
+                    time.sleep(0.1)
+            yield made
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        told = process.stderr.read().splitlines()
+        assert "False" in told, "torch was never there"
+        assert not [line for line in told if line.startswith("imported")]
 
 
-def get(server: str, **query: object) -> str:
-    with urllib.request.urlopen(f"{server}?{urllib.parse.urlencode(query)}", timeout=30) as response:
-        assert response.status == 200
-        text: str = response.read().decode()
-        return text
-
-
-def test_web_app(server: str, sampler: Sampler) -> None:
-    assert get(server, prompt="bad", length=50, seed=3) == sampler.sample("bad", length=50, seed=3)
-    with ThreadPoolExecutor(4) as pool:
-        texts = list(pool.map(lambda seed: get(server, length=200, seed=seed), range(8)))
-    assert texts == [sampler.sample(length=200, seed=seed) for seed in range(8)]
+def test_web_app(server: Server, sampler: Sampler) -> None:
+    one: dict[str, Any] = {"length": 50, "seed": 3, "stop": ["ab"], "temperature": 0.8}
+    text = sampler.sample("bad", **one)
+    assert server.ask("/stream", prompt="bad", **one) == (200, text)
+    assert server.ask("/generate", prompt="bad", **one) == (
+        200,
+        json.dumps({"text": text}, ensure_ascii=False, separators=(",", ":")),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        texts = list(pool.map(lambda seed: server.ask("/stream", length=200, seed=seed), range(8)))
+    assert texts == [(200, sampler.sample(length=200, seed=seed)) for seed in range(8)]
     for wrong, message in (
-        ({"length": "many"}, "invalid literal"),
-        ({"temperature": "-1"}, "temperature"),
-        ({"prompt": "X"}, "never seen"),
+        ({"length": "many"}, "valid integer"),
+        ({"length": 10_001}, "less than or equal to 10000"),
+        ({"prompt": "a" * 10_001}, "at most 10000"),
+        ({"temperature": -1}, "greater than or equal to 0"),
+        ({"stop": [""]}, "at least 1 character"),
+        ({"lenght": 3}, "not permitted"),
+        ({"prompt": "X"}, "never seen 'X'"),
     ):
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            get(server, **wrong)
-        assert caught.value.code == 400
-        assert message in caught.value.read().decode()
+        status, body = server.ask("/stream", **wrong)
+        assert (status, message in body) == (422, True), body
+
+
+def test_the_web_app_streams_and_survives_clients_that_go_away(server: Server, sampler: Sampler) -> None:
+    """More abandoned texts than there are places: each gives its place back."""
+    longest = sampler.sample(length=10_000, seed=1)
+    for _ in range(12):
+        connection = server.connect()
+        body = json.dumps({"length": 10_000, "seed": 1})
+        connection.request("POST", "/stream", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status == 503:  # those before have not yet been noticed to be gone
+            time.sleep(0.2)
+        else:
+            assert longest.encode().startswith(response.read(1))
+        connection.close()
+    for _ in range(100):
+        status, text = server.ask("/stream", length=20, seed=1)
+        if status == 200:
+            break
+        assert status == 503
+        time.sleep(0.1)
+    assert text == longest[:20]

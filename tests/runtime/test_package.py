@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import subprocess
 import sys
@@ -10,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import charrnn_runtime
 import pytest
-from charrnn_runtime import CharrnnError, Sampler
-from charrnn_runtime.__main__ import main
+from charrnn_runtime import CharrnnError, Sampler, SamplingOptions
+from charrnn_runtime.__main__ import _parser, main
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import TinyModel
@@ -118,6 +120,43 @@ def test_command_passes_its_options_on(model: str, capsys: pytest.CaptureFixture
     assert err.startswith("device ")
 
 
+def test_command_takes_every_option_of_drawing(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options: dict[str, object] = {
+        "typical_p": 0.9,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.1,
+        "presence_penalty": 0.2,
+        "penalty_window": 9,
+        "allowed": "abcd",
+        "min_length": 12,
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    arguments += ["--logit-bias", "a=-inf", "--logit-bias", "b=1.5", "--stop", "d", "--seed", "3", "--length", "90"]
+    expected = Sampler(model).generate(
+        "ab",
+        length=90,
+        seed=3,
+        stop="d",
+        log_probs=True,
+        logit_bias={"a": -math.inf, "b": 1.5},
+        **options,  # type: ignore[arg-type]
+    )
+    assert main([model, "--prompt", "ab", *arguments]) == 0
+    assert capsys.readouterr().out == f"ab{expected.text}\n"
+    assert main([model, "--prompt", "ab", *arguments, "--json"]) == 0
+    reason = expected.finish_reason
+    want = {"prompt": "ab", "text": expected.text, "finish_reason": reason, "seed": 3, "index": 0}
+    assert json.loads(capsys.readouterr().out) == want
+    assert main([model, "--prompt", "ab", *arguments, "--logprobs"]) == 0
+    assert expected.log_probs is not None
+    assert json.loads(capsys.readouterr().out) == {**want, "log_probs": expected.log_probs.tolist()}
+
+
+def test_the_command_has_all_options() -> None:
+    known = {action.dest for action in _parser()._actions}
+    assert set(SamplingOptions.names()) - {"processor"} <= known
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -129,6 +168,20 @@ def test_command_passes_its_options_on(model: str, capsys: pytest.CaptureFixture
         (["--stop", ""], 2, "stop string"),
         (["--seed", "-1"], 2, "seed"),
         (["--device", "tpu"], 2, "unknown device"),
+        (["--typical-p", "0"], 2, "typical_p"),
+        (["--repetition-penalty", "0"], 2, "repetition_penalty"),
+        (["--frequency-penalty", "nan"], 2, "frequency_penalty"),
+        (["--presence-penalty", "inf"], 2, "presence_penalty"),
+        (["--penalty-window", "0"], 2, "penalty_window"),
+        (["--logit-bias", "ab=1"], 2, "write CHARACTER=NUMBER"),
+        (["--logit-bias", "a=x"], 2, "write CHARACTER=NUMBER"),
+        (["--logit-bias", ""], 2, "write CHARACTER=NUMBER"),
+        (["--logit-bias", "a=1", "--logit-bias", "a=2"], 2, "stands twice"),
+        (["--logit-bias", "a=nan"], 2, "logit_bias['a']"),
+        (["--logit-bias", "X=1"], 2, "has never seen 'X'"),
+        (["--allowed", ""], 2, "allowed"),
+        (["--allowed", "X"], 2, "has never seen 'X'"),
+        (["--min-length", "-1"], 2, "min_length"),
     ],
 )
 def test_command_refuses(

@@ -1,42 +1,48 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from charrnn_export import export_model
-from charrnn_runtime import UsageError, Vocabulary
-from typer.testing import CliRunner
 
-from charrnn.cli import app
-from charrnn.config import ModelConfig
-from charrnn.errors import ConfigError
-from charrnn.model import CharRNN
+if TYPE_CHECKING:
+    from tests.conftest import Charrnn, Run
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    vocabulary = Vocabulary.of_text("\n abc")
-    torch.manual_seed(0)
-    made = CharRNN(ModelConfig(cell="rnn", num_layers=1, hidden_size=8), len(vocabulary))
-    out = export_model(
-        made.export_weights(), vocabulary, made.sequence_logits, training={}, producer={}, parity_steps=3
-    )
-    path = tmp_path_factory.mktemp("bench") / "m.onnx"
-    path.write_bytes(out.data)
-    return path
+def rows(out: str) -> list[list[str]]:
+    return [line.split() for line in out.splitlines() if line.endswith("%")]
 
 
-def test_bench_prints_a_row_for_each_batch(model: Path) -> None:
-    done = CliRunner().invoke(app, ["bench", str(model), "--batch", "1", "--batch", "3", "--seconds", "0.05"])
-    assert done.exit_code == 0, done.output
-    rows = [line.split() for line in done.stdout.splitlines() if line.endswith("%")]
-    assert [row[0] for row in rows] == ["1", "3"]
-    assert all(float(row[1].replace(",", "")) > 100 for row in rows)
-    assert "first character of a new process after" in done.stdout
+def test_bench_prints_a_row_for_each_batch(run: Run, charrnn: Charrnn) -> None:
+    outcome = charrnn("bench", run.model, "--batch", 1, "--batch", 3, "--seconds", 0.05)
+    assert outcome.code == 0, outcome.err
+    table = rows(outcome.out)
+    assert [row[:3] for row in table] == [["float32", "cpu", "1"], ["float32", "cpu", "3"]]
+    assert all(float(row[3].replace(",", "")) > 100 for row in table)
+    assert "first character of a new process after" in outcome.out
+    assert f"{run.model}: {run.model.stat().st_size:,} bytes" in outcome.out
 
 
-def test_bench_refuses(model: Path) -> None:
-    for options, error in ((["--batch", "0"], UsageError), (["--seconds", "0"], ConfigError)):
-        done = CliRunner().invoke(app, ["bench", str(model), *options])
-        assert isinstance(done.exception, error)
+def test_a_checkpoint_is_measured_in_both_dtypes(run: Run, charrnn: Charrnn) -> None:
+    """Beside another model; nothing but speed is measured."""
+    outcome = charrnn("bench", run.folder, run.model, "--batch", 2, "--seconds", 0.05, "--device", "auto")
+    assert outcome.code == 0, outcome.err
+    assert [row[:3] for row in rows(outcome.out)] == [[d, "cpu", "2"] for d in ("float32", "int8", "float32")]
+    assert "as int8:" in outcome.out
+    assert outcome.out.count("first character") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "part"),
+    [
+        (["--batch", "0"], 2, "batch"),
+        (["--seconds", "0"], 2, "seconds"),
+        (["--seconds", "nan"], 2, "seconds"),
+        (["--seconds", "inf"], 2, "seconds"),
+        (["--device", "npu"], 2, "unknown device"),
+    ],
+)
+def test_bench_refuses(run: Run, charrnn: Charrnn, options: list[str], code: int, part: str) -> None:
+    outcome = charrnn("bench", run.model, *options)
+    assert outcome.code == code
+    assert part in outcome.err
+    assert rows(outcome.out) == []

@@ -85,7 +85,7 @@ def test_json(run: Run, charrnn: Charrnn) -> None:
     options = ("--length", 30, "--num", 2, "--prompt", "The ", "--json")
     outcome = charrnn("sample", run.model, *options, "--seed", 5)
     values = json.loads(outcome.out)
-    assert values.keys() == {"seed", "prompt", "texts"}
+    assert values.keys() == {"seed", "prompt", "texts", "finish_reasons"}
     assert (values["seed"], values["prompt"], len(values["texts"])) == (5, "The ", 2)
     assert all(len(text) == 30 for text in values["texts"])
     unseeded = charrnn("sample", run.model, *options)
