@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.errors import CharrnnError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
 from charrnn_runtime.session import Cell, Logits, Runner, State
@@ -156,9 +157,12 @@ def draw_many(cell: Cell, texts: Iterator[Text], batch: int) -> Iterator[tuple[i
                 if row is not None:
                     tokens[i] = row.next_token()
             logits = runner.step(tokens)
-            for i, token in _draw_rows(rows, logits):
+            ready = [(i, row.text) for i, row in enumerate(rows) if row is not None and not row.reading]
+            for i, token in draw_texts(ready, logits):
                 row = rows[i]
                 assert row is not None
+                if isinstance(token, CharrnnError):
+                    raise token
                 row.drew(token)
                 if row.text.finish_reason:
                     yield row.number, row.text.result(row.pieces)
@@ -193,23 +197,28 @@ class _Row:
             self.pieces.append(piece)
 
 
-def _draw_rows(rows: list[_Row | None], logits: Logits) -> list[tuple[int, int]]:
-    """(row, token) for every row whose prompt has been read."""
-    ready = [(i, row.text) for i, row in enumerate(rows) if row is not None and not row.reading]
-    together = [
-        (i, text)
-        for i, text in ready
-        if text.drawer is ready[0][1].drawer and text.drawer.plain and not text.wants_log_probs
-    ]
-    if len(together) < 3:  # below that, one by one is as fast
-        return [(i, text.draw(logits[i])) for i, text in ready]
-    numbers = [i for i, _ in together]
-    uniforms = [text.uniforms.next() for _, text in together]
-    here = logits if len(numbers) == len(logits) else logits[numbers]
-    drawn = list(zip(numbers, together[0][1].drawer.draw_rows(here, uniforms), strict=True))
-    if len(together) < len(ready):
-        taken = set(numbers)
-        drawn += [(i, text.draw(logits[i])) for i, text in ready if i not in taken]
+def draw_texts(texts: list[tuple[int, Text]], logits: Logits) -> list[tuple[int, int | CharrnnError]]:
+    """(row, token) for each (row, text), or why nothing can be drawn for it."""
+    together: dict[int, list[tuple[int, Text]]] = {}
+    drawn: list[tuple[int, int | CharrnnError]] = []
+    for i, text in texts:
+        key = id(text.drawer) if text.drawer.plain and not text.wants_log_probs else -1
+        together.setdefault(key, []).append((i, text))
+    for key, group in together.items():
+        if key >= 0 and len(group) >= 3:  # below that, one by one is as fast
+            rows = [i for i, _ in group]
+            uniforms = [text.uniforms.next() for _, text in group]
+            here = logits if len(rows) == len(logits) else logits[rows]
+            try:
+                drawn += zip(rows, group[0][1].drawer.draw_rows(here, uniforms), strict=True)
+            except CharrnnError as error:
+                drawn += [(i, error) for i in rows]
+            continue
+        for i, text in group:
+            try:
+                drawn.append((i, text.draw(logits[i])))
+            except CharrnnError as error:
+                drawn.append((i, error))
     return drawn
 
 
