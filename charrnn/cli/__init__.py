@@ -15,6 +15,7 @@ from charrnn.cli.export import export
 from charrnn.cli.inspect import inspect
 from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
+from charrnn.cli.serve import serve
 from charrnn.cli.train import train
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(bench)
 app.command("eval")(evaluate)
 app.command()(inspect)
 app.command()(plot)
+app.command()(serve)
 
 
 def _version(value: bool) -> None:

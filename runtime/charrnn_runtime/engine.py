@@ -161,7 +161,7 @@ class Engine:
         self.interval = interval
         self.tokens_drawn = 0
         self.tokens_read = 0
-        self._on_news = on_news or (lambda jobs: None)
+        self._on_news = on_news
         # Guards what callers and the engine both change: the three collections below and the jobs' flags.
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
@@ -467,7 +467,8 @@ class Engine:
             for job in self._urgent:
                 self._news.pop(job, None)
             told, self._urgent = list(self._urgent), {}
-            self._on_news(told)
+            if self._on_news:
+                self._on_news(told)
 
     def _fail_all(self, error: CharrnnError) -> None:
         with self._changed:
@@ -479,7 +480,7 @@ class Engine:
         failed = [job for job in jobs if job is not None and not job.ended]
         for job in failed:
             job.error = error
-        if failed:
+        if failed and self._on_news:
             self._on_news(failed)
 
 
@@ -516,12 +517,12 @@ class _Rows:
         if 2 * self.count <= len(self.jobs):
             self._change([])
 
-    def join(self, new: list[tuple[Job, State | None]]) -> None:
+    def join(self, new: Sequence[tuple[Job, State | None]]) -> None:
         """Adds jobs, from their states or from the zero state."""
         if new:
             self._change(new)
 
-    def _change(self, new: list[tuple[Job, State | None]]) -> None:
+    def _change(self, new: Sequence[tuple[Job, State | None]]) -> None:
         kept = [i for i, job in enumerate(self.jobs) if job is not None]
         self.jobs = [*(self.jobs[i] for i in kept), *(job for job, _ in new)]
         self.tokens = np.zeros(len(self.jobs), np.int64)
