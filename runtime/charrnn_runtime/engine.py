@@ -349,7 +349,8 @@ class Engine:
                 for rows in (self._reading, self._drawing):
                     rows.drop([i for i, job in enumerate(rows.jobs) if job is not None and job._gone])
             free = self.batch - self.active
-            back, new = [], []
+            back: list[Job] = []
+            new: list[Job] = []
             while free > len(back) and self._returning:
                 job = self._returning.popleft()
                 if not job._gone:

@@ -27,7 +27,7 @@ class ServerOptions:
     public: bool = _setting(False, "Serve beyond this machine without a key.")
     allow_host: tuple[str, ...] = _setting((), "Further name under which the server may be addressed.")
     allow_origin: tuple[str, ...] = _setting((), "Web site, such as https://example.org, whose pages may call the API.")
-    streams: int = _setting(64, "How many texts are drawn side by side, for each model.")
+    streams: int = _setting(256, "How many texts are drawn side by side, for each model.")
     queue: int = _setting(1024, "How many more may wait for a place, for each model.")
     max_prompt: int = _setting(100_000, "Characters in the prompts of a request, or in a text to score.")
     max_tokens: int = _setting(20_000, "Characters that a request may ask for, for each text.")
