@@ -47,7 +47,9 @@ def body(number: int, model: str) -> dict[str, Any]:
     return {"model": model, "max_tokens": LENGTH - 25 * (number % 20), "seed": number, "stream": True}
 
 
-async def client(url: str, model: str, expected: list[str], start: int, leaves: bool, until: float, tally: Tally) -> None:
+async def client(
+    url: str, model: str, expected: list[str], start: int, leaves: bool, until: float, tally: Tally
+) -> None:
     """Asks for one text after the other."""
     where = urlsplit(url)
     number = start
@@ -144,7 +146,9 @@ def random_model(folder: Path) -> Path:
     torch.manual_seed(0)
     vocabulary = Vocabulary(symbols=tuple(range(32, 128)))
     model = CharRNN(ModelConfig(cell="lstm", num_layers=1, hidden_size=256), len(vocabulary)).eval()
-    exported = export_model(model.export_weights(), vocabulary, model.sequence_logits, training={}, producer={}, parity_steps=20)
+    exported = export_model(
+        model.export_weights(), vocabulary, model.sequence_logits, training={}, producer={}, parity_steps=20
+    )
     path = folder / "random.onnx"
     path.write_bytes(exported.data)
     return path
@@ -167,9 +171,7 @@ def main() -> int:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
             try:
-                well = asyncio.run(
-                    measure(url, model.stem, server.pid, expected, arguments.clients, arguments.seconds)
-                )
+                well = asyncio.run(measure(url, model.stem, server.pid, expected, arguments.clients, arguments.seconds))
             finally:
                 server.terminate()
     return 0 if well else 1

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
-from charrnn_runtime import Sampler, Vocabulary
-
-pytest.importorskip("fastapi", reason="no fastapi; run: pip install 'charrnn[serve]'")
-httpx = pytest.importorskip("httpx", reason="no httpx; run: pip install 'charrnn[dev]'")
-
 import uvicorn
+from charrnn_runtime import Sampler, Vocabulary
 from charrnn_server.app import make_app
 from charrnn_server.models import Models
 from charrnn_server.options import ServerOptions
@@ -34,10 +31,10 @@ class Served:
     def sampler(self) -> Sampler:
         return next(iter(self.samplers.values()))
 
-    def client(self, **options: Any) -> Any:
+    def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **options)
 
-    def complete(self, **body: Any) -> Any:
+    def complete(self, **body: Any) -> httpx.Response:
         with self.client() as client:
             return client.post("/v1/completions", json={"model": "tiny", **body})
 
@@ -84,6 +81,3 @@ def bytewise() -> Sampler:
 def server(characters: Sampler, bytewise: Sampler) -> Iterator[Served]:
     with serving({"tiny": characters, "bytes": bytewise}) as served:
         yield served
-
-
-Serving = Callable[..., Any]

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -130,7 +129,9 @@ def test_paths_lead_nowhere(server: Served, path: str) -> None:
     assert b'"error"' in answer
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "", "localhost:x"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "", "localhost:x"]
+)
 def test_foreign_hosts(server: Served, host: str) -> None:
     with server.client() as client:
         for path in ("/", "/v1/models", "/health"):
@@ -139,7 +140,9 @@ def test_foreign_hosts(server: Served, host: str) -> None:
         assert client.get("/", headers={"host": "LOCALHOST:1234"}).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "file://", "http://localhost"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "file://", "http://localhost"]
+)
 def test_foreign_origins(server: Served, origin: str) -> None:
     with server.client() as client:
         answer = client.post("/v1/completions", json={"model": "tiny"}, headers={"origin": origin})
@@ -151,19 +154,19 @@ def test_foreign_origins(server: Served, origin: str) -> None:
 
 def test_allowed_hosts_and_origins(characters: Sampler) -> None:
     site = "https://site.example"
-    with serving({"tiny": characters}, allow_host=("model.example",), allow_origin=(site,)) as served:
-        with served.client() as client:
-            assert client.get("/health", headers={"host": "model.example"}).status_code == 200
-            asked = {"origin": site, "access-control-request-method": "POST"}
-            asked["access-control-request-headers"] = "content-type"
-            assert client.options("/v1/completions", headers=asked).headers["access-control-allow-origin"] == site
-            answer = client.post("/v1/completions", json={"model": "tiny"}, headers={"origin": site})
-            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, site)
+    allowed = {"allow_host": ("model.example",), "allow_origin": (site,)}
+    with serving({"tiny": characters}, **allowed) as served, served.client() as client:
+        assert client.get("/health", headers={"host": "model.example"}).status_code == 200
+        asked = {"origin": site, "access-control-request-method": "POST"}
+        asked["access-control-request-headers"] = "content-type"
+        assert client.options("/v1/completions", headers=asked).headers["access-control-allow-origin"] == site
+        answer = client.post("/v1/completions", json={"model": "tiny"}, headers={"origin": site})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, site)
 
 
 def test_a_key(characters: Sampler) -> None:
     with serving({"tiny": characters}, api_key="secret") as served, served.client() as client:
-        for key in (None, "Bearer wrong", "secret", "Bearer ", "Bearer sécret".encode()):
+        for key in (None, "Bearer wrong", "secret", "Bearer", "Bearer sécret".encode()):
             headers = {} if key is None else {"authorization": key}
             for path in ("/v1/models", "/metrics"):
                 answer = client.get(path, headers=headers)
@@ -244,16 +247,17 @@ def test_a_client_that_stops_reading_is_paused_then_dropped(characters: Sampler)
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Iterator[Path]:
+def files(tmp_path: Path) -> Path:
     (tmp_path / "zip.onnx").write_bytes(b"PK\x03\x04 checkpoint")
     (tmp_path / "none.onnx").write_bytes(b"nothing")
     (tmp_path / "run").mkdir()
-    yield tmp_path
+    return tmp_path
 
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("zip.onnx", "charrnn export"), ("run", "charrnn export"), ("a.pt", "charrnn export"), ("none.onnx", "not an ONNX"),
+    [("zip.onnx", "charrnn export"), ("run", "charrnn export"), ("a.pt", "charrnn export"),
+     ("none.onnx", "not an ONNX"),
      ("missing.onnx", "no such file")],
 )  # fmt: skip
 def test_files_that_are_no_models(files: Path, name: str, word: str) -> None:

@@ -15,9 +15,10 @@ from tests.server.conftest import Served, serving
 
 
 def events(served: Served, **body: Any) -> list[dict[str, Any]]:
-    with served.client() as client, client.stream(
-        "POST", "/v1/completions", json={"model": "tiny", "stream": True, **body}
-    ) as answer:
+    with (
+        served.client() as client,
+        client.stream("POST", "/v1/completions", json={"model": "tiny", "stream": True, **body}) as answer,
+    ):
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
         lines = [line for line in answer.iter_lines() if line]

@@ -148,6 +148,7 @@ async function write() {
   given.textContent = body.prompt;
   text.replaceChildren(given);
   text.classList.add("writing");
+  if (matchMedia("(max-width: 48rem)").matches) text.parentElement.scrollIntoView({ block: "start" });
   let written = 0, seed = null, reason = null;
   const began = performance.now();
   let first = null;
