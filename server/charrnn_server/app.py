@@ -42,6 +42,9 @@ DESCRIPTIONS = {
     500: "The model computed nothing usable.",
 }
 
+# One server-sent event: a piece of a completion as JSON, an error, or [DONE].
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+
 
 def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI:
     """The ASGI application for some models by name; its life span starts and ends their engines."""
@@ -92,7 +95,7 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
     )
     posting = {"response_model": None, "methods": ["POST"]}
     errors = _errors(400, 404, 408, 413, 429, 500, key=options.api_key is not None)
-    stream: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    stream: dict[str, Any] = {"content": {"text/event-stream": {"schema": EVENT}}}
     app.add_api_route(
         "/v1/completions",
         completions,
