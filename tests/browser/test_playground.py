@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,15 @@ def served() -> Iterator[Served]:
 
 def opened(page: Page, served: Served) -> Page:
     page.goto(served.url)
-    page.wait_for_function("document.querySelector('#model').options.length === 1")
+    page.wait_for_selector("#model option", state="attached")  # the page's policy forbids polling by eval
     return page
+
+
+def wait_for_text(page: Page) -> None:
+    until = time.monotonic() + 10
+    while page.evaluate("document.querySelector('#text').textContent.length") < 500:
+        assert time.monotonic() < until, "no text arrives"
+        page.wait_for_timeout(20)
 
 
 def test_a_text_is_written_and_is_its_single_run(page: Page, served: Served) -> None:
@@ -56,7 +64,7 @@ def test_keys_write_and_stop(page: Page, served: Served) -> None:
     page.get_by_label("Prompt").focus()
     page.keyboard.type("img")
     page.keyboard.press("Control+Enter")
-    page.wait_for_function("document.querySelector('#text').textContent.length > 500")
+    wait_for_text(page)
     page.keyboard.press("Escape")
     page.wait_for_selector("#copy:enabled")
     assert served.quiet(), "the server has stopped too"
@@ -65,7 +73,7 @@ def test_keys_write_and_stop(page: Page, served: Served) -> None:
     page.wait_for_timeout(150)
     assert page.evaluate("document.querySelector('#text').textContent.length") == length
     page.get_by_role("button", name="Write").click()
-    page.wait_for_function("document.querySelector('#text').textContent.length > 500")
+    wait_for_text(page)
     page.get_by_role("button", name="Stop").click()
     page.wait_for_selector("#go:enabled")
     assert served.quiet()
