@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 from charrnn_runtime import BusyError, Engine, Job, Request, Sampler, UnknownCharacterError, UsageError
+from charrnn_runtime.options import DrawOptions
 
 
 @pytest.fixture
@@ -29,6 +30,14 @@ def collect(job: Job, patience: float = 10.0) -> str:
         time.sleep(0.002)
 
 
+OPTIONS: list[DrawOptions] = [
+    {},
+    {"temperature": 0.7},
+    {"top_k": 4},
+    {"frequency_penalty": 0.5, "logit_bias": {"a": 1.0}},
+]
+
+
 def test_texts_are_their_single_runs(sampler: Sampler, engine: Engine) -> None:
     requests = [
         Request(
@@ -37,9 +46,7 @@ def test_texts_are_their_single_runs(sampler: Sampler, engine: Engine) -> None:
             stop=["ab"] if i % 3 == 0 else (),
             seed=i,
             index=i % 2,
-            options=[{}, {"temperature": 0.7}, {"top_k": 4}, {"frequency_penalty": 0.5, "logit_bias": {"a": 1.0}}][
-                i % 4
-            ],
+            options=OPTIONS[i % 4],
         )
         for i in range(40)
     ]

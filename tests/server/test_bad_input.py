@@ -167,7 +167,7 @@ def test_allowed_hosts_and_origins(characters: Sampler) -> None:
 def test_a_key(characters: Sampler) -> None:
     with serving({"tiny": characters}, api_key="secret") as served, served.client() as client:
         for key in (None, "Bearer wrong", "secret", "Bearer", "Bearer sécret".encode()):
-            headers = {} if key is None else {"authorization": key}
+            headers: Any = {} if key is None else {"authorization": key}
             for path in ("/v1/models", "/metrics"):
                 answer = client.get(path, headers=headers)
                 assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")

@@ -29,7 +29,8 @@ def events(served: Served, **body: Any) -> list[dict[str, Any]]:
 def test_the_openai_client_streams(server: Served) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["tiny", "bytes"]
-        pieces, reasons = [], []
+        pieces: list[str] = []
+        reasons: list[Any] = []
         for chunk in client.completions.create(model="tiny", prompt="ab", max_tokens=3000, seed=7, stream=True):
             pieces.append(chunk.choices[0].text)
             reasons.append(chunk.choices[0].finish_reason)
@@ -178,7 +179,7 @@ def test_a_text_that_cannot_be_finished(characters: Sampler) -> None:
         assert served.complete(max_tokens=9, seed=1, logit_bias=nothing).json()["choices"][0]["text"]
         engine = served.models.engines["tiny"]
         draw = engine._draw
-        failed = []
+        failed: list[bool] = []
 
         def fail() -> None:
             if engine.tokens_drawn > 300 and not failed:
