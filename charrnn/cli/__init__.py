@@ -18,6 +18,7 @@ from charrnn.cli.heatmap import heatmap
 from charrnn.cli.inspect import inspect
 from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
+from charrnn.cli.serve import serve
 from charrnn.cli.train import train
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command()(inspect)
 app.command()(plot)
 app.add_typer(data, name="data")
 app.command()(heatmap)
+app.command()(serve)
 
 
 def _version(value: bool) -> None:

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from charrnn_runtime.errors import (
+    BusyError,
     CharrnnError,
     DeviceError,
     ModelFileError,
@@ -26,6 +27,7 @@ from charrnn_runtime.errors import (
 
 if TYPE_CHECKING:
     from charrnn_runtime.conversation import Conversation, Snapshot
+    from charrnn_runtime.engine import Engine, Job, Scored
     from charrnn_runtime.generation import Generation
     from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
     from charrnn_runtime.options import SamplingOptions
@@ -36,13 +38,16 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Conversation": "conversation",
+    "Engine": "engine",
     "Generation": "generation",
+    "Job": "engine",
     "ModelFile": "model_file",
     "ModelInfo": "model_file",
     "Request": "sampler",
     "Sampler": "sampler",
     "SamplingOptions": "options",
     "Score": "sampler",
+    "Scored": "engine",
     "Snapshot": "conversation",
     "StateSpec": "model_file",
     "Vocabulary": "vocab",
@@ -50,10 +55,13 @@ _LAZY = {
 }
 
 __all__ = [
+    "BusyError",
     "CharrnnError",
     "Conversation",
     "DeviceError",
+    "Engine",
     "Generation",
+    "Job",
     "ModelFile",
     "ModelFileError",
     "ModelInfo",
@@ -62,6 +70,7 @@ __all__ = [
     "Sampler",
     "SamplingOptions",
     "Score",
+    "Scored",
     "Snapshot",
     "SnapshotError",
     "StateSpec",

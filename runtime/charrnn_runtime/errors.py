@@ -6,6 +6,7 @@
     ├── ModelFileError              the model file is not one, is damaged or does not fit the format
     ├── SnapshotError               a saved conversation is none, is damaged or is another model's
     ├── ModelOutputError            the model computed NaN or nothing that can be drawn from
+    ├── BusyError                   the engine's queue is full
     └── DeviceError                 the device or ONNX Runtime that was asked for is not there
 
 The trainer's own errors (``charrnn.errors``) hang from the same root, so that
@@ -57,6 +58,10 @@ class SnapshotError(CharrnnError):
 
 class ModelOutputError(CharrnnError):
     """The model computed logits from which nothing can be drawn (NaN, or all minus infinity)."""
+
+
+class BusyError(CharrnnError):
+    """An engine's queue is full; the same request may be taken in a moment."""
 
 
 class DeviceError(CharrnnError):

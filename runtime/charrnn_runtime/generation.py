@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.errors import CharrnnError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
 from charrnn_runtime.session import Cell, Logits, Runner, State
@@ -216,17 +217,36 @@ def _draw_step(rows: list[_Row | None], runner: Runner) -> list[tuple[int, list[
     """One step of all rows: (row, its token) for every one whose prompt has been read."""
     logits = runner.step(np.array([0 if row is None else row.next_token() for row in rows]))
     ready = [(i, row.text) for i, row in enumerate(rows) if row is not None and not row.reading]
-    together = [(i, text) for i, text in ready if text.simple and text.drawer is ready[0][1].drawer]
-    if len(together) < _FEW:
-        return [(i, [text.draw(logits[i])]) for i, text in ready]
-    numbers = [i for i, _ in together]
-    uniforms = np.array([text.uniforms.next() for _, text in together])
-    here = logits if len(numbers) == len(logits) else logits[numbers]
-    tokens = together[0][1].drawer.draw_rows(here, uniforms).tolist()
-    drawn = [(i, [token]) for i, token in zip(numbers, tokens, strict=True)]
-    if len(together) < len(ready):
-        taken = set(numbers)
-        drawn += [(i, [text.draw(logits[i])]) for i, text in ready if i not in taken]
+    drawn = []
+    for i, token in draw_texts(ready, logits):
+        if isinstance(token, CharrnnError):
+            raise token
+        drawn.append((i, [token]))
+    return drawn
+
+
+def draw_texts(texts: list[tuple[int, Text]], logits: Logits) -> list[tuple[int, int | CharrnnError]]:
+    """(row, token) for each (row, text), or why nothing can be drawn for it."""
+    together: dict[int, list[tuple[int, Text]]] = {}
+    drawn: list[tuple[int, int | CharrnnError]] = []
+    for i, text in texts:
+        key = id(text.drawer) if text.drawer.plain and not text.wants_log_probs else -1
+        together.setdefault(key, []).append((i, text))
+    for key, group in together.items():
+        if key >= 0 and len(group) >= _FEW:  # below that, one by one is as fast
+            rows = [i for i, _ in group]
+            uniforms = np.array([text.uniforms.next() for _, text in group])
+            here = logits if len(rows) == len(logits) else logits[rows]
+            try:
+                drawn += zip(rows, group[0][1].drawer.draw_rows(here, uniforms).tolist(), strict=True)
+            except CharrnnError as error:
+                drawn += [(i, error) for i in rows]
+            continue
+        for i, text in group:
+            try:
+                drawn.append((i, text.draw(logits[i])))
+            except CharrnnError as error:
+                drawn.append((i, error))
     return drawn
 
 

@@ -1,0 +1,547 @@
+"""``Engine``: texts for many callers at once, side by side in one batch; submitted and given up at any time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charrnn_runtime.errors import BusyError, CharrnnError, ModelOutputError, UsageError
+from charrnn_runtime.generation import FinishReason, Text, draw_texts
+from charrnn_runtime.options import SamplingOptions, check_count, new_seed
+from charrnn_runtime.sampler import Request, Sampler
+from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
+from charrnn_runtime.session import Cell, Logits, Runner, State
+from charrnn_runtime.vocab import Ids, Unknown
+
+log = logging.getLogger("charrnn_runtime")
+
+_IDLE_READ = 0.02  # seconds of reading between two looks at the queue, where nobody waits for a character
+_DRAWERS = 256  # sets of options whose tables are kept
+
+
+_Item = TypeVar("_Item")
+
+
+class Scored(NamedTuple):
+    """A token and how likely the model found it.
+
+    Attributes:
+        token: its id.
+        log_prob: natural log-probability before penalties, temperature and filters;
+            None for a first token that follows nothing.
+        top: the likeliest tokens there with theirs, likeliest first.
+    """
+
+    token: int
+    log_prob: float | None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Job:
+    """One text in an engine. Its methods may be called from any thread.
+
+    Attributes:
+        finish_reason: set with the last piece; None before, and where ``error`` is set.
+        error: why the text cannot be finished, or None. A cancelled job has neither.
+        seed, index: what draws the same text again.
+        prompt_tokens, drawn: how many tokens the prompt has, and how many were drawn.
+        prompt_scores: the prompt's tokens, if they were asked for; whole once the first piece is there.
+    """
+
+    def __init__(self, engine: Engine, text: Text, prompt_tokens: int, top: int, scores_prompt: bool) -> None:
+        self._engine = engine
+        self._text = text
+        self._ids: list[int] = text.prompt.tolist()
+        self._top = top
+        self._scores_prompt = scores_prompt
+        self._pieces: deque[str] = deque()
+        self._scores: deque[Scored] = deque()
+        self._fed = 0  # tokens of the prompt that were read
+        self._last = 0  # the token to feed next
+        self._state: State | None = None  # while parked
+        self._parked = False
+        self._gone = False  # cancelled: the engine drops it at its next turn
+        self._told = False  # whether a first piece was announced
+        self.prompt_tokens = prompt_tokens
+        self.prompt_scores: list[Scored] = []
+        self.finish_reason: FinishReason | None = None
+        self.error: CharrnnError | None = None
+        if scores_prompt and len(self._ids) == prompt_tokens and self._ids:
+            self.prompt_scores.append(Scored(self._ids[0], None))  # nothing comes before it
+
+    @property
+    def seed(self) -> int:
+        """The seed, drawn or given."""
+        return self._text.uniforms.seed
+
+    @property
+    def index(self) -> int:
+        """Which of the texts of the seed."""
+        return self._text.uniforms.index
+
+    @property
+    def drawn(self) -> int:
+        """How many tokens were drawn."""
+        return self._text.drawn
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come; look before ``take``, so as to miss nothing."""
+        return self.finish_reason is not None or self.error is not None or self._gone
+
+    def take(self) -> tuple[str, list[Scored]]:
+        """The text drawn since the last call, and the scores of its tokens if asked for.
+
+        Scores may run ahead of the text: a piece that might begin a stop string is held back.
+        """
+        text = "".join(_drain(self._pieces))
+        scores = _drain(self._scores)
+        if self._parked:
+            self._engine._resume(self)
+        return text, scores
+
+    def cancel(self) -> None:
+        """Gives the text up and its place free; nothing happens where it has ended."""
+        self._engine._cancel(self)
+
+
+def _drain(queue: deque[_Item]) -> list[_Item]:
+    taken = []
+    while queue:
+        taken.append(queue.popleft())
+    return taken
+
+
+class Engine:
+    """Draws texts that are submitted one by one, at any time and from any thread, side by side.
+
+    Each text is the one that ``Sampler.generate`` gives for its request alone.
+    Prompts are read in a batch of their own, a little between two characters of
+    the others, so that a long one holds nobody up. A job whose text nobody takes
+    is parked and costs no time until somebody does.
+
+        with Engine(sampler) as engine:
+            job = engine.submit(Request(prompt="ROMEO:", length=200, seed=7))
+
+    Args:
+        sampler: the model.
+        batch: how many texts are in work at a time.
+        queue: how many more may wait or be parked.
+        queue_tokens: how many prompt tokens they may have together.
+        unread: how many pieces of a job may lie there untaken before it is parked.
+        interval: seconds between two announcements of the same job; a first piece
+            and an end are announced at once. With many jobs it grows.
+        on_news: called on the engine's thread with jobs that have something to
+            take. It must return at once and raise nothing.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        batch: int = 64,
+        queue: int = 1024,
+        queue_tokens: int = 4_000_000,
+        unread: int = 4096,
+        interval: float = 0.02,
+        on_news: Callable[[Sequence[Job]], None] | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self.batch = check_count("batch", batch, least=1)
+        self.queue = check_count("queue", queue, least=0)
+        self.queue_tokens = check_count("queue_tokens", queue_tokens, least=1)
+        self.unread = check_count("unread", unread, least=1)
+        self.interval = interval
+        self.tokens_drawn = 0
+        self.tokens_read = 0
+        self._on_news = on_news
+        # Guards what callers and the engine both change: the three collections below and the jobs' flags.
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._waiting_tokens = 0
+        self._returning: deque[Job] = deque()  # parked jobs whose text was taken
+        self._parked = 0
+        self._cancelled = False  # whether a row may belong to a cancelled job
+        self._reading = self._rows()
+        self._drawing = self._rows()
+        self._news: dict[Job, None] = {}
+        self._urgent: dict[Job, None] = {}
+        self._told_at = 0.0
+        self._turn = 0.0  # seconds that the last characters took
+        self._drawers: dict[SamplingOptions, Drawer] = {}
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def active(self) -> int:
+        """How many texts are in work."""
+        return self._reading.count + self._drawing.count
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place, or are parked."""
+        return len(self._waiting) + self._parked + len(self._returning)
+
+    def submit(self, request: Request, *, top: int = 0, scores_prompt: bool = False) -> Job:
+        """Takes a request; its text begins as soon as there is a place.
+
+        Args:
+            request: as for ``Sampler.generate_many``; a length of 0 only reads the prompt.
+            top: how many of the likeliest tokens to report at each token, where ``request.log_probs`` asks for scores.
+            scores_prompt: score the tokens of the prompt too.
+
+        Raises:
+            UsageError: the request cannot be served, or the engine is closed.
+            BusyError: the queue is full.
+        """
+        drawer = self._drawer(SamplingOptions(**request.options))
+        vocabulary, info = self.sampler.vocabulary, self.sampler.info
+        ids = vocabulary.encode(request.prompt, unknown=request.unknown)
+        begins = "begin" in vocabulary.special or not len(ids)
+        text = Text(
+            prompt=np.concatenate([[info.start_token], ids]) if begins else ids,
+            history=ids.tolist() if drawer.needs_history else [],
+            vocabulary=vocabulary,
+            drawer=drawer,
+            uniforms=UniformStream(new_seed() if request.seed is None else request.seed, request.index),
+            stop=StopStrings(request.stop),
+            length=check_count("length", request.length, least=0),
+            wants_log_probs=False,  # scored here, with the likeliest tokens beside it
+        )
+        return self._enqueue(
+            Job(self, text, len(ids), check_count("top", top, least=0) if request.log_probs else -1, scores_prompt)
+        )
+
+    def score(self, text: str, *, unknown: Unknown = "error", top: int = 0) -> Job:
+        """Takes a text to score as ``Sampler.score`` does: its ``prompt_scores`` are there when it has ended.
+
+        Raises:
+            UsageError, BusyError: as ``submit``.
+        """
+        ids = self.sampler.vocabulary.encode(text, unknown=unknown)
+        fed = Text(
+            prompt=np.concatenate([[self.sampler.info.start_token], ids]),
+            history=[],
+            vocabulary=self.sampler.vocabulary,
+            drawer=self._drawer(SamplingOptions()),
+            uniforms=UniformStream(0),
+            stop=StopStrings(()),
+            length=0,
+        )
+        return self._enqueue(Job(self, fed, len(ids), check_count("top", top, least=0), True))
+
+    def start(self) -> None:
+        """Starts the engine's thread; ``with`` does it too."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="charrnn-engine", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread; texts in work and in the queue are given up."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        self._fail_all(UsageError("the engine was closed"))
+
+    def step(self) -> bool:
+        """One turn: takes in new jobs, reads some of their prompts, draws one character of each text.
+
+        For the engine's thread, or for a caller that has not started it.
+
+        Returns:
+            Whether there was anything to do.
+        """
+        self._admit()
+        if self._reading.count:
+            self._read()
+        if self._drawing.count:
+            begin = time.perf_counter()
+            self._draw()
+            self._turn = time.perf_counter() - begin
+        self._tell()
+        return bool(self.active)
+
+    def _rows(self) -> _Rows:
+        return _Rows(self.sampler._cell, [s.size for s in self.sampler.info.states])
+
+    # From any thread.
+
+    def _drawer(self, options: SamplingOptions) -> Drawer:
+        """One drawer for all requests with equal options: they are drawn together."""
+        if options.logit_bias or options.processor is not None:
+            return Drawer(options, self.sampler.vocabulary)
+        with self._changed:
+            if options not in self._drawers:
+                if len(self._drawers) >= _DRAWERS:
+                    self._drawers.clear()
+                self._drawers[options] = Drawer(options, self.sampler.vocabulary)
+            return self._drawers[options]
+
+    def _enqueue(self, job: Job) -> Job:
+        with self._changed:
+            if self._closed:
+                raise UsageError("the engine is closed")
+            full = self.waiting >= self.queue + max(0, self.batch - self.active)
+            if full or (self._waiting and self._waiting_tokens + len(job._ids) > self.queue_tokens):
+                raise BusyError(f"{self.active} texts are in work and {self.waiting} wait; try again in a moment")
+            self._waiting.append(job)
+            self._waiting_tokens += len(job._ids)
+            self._changed.notify()
+        return job
+
+    def _resume(self, job: Job) -> None:
+        with self._changed:
+            if job._parked and not job._gone:
+                job._parked = False
+                self._parked -= 1
+                self._returning.append(job)
+                self._changed.notify()
+
+    def _cancel(self, job: Job) -> None:
+        with self._changed:
+            if job.ended:
+                return
+            job._gone = True
+            self._cancelled = True
+            if job._parked:
+                job._parked = False
+                self._parked -= 1
+            elif job in self._waiting:
+                self._waiting.remove(job)
+                self._waiting_tokens -= len(job._ids)
+            self._changed.notify()
+
+    # On the engine's thread.
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._closed or self._waiting or self._returning or self.active):
+                    self._changed.wait()
+                if self._closed:
+                    return
+            try:
+                self.step()
+            except Exception as error:  # ONNX Runtime's own; whoever waits must hear of it
+                log.exception("a batch failed")
+                self._fail_all(ModelOutputError(f"the model could not be run: {error}"))
+
+    def _admit(self) -> None:
+        with self._changed:
+            if self._cancelled:
+                self._cancelled = False
+                for rows in (self._reading, self._drawing):
+                    rows.drop([i for i, job in enumerate(rows.jobs) if job is not None and job._gone])
+            free = self.batch - self.active
+            back: list[Job] = []
+            new: list[Job] = []
+            while free > len(back) and self._returning:
+                job = self._returning.popleft()
+                if not job._gone:
+                    back.append(job)
+            while free > len(back) + len(new) and self._waiting:
+                job = self._waiting.popleft()
+                self._waiting_tokens -= len(job._ids)
+                new.append(job)
+            # Inside the lock: a job is always in exactly one place.
+            self._drawing.join([(job, job._state) for job in back])
+            self._reading.join([(job, None) for job in new])
+        for job in back:
+            job._state = None
+
+    def _read(self) -> None:
+        """Reads prompts for as long as the last characters took, or until one is at its end."""
+        until = time.perf_counter() + (self._turn if self._drawing.count else _IDLE_READ)
+        rows = self._reading
+        while True:
+            tokens = rows.tokens
+            for i, job in enumerate(rows.jobs):
+                if job is not None:
+                    tokens[i] = job._ids[job._fed]
+                    job._fed += 1
+            logits = rows.step()
+            self.tokens_read += rows.count
+            done = []
+            for i, job in enumerate(rows.jobs):
+                if job is None:
+                    continue
+                if job._fed == len(job._ids):
+                    done.append(i)
+                elif job._scores_prompt:
+                    job.prompt_scores.append(_score(logits[i], job._ids[job._fed], job._top))
+            if done:
+                return self._begin(done, logits)
+            if self._cancelled or time.perf_counter() > until:
+                return None
+
+    def _begin(self, done: list[int], logits: Logits) -> None:
+        """Draws the first token of rows whose prompt has been read, and moves them over."""
+        rows = self._reading
+        first = []
+        for i in done:
+            job = rows.jobs[i]
+            assert job is not None
+            if job._text.length:
+                first.append(i)
+            else:
+                job.finish_reason = "length"
+                self._urgent[job] = None
+        self._draw_rows(rows, first, logits)
+        staying = [i for i in first if rows.jobs[i] is not None]
+        moving = [(job, state) for i, state in rows.states(staying) if (job := rows.jobs[i]) is not None]
+        for i in done:
+            rows.jobs[i] = None
+        with self._changed:  # nobody may see the texts in neither place
+            rows.drop([])
+            self._drawing.join(moving)
+
+    def _draw(self) -> None:
+        rows = self._drawing
+        for i, job in enumerate(rows.jobs):
+            if job is not None:
+                rows.tokens[i] = job._last
+        logits = rows.step()
+        self._draw_rows(rows, [i for i, job in enumerate(rows.jobs) if job is not None], logits)
+        rows.drop([])
+
+    def _draw_rows(self, rows: _Rows, which: list[int], logits: Logits) -> None:
+        """Draws a token in some rows; those that end or are parked leave."""
+        texts = [(i, job._text) for i in which if (job := rows.jobs[i]) is not None]
+        for i, token in draw_texts(texts, logits):
+            job = rows.jobs[i]
+            assert job is not None
+            if isinstance(token, CharrnnError):
+                rows.jobs[i], job.error = None, token
+                self._urgent[job] = None
+                continue
+            self.tokens_drawn += 1
+            job._last = token
+            if job._top >= 0:
+                job._scores.append(_score(logits[i], token, job._top))
+            if piece := job._text.add(token):
+                job._pieces.append(piece)
+                if job._told:
+                    self._news[job] = None
+                else:
+                    job._told = True
+                    self._urgent[job] = None
+            if job._text.finish_reason:
+                rows.jobs[i], job.finish_reason = None, job._text.finish_reason
+                self._urgent[job] = None
+            elif len(job._pieces) >= self.unread:
+                self._park(rows, i, job)
+
+    def _park(self, rows: _Rows, i: int, job: Job) -> None:
+        ((_, job._state),) = rows.states([i])
+        self._urgent[job] = None
+        with self._changed:
+            rows.jobs[i] = None
+            if not job._gone:
+                job._parked = True
+                self._parked += 1
+        if len(job._pieces) < self.unread:  # taken in the meantime, by a caller who saw no parked job
+            self._resume(job)
+
+    def _tell(self) -> None:
+        now = time.perf_counter()
+        if now - self._told_at >= max(self.interval, 0.0004 * self.active):
+            self._urgent.update(self._news)
+            self._news.clear()
+            self._told_at = now
+        if self._urgent:
+            for job in self._urgent:
+                self._news.pop(job, None)
+            told, self._urgent = list(self._urgent), {}
+            if self._on_news:
+                self._on_news(told)
+
+    def _fail_all(self, error: CharrnnError) -> None:
+        with self._changed:
+            jobs = [*self._waiting, *self._returning, *self._reading.jobs, *self._drawing.jobs]
+            self._waiting.clear()
+            self._returning.clear()
+            self._waiting_tokens = 0
+            self._reading, self._drawing = self._rows(), self._rows()
+        failed = [job for job in jobs if job is not None and not job.ended]
+        for job in failed:
+            job.error = error
+        if failed and self._on_news:
+            self._on_news(failed)
+
+
+class _Rows:
+    """Jobs in the rows of a batch, and the runner that holds their states. A row whose job has left is None."""
+
+    def __init__(self, cell: Cell, sizes: Sequence[int]) -> None:
+        self._cell = cell
+        self._sizes = sizes
+        self._runner: Runner | None = None
+        self.jobs: list[Job | None] = []
+        self.tokens: Ids = np.zeros(0, np.int64)
+
+    @property
+    def count(self) -> int:
+        """Rows with a job."""
+        return len(self.jobs) - self.jobs.count(None)
+
+    def step(self) -> Logits:
+        """Feeds ``tokens``; the logits are valid until the next call."""
+        assert self._runner is not None
+        return self._runner.step(self.tokens)
+
+    def states(self, rows: list[int]) -> list[tuple[int, State]]:
+        """(row, a copy of its states, each ``[1, size]``)."""
+        assert self._runner is not None
+        whole = self._runner.state() if rows else ()
+        return [(row, tuple(s[row : row + 1].copy() for s in whole)) for row in rows]
+
+    def drop(self, rows: list[int]) -> None:
+        """Empties rows; the batch shrinks where that pays, when half of it is empty."""
+        for row in rows:
+            self.jobs[row] = None
+        if 2 * self.count <= len(self.jobs):
+            self._change([])
+
+    def join(self, new: Sequence[tuple[Job, State | None]]) -> None:
+        """Adds jobs, from their states or from the zero state."""
+        if new:
+            self._change(new)
+
+    def _change(self, new: Sequence[tuple[Job, State | None]]) -> None:
+        kept = [i for i, job in enumerate(self.jobs) if job is not None]
+        self.jobs = [*(self.jobs[i] for i in kept), *(job for job, _ in new)]
+        self.tokens = np.zeros(len(self.jobs), np.int64)
+        if not self.jobs:
+            self._runner = None
+            return
+        old = self._runner.state() if self._runner else tuple(np.zeros((0, n), np.float32) for n in self._sizes)
+        state: list[NDArray[np.float32]] = []
+        for number, part in enumerate(old):
+            zero = np.zeros((1, part.shape[1]), np.float32)
+            state.append(np.concatenate([part[kept], *(zero if s is None else s[number] for _, s in new)]))
+        self._runner = self._cell.runner(len(self.jobs), tuple(state))
+
+
+def _score(logits: NDArray[np.float32], token: int, top: int) -> Scored:
+    """Score of a token under the logits ``[vocab]``, with the ``top`` likeliest tokens."""
+    log_probs = log_softmax(logits)
+    if top <= 0:
+        return Scored(token, float(log_probs[token]))
+    likeliest = np.argsort(-log_probs, kind="stable")[:top]
+    return Scored(token, float(log_probs[token]), tuple((int(i), float(log_probs[i])) for i in likeliest))

@@ -1,0 +1,119 @@
+"""The models of a server, and the way from their engines' threads to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from charrnn_runtime import Engine, Job, ModelFileError, Sampler, UsageError
+
+from charrnn_server.options import ServerOptions
+from charrnn_server.schema import Model
+
+
+def load(paths: Sequence[str | Path], options: ServerOptions) -> dict[str, Sampler]:
+    """Samplers by name: the file's name without its ending.
+
+    Raises:
+        UsageError: no path, or two of one name.
+        ModelFileError: a file is no model file; for a checkpoint it says how to export it.
+    """
+    if not paths:
+        raise UsageError("name at least one model file")
+    samplers: dict[str, Sampler] = {}
+    for path in map(Path, paths):
+        if path.is_dir() or path.suffix == ".pt" or _begins_as_zip(path):
+            raise ModelFileError(
+                f"{path} is no model file; export it first: charrnn export {path} {path.with_suffix('').name}.onnx"
+            )
+        if path.stem in samplers:
+            raise UsageError(f"two models are named {path.stem!r}; rename a file")
+        samplers[path.stem] = Sampler(path, threads=options.threads)
+    return samplers
+
+
+def _begins_as_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False  # the sampler says what is wrong
+
+
+class Models:
+    """Samplers, their engines, and who waits for which text."""
+
+    def __init__(self, samplers: dict[str, Sampler], options: ServerOptions) -> None:
+        self.created = int(time.time())
+        self.engines = {
+            name: Engine(
+                sampler,
+                batch=options.streams,
+                queue=options.queue,
+                queue_tokens=max(4_000_000, options.max_prompt),
+                on_news=self._on_news,
+            )
+            for name, sampler in samplers.items()
+        }
+        self._waiters: dict[Job, asyncio.Event] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Starts the engines for the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        for engine in self.engines.values():
+            engine.start()
+
+    def close(self) -> None:
+        """Ends all texts."""
+        for engine in self.engines.values():
+            engine.close()
+
+    def submit(self, jobs: Sequence[Callable[[], Job]], news: asyncio.Event) -> list[Job]:
+        """Submits all jobs of a request, or none; ``news`` is set whenever one of them has something to take.
+
+        Raises:
+            CharrnnError: one of them cannot be taken.
+        """
+        submitted: list[Job] = []
+        try:
+            for submit in jobs:
+                job = submit()
+                self._waiters[job] = news
+                submitted.append(job)
+        except Exception:
+            self.forget(submitted)
+            raise
+        news.set()  # what happened before the event was known
+        return submitted
+
+    def forget(self, jobs: Sequence[Job]) -> None:
+        """Gives up what has not ended."""
+        for job in jobs:
+            job.cancel()
+            self._waiters.pop(job, None)
+
+    def describe(self, name: str) -> Model:
+        """A model as ``/v1/models`` shows it."""
+        info = self.engines[name].sampler.info
+        return Model(
+            id=name,
+            object="model",
+            created=self.created,
+            owned_by="charrnn",
+            cell=info.cell,
+            num_layers=info.num_layers,
+            hidden_size=info.hidden_size,
+            vocabulary=len(info.vocabulary),
+        )
+
+    def _on_news(self, jobs: Sequence[Job]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake, jobs)
+
+    def _wake(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if event := self._waiters.get(job):
+                event.set()

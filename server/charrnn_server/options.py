@@ -1,0 +1,82 @@
+"""Every setting of the server, documented once, and the checks that they make sense."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from charrnn_runtime import UsageError
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How to serve; each field's text is its ``--help``.
+
+    Raises:
+        UsageError: a value is out of its range, or the server would be open to all by accident.
+    """
+
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
+    api_key: str | None = _setting(None, "Key that clients must send (better: the variable CHARRNN_API_KEY).")
+    public: bool = _setting(False, "Serve beyond this machine without a key.")
+    allow_host: tuple[str, ...] = _setting((), "Further name under which the server may be addressed.")
+    allow_origin: tuple[str, ...] = _setting((), "Web site, such as https://example.org, whose pages may call the API.")
+    streams: int = _setting(256, "How many texts are drawn side by side, for each model.")
+    queue: int = _setting(1024, "How many more may wait for a place, for each model.")
+    max_prompt: int = _setting(100_000, "Characters in the prompts of a request, or in a text to score.")
+    max_tokens: int = _setting(20_000, "Characters that a request may ask for, for each text.")
+    max_choices: int = _setting(32, "Texts that a request may ask for: prompts times n.")
+    stall: int = _setting(30, "Seconds after which a client who does not read, or does not finish sending, is dropped.")
+    threads: int = _setting(1, "Threads inside an operator of the model.")
+
+    def __post_init__(self) -> None:
+        for name in ("streams", "max_prompt", "max_tokens", "max_choices", "stall", "threads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.queue < 0:
+            raise UsageError(f"queue must be at least 0, got {self.queue}")
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port must be from 0 to 65535, got {self.port}")
+        if self.api_key is not None and not (self.api_key and self.api_key.isascii() and self.api_key.isprintable()):
+            raise UsageError("the API key must be printable ASCII and not empty")
+        for origin in self.allow_origin:
+            if origin.count("/") != 2 or not origin.startswith(("http://", "https://")) or origin.endswith("/"):
+                raise UsageError(f"{origin!r} is no origin; it has the form https://example.org")
+        if not self.local and self.api_key is None and not self.public:
+            raise UsageError(
+                f"listening on {self.host} opens the server to other machines; "
+                "set the variable CHARRNN_API_KEY (or --api-key), or say --public"
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The names, without ports, under which the server may be addressed."""
+        own = () if self.host in ("0.0.0.0", "::") else (self.host,)
+        names = ("localhost", "127.0.0.1", "::1", *own, *self.allow_host)
+        return frozenset(name.strip("[]").lower() for name in names)
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of a request: room for the prompt with every character escaped as two ``\\uXXXX``."""
+        return 65_536 + 12 * self.max_prompt
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """A setting's text."""
+        return next(str(f.metadata["help"]) for f in fields(cls) if f.name == name)

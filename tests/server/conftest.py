@@ -1,0 +1,83 @@
+"""A server on a free port, over small models made with onnx alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from charrnn_runtime import Sampler, Vocabulary
+from charrnn_server.app import make_app
+from charrnn_server.models import Models
+from charrnn_server.options import ServerOptions
+from charrnn_server.serve import listen
+
+from tests.runtime.conftest import TinyModel
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, url: str, samplers: dict[str, Sampler], models: Models) -> None:
+        self.url, self.samplers, self.models = url, samplers, models
+
+    @property
+    def sampler(self) -> Sampler:
+        return next(iter(self.samplers.values()))
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=20, trust_env=False, **options)
+
+    def complete(self, **body: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.post("/v1/completions", json={"model": "tiny", **body})
+
+    def quiet(self, patience: float = 5.0) -> bool:
+        """Whether nothing is in work or waits, soon."""
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            if all(engine.active + engine.waiting == 0 for engine in self.models.engines.values()):
+                return True
+            time.sleep(0.01)
+        return False
+
+
+@contextmanager
+def serving(samplers: dict[str, Sampler], **options: Any) -> Iterator[Served]:
+    chosen = ServerOptions(port=0, **options)
+    app = make_app(samplers, chosen)
+    with listen(chosen) as listener:
+        config = uvicorn.Config(app, log_level="error", server_header=False, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        thread.start()
+        try:
+            until = time.monotonic() + 10
+            while not server.started and time.monotonic() < until:
+                time.sleep(0.005)
+            yield Served(f"http://127.0.0.1:{listener.getsockname()[1]}", samplers, app.state.models)
+        finally:
+            server.should_exit = True
+            thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def characters() -> Sampler:
+    return Sampler(TinyModel(Vocabulary.of_text("\n abcdefghij,.é漢<>&/")).data())
+
+
+@pytest.fixture(scope="session")
+def bytewise() -> Sampler:
+    return Sampler(TinyModel(Vocabulary.of_text("", kind="bytes")).data())
+
+
+@pytest.fixture(scope="module")
+def server(characters: Sampler, bytewise: Sampler) -> Iterator[Served]:
+    with serving({"tiny": characters, "bytes": bytewise}) as served:
+        yield served

@@ -1,0 +1,196 @@
+"""``/v1/completions`` and its neighbours: what they give, and that each text is its single run."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from charrnn_runtime import Sampler
+
+from tests.server.conftest import Served, serving
+
+
+def events(served: Served, **body: Any) -> list[dict[str, Any]]:
+    with (
+        served.client() as client,
+        client.stream("POST", "/v1/completions", json={"model": "tiny", "stream": True, **body}) as answer,
+    ):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        lines = [line for line in answer.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+
+
+def test_the_openai_client_streams(server: Served) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        assert [model.id for model in client.models.list()] == ["tiny", "bytes"]
+        pieces: list[str] = []
+        reasons: list[Any] = []
+        for chunk in client.completions.create(model="tiny", prompt="ab", max_tokens=3000, seed=7, stream=True):
+            pieces.append(chunk.choices[0].text)
+            reasons.append(chunk.choices[0].finish_reason)
+        assert "".join(pieces) == server.sampler.sample("ab", length=3000, seed=7)
+        assert len(pieces) > 1
+        assert (set(reasons[:-1]), reasons[-1]) == ({None}, "length")
+        whole = client.completions.create(model="tiny", prompt="ab", max_tokens=50, seed=7, n=2, temperature=0.5)
+        for index, choice in enumerate(whole.choices):
+            assert choice.text == server.sampler.sample("ab", length=50, seed=7, index=index, temperature=0.5)
+        assert whole.usage is not None
+        assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (2, 100, 102)
+        with pytest.raises(openai.BadRequestError, match="has never seen 'X'"):
+            client.completions.create(model="tiny", prompt="X")
+        with pytest.raises(openai.NotFoundError, match="no model 'gpt'"):
+            client.completions.create(model="gpt", prompt="a")
+
+
+@pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        ({"top_p": 0.8, "top_k": 9, "min_p": 0.01}, {"top_p": 0.8, "top_k": 9, "min_p": 0.01}),
+        ({"temperature": 0}, {"temperature": 0.0}),
+        ({"stop": ["ab", "cd"]}, {"stop": ["ab", "cd"]}),
+        ({"stop": "a"}, {"stop": "a"}),
+        ({"presence_penalty": 1.5, "frequency_penalty": -0.5}, {"presence_penalty": 1.5, "frequency_penalty": -0.5}),
+        ({"logit_bias": {"2": 3, "4": -100}}, {"logit_bias": {" ": 3.0, "/": -100.0}}),
+        ({"temperature": None, "n": None, "stop": None}, {}),
+    ],
+)
+def test_options_are_the_samplers(server: Served, body: dict[str, Any], options: dict[str, Any]) -> None:
+    vocabulary = server.sampler.vocabulary
+    if "logit_bias" in options:  # ids of this vocabulary
+        body = {"logit_bias": {str(vocabulary.token(c)): v for c, v in options["logit_bias"].items()}}
+    alone = server.sampler.generate("ab", length=120, seed=5, **options)
+    (choice,) = server.complete(prompt="ab", max_tokens=120, seed=5, **body).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == (alone.text, alone.finish_reason)
+    chunks = events(server, prompt="ab", max_tokens=120, seed=5, **body)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == alone.text
+    assert chunks[-1]["choices"][0]["finish_reason"] == alone.finish_reason
+
+
+def test_byte_models_take_any_text(server: Served, bytewise: Sampler) -> None:
+    bias = {"200": 1.5, "97": 2}
+    answer = server.complete(model="bytes", prompt="né漢😀", max_tokens=60, seed=2).json()
+    assert answer["choices"][0]["text"] == bytewise.sample("né漢😀", length=60, seed=2)
+    biased = server.complete(model="bytes", max_tokens=60, seed=2, logit_bias=bias).json()["choices"][0]["text"]
+
+    def add(_: Any, logits: Any) -> None:
+        logits[[200, 97]] += [1.5, 2]
+
+    assert biased == bytewise.sample(length=60, seed=2, processor=add)
+
+
+def test_logprobs_and_echo(server: Served) -> None:
+    alone = server.sampler.generate("ab", length=40, seed=3, log_probs=True)
+    assert alone.log_probs is not None
+    body = {"prompt": "ab", "max_tokens": 40, "seed": 3, "logprobs": 2, "echo": True}
+    choice = server.complete(**body).json()["choices"][0]
+    assert choice["text"] == "ab" + alone.text
+    scores = choice["logprobs"]
+    assert "".join(scores["tokens"]) == choice["text"]
+    assert scores["text_offset"] == list(range(42))
+    assert scores["token_logprobs"][0] is None
+    np.testing.assert_allclose(scores["token_logprobs"][2:], alone.log_probs, rtol=1e-6)
+    assert scores["top_logprobs"][0] is None
+    assert all(len(top) == 2 for top in scores["top_logprobs"][1:])
+    streamed = [event["choices"][0] for event in events(server, **body)]
+    assert "".join(piece["text"] for piece in streamed) == choice["text"]
+    for key in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert [x for piece in streamed for x in piece["logprobs"][key]] == scores[key]
+    # Only the prompt: how other people's evaluation scripts score a text.
+    read = server.complete(prompt="ab", max_tokens=0, logprobs=0, echo=True).json()["choices"][0]
+    assert (read["text"], read["logprobs"]["token_logprobs"]) == ("ab", scores["token_logprobs"][:2])
+
+
+def test_scores_of_a_stop_string_are_left_out(server: Served) -> None:
+    body = {"max_tokens": 400, "seed": 1, "stop": ["ab", "c"], "logprobs": 0}
+    choice = server.complete(**body).json()["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert "".join(choice["logprobs"]["tokens"]) == choice["text"]
+
+
+def test_bytes_of_a_character_share_its_offset(server: Served) -> None:
+    choice = server.complete(model="bytes", prompt="a漢", max_tokens=0, echo=True, logprobs=0).json()["choices"][0]
+    assert choice["logprobs"]["tokens"] == ["a", "bytes:\\xe6", "bytes:\\xbc", "bytes:\\xa2"]
+    assert choice["logprobs"]["text_offset"] == [0, 1, 1, 1]
+
+
+def test_prompts_and_n_make_choices_in_order(server: Served) -> None:
+    answer = server.complete(prompt=["a", "b"], n=2, max_tokens=20, seed=9).json()
+    expected = [server.sampler.sample(p, length=20, seed=9, index=i) for i, p in enumerate(["a", "a", "b", "b"])]
+    assert [choice["text"] for choice in answer["choices"]] == expected
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 80, "total_tokens": 82}
+
+
+def test_a_chosen_seed_is_told_and_draws_the_text_again(server: Served) -> None:
+    first = server.complete(max_tokens=40).json()
+    again = server.complete(max_tokens=40, seed=first["seed"]).json()
+    assert again["choices"][0]["text"] == first["choices"][0]["text"]
+
+
+def test_usage_of_a_stream(server: Served) -> None:
+    *_, last = events(server, prompt="ab", max_tokens=5, stream_options={"include_usage": True})
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
+
+
+def test_score(server: Served) -> None:
+    alone = server.sampler.score("abc, abc")
+    with server.client() as client:
+        got = client.post("/score", json={"model": "tiny", "text": "abc, abc", "logprobs": 3}).json()
+        empty = client.post("/score", json={"model": "tiny", "text": ""}).json()
+        wrong = client.post("/score", json={"model": "tiny", "text": "aX"})
+        skipped = client.post("/score", json={"model": "tiny", "text": "aX", "unknown": "skip"}).json()
+    assert math.isclose(got["nats_per_char"], alone.nats_per_char, rel_tol=1e-6)
+    assert math.isclose(got["bits_per_char"], alone.bits_per_char, rel_tol=1e-6)
+    assert math.isclose(got["perplexity"], alone.perplexity, rel_tol=1e-6)
+    np.testing.assert_allclose(got["logprobs"]["token_logprobs"], alone.log_probs, rtol=1e-6)
+    assert "".join(got["logprobs"]["tokens"]) == "abc, abc"
+    assert (empty["characters"], empty["nats_per_char"]) == (0, None)
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "text")
+    assert skipped["characters"] == 1
+
+
+def test_models_health_and_metrics(server: Served) -> None:
+    server.complete(max_tokens=30)
+    with server.client() as client:
+        assert client.get("/health").json() == {"status": "ok"}
+        assert client.get("/v1/models/bytes").json()["vocabulary"] == 256
+        assert client.get("/v1/models/none").status_code == 404
+        metrics = client.get("/metrics")
+    assert metrics.headers["content-type"].startswith("text/plain; version=0.0.4")
+    values = dict(line.rsplit(" ", 1) for line in metrics.text.splitlines() if not line.startswith("#"))
+    assert float(values['charrnn_requests_total{path="/v1/completions",status="200"}']) >= 1
+    assert float(values['charrnn_characters_drawn_total{model="tiny"}']) >= 30
+    assert float(values['charrnn_time_to_first_character_seconds_bucket{le="+Inf",model="tiny"}']) >= 1
+    for name in ("charrnn_active_streams", "charrnn_queue_length"):
+        assert float(values[f'{name}{{model="tiny"}}']) == 0
+
+
+def test_a_text_that_cannot_be_finished(characters: Sampler) -> None:
+    nothing = {str(token): -100 for token in range(len(characters.vocabulary))}
+    with serving({"tiny": characters}) as served:
+        # Every character at -100 is as before; it takes a processor that raises to fail half way.
+        assert served.complete(max_tokens=9, seed=1, logit_bias=nothing).json()["choices"][0]["text"]
+        engine = served.models.engines["tiny"]
+        draw = engine._draw
+        failed: list[bool] = []
+
+        def fail() -> None:
+            if engine.tokens_drawn > 300 and not failed:
+                failed.append(True)
+                raise RuntimeError("out of memory")
+            draw()
+
+        engine._draw = fail  # type: ignore[method-assign]
+        answer = served.complete(max_tokens=5000)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+        failed.clear()
+        last = events(served, max_tokens=5000)[-1]
+        assert "out of memory" in last["error"]["message"]
+        assert served.complete(max_tokens=9).status_code == 200, "the engine goes on"

@@ -1,0 +1,40 @@
+"""The OpenAPI description against the server's behaviour, by property-based requests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from charrnn_runtime import Sampler
+
+from tests.server.conftest import serving
+
+pytest.importorskip("schemathesis", reason="no schemathesis; run: pip install 'charrnn[dev]'")
+
+# A byte model knows every character; what a description cannot say, which tokens logit_bias may name, is a 400.
+CONFIG = """
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 413, 429]
+"""
+
+
+@pytest.mark.parametrize(("key", "phases"), [(None, "examples,coverage,fuzzing"), ("secret", "fuzzing")])
+def test_nothing_is_found(bytewise: Sampler, tmp_path: Path, key: str | None, phases: str) -> None:
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
+    with serving({"bytes": bytewise}, api_key=key, max_tokens=50) as served:
+        options = ["--phases", phases, "--max-examples", "8", "--seed", "1", "--no-color"]
+        options += ["--suppress-health-check", "all"]
+        if key:
+            options += ["-H", f"Authorization: Bearer {key}"]
+        done = subprocess.run(
+            [*command, "run", f"{served.url}/openapi.json", *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+        assert served.quiet()
