@@ -10,7 +10,6 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 from typing import Any
@@ -24,7 +23,7 @@ def data_block(name: str, value: Any) -> str:
     return f'<script type="application/json" id="data-{html.escape(name)}">{encoded}</script>'
 
 
-def fill_page(template: str, *, title: str, data: str = "", body: str = "", also: Sequence[str] = ()) -> str:
+def fill_page(template: str, *, title: str, data: str = "", body: str = "") -> str:
     """A page from ``templates/NAME.html``, ``.css`` and ``.js``.
 
     Its content security policy lets only these styles and scripts run, and
@@ -35,15 +34,13 @@ def fill_page(template: str, *, title: str, data: str = "", body: str = "", also
         title: any text; escaped here.
         data: blocks made by ``data_block``.
         body: HTML, escaped by whoever made it.
-        also: other templates whose styles and scripts may run in frames of the page.
     """
-    styles = [_asset(name, "css") for name in (template, *also)]
-    scripts = [_asset(name, "js") for name in (template, *also)]
+    style, script = _asset(template, "css"), _asset(template, "js")
     policy = "; ".join(
         (
             "default-src 'none'",
-            f"style-src {' '.join(map(_hash, styles))}",
-            f"script-src {' '.join(map(_hash, scripts))}",
+            f"style-src {_hash(style)}",
+            f"script-src {_hash(script)}",
             "base-uri 'none'",
             "form-action 'none'",
         )
@@ -51,8 +48,8 @@ def fill_page(template: str, *, title: str, data: str = "", body: str = "", also
     return Template(_asset(template, "html")).substitute(
         policy=html.escape(policy, quote=True).replace("&#x27;", "'"),
         title=html.escape(title),
-        style=styles[0],
-        script=scripts[0],
+        style=style,
+        script=script,
         data=data,
         body=body,
     )
