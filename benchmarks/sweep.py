@@ -34,13 +34,13 @@ EMA_DECAY = 0.998
 class Residual(CharRNN):
     """Each layer's input is added to its output, where both are as wide."""
 
-    def forward(self, tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
+    def forward(self, tokens_TB: Tensor, state: State, resets_TB: Tensor | None = None) -> tuple[Tensor, State]:
         """As CharRNN's."""
         x = self.embedding(tokens_TB)
         kinds = len(state) // self.config.num_layers
         new: list[Tensor] = []
         for i, layer in enumerate(self.layers):
-            y, last = layer(x, state[i * kinds : (i + 1) * kinds])
+            y, last = layer(x, state[i * kinds : (i + 1) * kinds], resets_TB)
             new += last
             x = self.dropout(y + x if y.shape == x.shape else y)
         return self.head(x), tuple(new)

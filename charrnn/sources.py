@@ -167,6 +167,15 @@ def read_text(arguments: Sequence[str]) -> str:
     return "".join(joined_pieces(find_sources(arguments)[1]))
 
 
+def read_bytes(arguments: Sequence[str]) -> bytes:
+    """All that was named as it is, one behind the other.
+
+    Raises:
+        CorpusError: as ``find_sources`` and ``Source.chunks``.
+    """
+    return b"".join(chunk for source in find_sources(arguments)[1] for chunk in source.chunks())
+
+
 def find_sources(arguments: Sequence[str]) -> tuple[str, list[Source]]:
     """Description and places of what was named: files, folders, globs, known names, ``-``.
 

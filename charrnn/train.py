@@ -139,7 +139,7 @@ class Trainer:
         if processes.rank:
             self._reseed()
         self.optimizers = Optimizers(self.model, self.config)
-        self.state: State = self.model.initial_state(len(self.streams.starts_B))
+        self.state: State = self.model.initial_state(len(range(self.config.batch_size)[self.rows]))
         # Losses of the last steps, where they are computed; reading them is a CPU-GPU sync point.
         self.losses = torch.zeros(RECENT, device=self.device)
         self.counters = Counters()
@@ -432,7 +432,7 @@ class Trainer:
                 "losses": self.losses,
                 "rng": parts[0][1],
                 "rng_of_others": [part[1] for part in parts[1:]],
-                "places": None if places is None else torch.cat([part[2] for part in parts]),
+                "places": None if places is None else torch.cat([part[2] for part in parts if part[2] is not None]),
             },
         )
         # Copies on the CPU: training goes on and writes over the originals.

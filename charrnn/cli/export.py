@@ -41,7 +41,7 @@ def export(
             return
     elif cdn or (model is None and triton is None):
         raise typer.BadParameter(
-            "--cdn is for --web" if cdn else "name the .onnx file to write, or a folder: --web or --triton"
+            "--cdn is for --web" if cdn else "name the .onnx file to write, or a folder: --web DIR or --triton DIR"
         )
     from charrnn.files import check_writable, write_atomically
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from charrnn_runtime import Sampler, UsageError
 
-from charrnn.corpus import join_bytes, join_text, read_sources
 from charrnn.heatmap.analysis import MAX_LENGTH, Analysis, analyse, read_text
 from charrnn.heatmap.page import heatmap_page
+from charrnn.sources import read_bytes
+from charrnn.sources import read_text as read_source_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,7 @@ def source_text(sampler: Sampler, argument: str) -> str | bytes:
     Raises:
         CorpusError: it cannot be read.
     """
-    sources = read_sources([argument])[1]
-    return join_bytes(sources) if sampler.vocabulary.kind == "bytes" else join_text(sources)
+    return read_bytes([argument]) if sampler.vocabulary.kind == "bytes" else read_source_text([argument])
 
 
 def build_heatmap(

@@ -83,7 +83,8 @@ def _since(resets: NDArray[np.bool_]) -> Values:
 def _empty_line(codes: Codes) -> NDArray[np.bool_]:
     """Newlines that follow a newline."""
     newline = codes == ord("\n")
-    return newline & np.concatenate([[False], newline[:-1]])[: len(codes)]
+    empty: NDArray[np.bool_] = newline & np.concatenate([[False], newline[:-1]])[: len(codes)]
+    return empty
 
 
 def _depth(codes: Codes, opening: str, closing: str) -> Values:

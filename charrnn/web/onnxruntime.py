@@ -26,6 +26,7 @@ from charrnn.files import write_atomically
 
 REGISTRY = "https://registry.npmjs.org/"
 CDN = "https://cdn.jsdelivr.net"
+_LIMIT = 256 << 20  # bytes of the package
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +83,23 @@ def fetch_files() -> dict[str, bytes]:
     """
     if (files := cached_files()) is not None:
         return files
-    import pooch
-    import requests
+    from charrnn.download import download
 
     chosen = pin()
     name = f"{chosen.package}-{chosen.version}.tgz"
     url = f"{registry().rstrip('/')}/{chosen.package}/-/{name}"
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = pooch.retrieve(url, known_hash=f"sha512:{chosen.sha512}", fname=name, path=folder, progressbar=False)
-        except (requests.exceptions.RequestException, OSError) as error:
+            path = Path(folder) / name
+            download(url, path, sha256=None, limit=_LIMIT)
+        except DownloadError as error:
             raise DownloadError(
-                f"{chosen.package} {chosen.version} cannot be downloaded from {url} ({type(error).__name__}). "
+                f"{chosen.package} {chosen.version} cannot be downloaded from {url} ({error}). "
                 "Set NPM_CONFIG_REGISTRY to a registry that can be reached, "
                 "or write a site that loads it from a public network: --cdn"
             ) from error
-        except ValueError as error:
-            raise DownloadError(f"what {url} sent is not {chosen.package} {chosen.version}: wrong SHA-512") from error
+        if hashlib.sha512(path.read_bytes()).hexdigest() != chosen.sha512:
+            raise DownloadError(f"what {url} sent is not {chosen.package} {chosen.version}: wrong SHA-512")
         with tarfile.open(path) as archive:
             files = {name: _member(archive, f"package/{name}") for name in chosen.files}
     try:

@@ -90,7 +90,7 @@ def test_two_thousand_characters_are_those_of_python(page: Page, site: Path, ser
     assert len(got) == 2000
     assert page.locator("#given").text_content() == "The cat"
     assert re.fullmatch(r"2,000 characters( · [\d,]+ per second)? · seed 18446744073709551615", status(page))
-    options = {"temperature": 1.4, "top_p": 0.9, "min_p": 0.02}
+    options: dict[str, Any] = {"temperature": 1.4, "top_p": 0.9, "min_p": 0.02}
     assert write(page, length=300, **options) == sampler.sample("", length=300, seed=7, **options)
     got = write(page, length=300, temperature=1, top_p=1, min_p=0, **{"stop-at": "dogs"})
     assert got == sampler.sample("", length=300, seed=7, stop="dogs")
@@ -105,7 +105,7 @@ def test_a_quantised_model_runs_too(page: Page, run: Run, serve: Serve, tmp_path
     from charrnn.checkpoint import load_checkpoint
     from charrnn.models import export_checkpoint
 
-    exported = export_checkpoint(load_checkpoint(run.best), parity_steps=20, int8=True, max_cost=1.0)
+    exported = export_checkpoint(load_checkpoint(run.best), parity_steps=20, dtype="int8", max_cost=1.0)
     write_site(exported.data, tmp_path / "int8")
     ready(page, serve(tmp_path / "int8"))
     assert "int8" in (page.locator("#about").text_content() or "")
@@ -205,7 +205,7 @@ def test_a_damaged_model(page: Page, site: Path, serve: Serve, how: str) -> None
     if how == "changed":
         data[len(data) // 2] ^= 1
     broken = {"cut short": data[:-1000], "something else": b"<!doctype html>", "empty": b""}
-    path.write_bytes(broken.get(how, data))
+    path.write_bytes(bytes(broken.get(how, data)))
     page.goto(serve(site))
     page.get_by_role("alert").wait_for()
     message = page.get_by_role("alert").text_content() or ""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from charrnn_export import verify
+from charrnn_export import StepModule, verify
 
 from charrnn.models import open_sampler
 
@@ -23,9 +23,7 @@ def test_three_hundred_chained_steps(
     cell: str, layers: int, trained: Callable[[str, int], Trained], exported: Callable[[str, int], Exported]
 ) -> None:
     made, out = trained(cell, layers), exported(cell, layers)
-    parity = verify.check_parity(
-        out.data, out.info, verify.StepModule(made.weights), made.model.sequence_logits, steps=300
-    )
+    parity = verify.check_parity(out.data, out.info, StepModule(made.weights), made.model.sequence_logits, steps=300)
     assert parity["steps"] == 300
     assert 0 < parity["max_difference"] <= 1e-5
 

@@ -11,6 +11,7 @@ from charrnn_runtime import Sampler
 
 from charrnn.checkpoint import load_checkpoint
 from charrnn.models import _validation
+from charrnn.streams import Streams
 
 if TYPE_CHECKING:
     from tests.conftest import Charrnn, MakeTrainer, Run
@@ -47,6 +48,7 @@ def test_split_streams_is_measured_on_what_was_not_trained_on(make_trainer: Make
     checkpoint = load_checkpoint(next(trainer.folder.glob("best.pt")))
     ids = _validation(checkpoint, ())
     assert trainer.split.val is not None
+    assert isinstance(trainer.split.train, Streams)
     trained = {int(s) + n for s in trainer.split.train.starts_B for n in range(trainer.split.train.length)}
     places = [int(s) + n for s in trainer.split.val.starts_B for n in range(trainer.split.val.length)]
     assert not trained & set(places)

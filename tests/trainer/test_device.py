@@ -47,7 +47,7 @@ def test_auto_without_a_gpu_is_the_cpu() -> None:
 @pytest.mark.usefixtures("gpus")
 def test_with_gpus() -> None:
     assert choose_device("auto") == torch.device("cuda", 1)
-    assert choose_device("cuda") == torch.device("cuda", 0)
+    assert choose_device("cuda") == torch.device("cuda", 1)  # the current one
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(ConfigError, match="only 2 CUDA devices, cuda:0 to cuda:1"):
         choose_device("cuda:2")

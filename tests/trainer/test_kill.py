@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ def _go_on(make_trainer: MakeTrainer, folder: Path) -> None:
         checkpoint = resumable(folder) if (folder / "last.pt").exists() else None
         make_trainer("killed", checkpoint=checkpoint, **SETTINGS).train()
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

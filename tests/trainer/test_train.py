@@ -60,7 +60,7 @@ def test_a_run_learns_and_leaves_its_files(run: Run) -> None:
     assert len(periodic) == train_module.KEEP
     for name, entry in zip(sorted(periodic), last.history[-3:], strict=True):
         assert name == f"epoch{entry['epoch']:.2f}-loss{entry['val_loss']:.4f}.pt"
-    assert set(files(run.folder)) == {"best.pt", "last.pt", "config.json", "metrics.jsonl", *periodic}
+    assert set(files(run.folder)) == {"best.pt", "last.pt", "config.json", "metrics.jsonl", "samples.txt", *periodic}
 
 
 def test_config_json_tells_how_to_do_it_again(run: Run) -> None:
@@ -165,7 +165,7 @@ def test_only_the_last_few_periodic_checkpoints_stay_and_the_best_is_kept(make_t
 
 def test_best_pt_is_the_best_and_last_pt_the_last(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted = iter([3.0, 2.0, 2.5])
-    monkeypatch.setattr(train_module, "validation_loss", lambda *_: next(scripted))
+    monkeypatch.setattr(train_module, "validation_loss", lambda *_, **__: next(scripted))
     recorder = Recorder()
     trainer = make_trainer(steps=6, eval_steps=2, listener=recorder)
     finished = trainer.train()
