@@ -59,7 +59,9 @@ def _go_on(make_trainer: MakeTrainer, folder: Path) -> None:
     code = 1
     try:
         checkpoint = resumable(folder) if (folder / "last.pt").exists() else None
-        make_trainer("killed", checkpoint=checkpoint, **SETTINGS).train()
+        # A kill may come between the last save and the end of the process: nothing is left to do then.
+        if checkpoint is None or checkpoint.progress["step"] < SETTINGS["steps"]:
+            make_trainer("killed", checkpoint=checkpoint, **SETTINGS).train()
         code = 0
     except BaseException:
         traceback.print_exc()
