@@ -15,6 +15,7 @@ import pytest
 from charrnn_runtime import Sampler, read_model_file
 from charrnn_runtime.model_file import seal
 
+from charrnn.catalogue import cache_folder
 from charrnn.web.onnxruntime import CDN, cached_files, pin
 from charrnn.web.site import write_site
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from tests.conftest import Run
 
 Serve = Callable[[Path], str]
+
+# Where `make web-test` left onnxruntime-web. Asked while tests are collected: later the tests have a cache of their own.
+USERS_CACHE = cache_folder()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -53,9 +57,12 @@ def serve() -> Iterator[Serve]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _fetched() -> None:
-    if cached_files() is None:
-        pytest.skip("onnxruntime-web is not in the cache; make web-test fetches it")
+def _fetched() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CHARRNN_CACHE", str(USERS_CACHE))
+        if cached_files() is None:
+            pytest.skip("onnxruntime-web is not in the cache; make web-test fetches it")
+        yield
 
 
 @pytest.fixture
