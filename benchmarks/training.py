@@ -6,7 +6,9 @@ charrnn's step is timed with its default optimizer, Muon, and with the baseline'
 
 The baseline is nn.LSTM, nn.GRU or nn.RNN with the same shapes, fp32, AdamW and
 clipping by norm. The two take turns, so that a machine that slows down slows
-both; medians and the ratio's spread are printed.
+both; medians and the ratio's spread are printed. `charrnn train` keeps freed
+memory, which the whole process shares: by default the baseline profits too.
+`--plain-memory` leaves memory alone, for both.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.config import ModelConfig, TrainConfig
-from charrnn.device import choose_device, choose_precision
+from charrnn.device import choose_device, choose_precision, keep_freed_memory
 from charrnn.model import CharRNN
 from charrnn.optim import Optimizers
 
@@ -75,7 +77,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("hidden-size", 128), ("num-layers", 2), ("batch-size", 50), ("seq-len", 50), ("rounds", 15)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--plain-memory", action="store_true", help="leave glibc's allocator as it is")
     args = parser.parse_args()
+    if not args.plain_memory:
+        keep_freed_memory()
     device = choose_device("auto")
     torch.set_flush_denormal(True)
     characters = args.batch_size * args.seq_len

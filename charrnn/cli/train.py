@@ -146,6 +146,7 @@ def train(
         settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(init_from)))
 
     from charrnn.console import listener
+    from charrnn.device import keep_freed_memory
     from charrnn.distributed import processes
     from charrnn.events import Listener
     from charrnn.train import Trainer
@@ -154,6 +155,7 @@ def train(
         group = stack.enter_context(processes(settings.train.device))
         shown = stack.enter_context(listener()) if group.first else Listener()
         corpus = read_corpus(arguments or settings.arguments, settings.data, settings.vocabulary, listener=shown)
+        keep_freed_memory()
         # What is chosen depends on a measurement, which every process would make with another result.
         settings = settings.completed(corpus)
         model_config, train_config, notes = group.from_first((settings.model, settings.train, settings.notes))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Serve = Callable[[Path], str]
 
-# Where `make web-test` left onnxruntime-web. Asked while tests are collected: later the tests have a cache of their own.
+# Where `make web-test` left onnxruntime-web. Asked while tests are collected: then they get a cache of their own.
 USERS_CACHE = cache_folder()
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -62,3 +66,30 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has, raising=False)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
         assert choose_precision("auto", cpu) == expected
+
+
+FAULTS = """
+import resource, sys, torch
+from charrnn.device import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+
+def use():
+    for _ in range(5):
+        blocks = [torch.ones(1 << 20) for _ in range(8)]
+
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
+def test_kept_memory_is_not_faulted_in_again() -> None:
+    def faults(what: str) -> int:
+        command = [sys.executable, "-c", FAULTS, what]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("keep") < 1000 < faults("leave")
