@@ -108,6 +108,7 @@ def main() -> None:
             contestants |= {
                 f"sample, {dtype}": (1, lambda n, s=sampler: s.sample(length=n, seed=1)),  # type: ignore[misc]
                 f"sample top_p 0.9, {dtype}": (1, lambda n, s=sampler: s.sample(length=n, seed=1, top_p=0.9)),  # type: ignore[misc]
+                f"read a prompt, {dtype}": (1, lambda n, s=sampler: s.sample("A" * n, length=1)),  # type: ignore[misc]
                 f"64 streams in all, {dtype}": (64, lambda n, s=sampler: s.sample_batch([""] * 64, length=n, seed=1)),  # type: ignore[misc]
                 f"score, {dtype}": (1, lambda n, s=sampler: s.score("A" * n)),  # type: ignore[misc]
                 f"score 64 texts in all, {dtype}": (64, lambda n, s=sampler: s.score_batch(["A" * n] * 64)),  # type: ignore[misc]

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.corpus import Corpus, read_corpus
+from charrnn.device import keep_freed_memory
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
 from charrnn.streams import split_streams
@@ -81,6 +82,7 @@ class Variant:
     ema: bool = False
     weight_drop: float = 0.0
     jitter: bool = False
+    grow: int = 0  # steps over which sequences grow from 16 characters to their length
 
 
 VARIANTS = {
@@ -90,6 +92,7 @@ VARIANTS = {
     "dropout 0.1 on the embedding": Variant(change=input_dropout),
     "weight drop 0.1 on recurrent matrices": Variant(weight_drop=0.1),
     "sequence length jittered by a quarter": Variant(jitter=True),
+    "sequences that grow from 16, 200 steps": Variant(grow=200),
     "orthogonal recurrent matrices": Variant(change=orthogonal),
     "tied embeddings": Variant(model={"embedding_size": 0}, change=tied),
     "two layers": Variant(model={"num_layers": 2}),
@@ -123,8 +126,10 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
         seq_len = config.seq_len
         if variant.jitter:
             seq_len = max(8, round(rng.normal(seq_len, seq_len / 4)))
+        if step < variant.grow:
+            seq_len = 16 + (seq_len - 16) * step // variant.grow
         x_TB, y_TB = (torch.from_numpy(ids) for ids in split.train.next(seq_len))
-        kept = [m.detach().clone() for m in matrices]  # type: ignore[operator]
+        kept = [m.detach().clone() for m in matrices if variant.weight_drop]  # type: ignore[operator]
         masks = [(torch.rand_like(m) >= variant.weight_drop) / (1 - variant.weight_drop) for m in kept]
         if variant.weight_drop:
             for matrix, mask in zip(matrices, masks, strict=True):
@@ -156,6 +161,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     args = parser.parse_args()
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     corpus = read_corpus([args.text], DataConfig())
     base = ModelConfig(hidden_size=args.hidden_size, num_layers=1, dropout=args.dropout)
     print(f"| lstm 1×{args.hidden_size}, dropout {args.dropout:g}, {args.steps:,} steps | nats | spread | seconds |")

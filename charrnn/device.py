@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,3 +74,13 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_threshold = -1, -3  # malloc.h
     return bool(mallopt(trim_threshold, 1 << 30) and mallopt(mmap_threshold, 1 << 30))
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Numbers of 1e-38 slow a CPU down many times; the whole process is concerned, so it is undone."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -116,12 +116,12 @@ class _GRU(torch.autograd.Function):
         steps, batch, hidden = gates_TBG.shape[0], gates_TBG.shape[1], h_BH.shape[1]
         # As above with s = (h + 1) / 2 and the candidate as m = (n + 1) / 2: s[t] = m + z * (s[t-1] - m).
         transposed = 2 * weight_GH.t().contiguous()
-        to_n, to_rz = transposed.split([hidden, 2 * hidden], dim=1)
+        to_n, to_rz = torch.split(transposed, [hidden, 2 * hidden], dim=1)
         to_n, to_rz = to_n.contiguous(), to_rz.contiguous()
-        shift_n, shift_rz = (bias_G - weight_GH.sum(1)).split([hidden, 2 * hidden])
+        shift_n, shift_rz = torch.split(bias_G - weight_GH.sum(1), [hidden, 2 * hidden])
         ctx.dtype = gates_TBG.dtype
         gates_TBG = gates_TBG.to(h_BH.dtype, copy=True)  # overwritten by r, z and m step by step
-        rz_TBG, n_TBH = gates_TBG.split([2 * hidden, hidden], dim=2)
+        rz_TBG, n_TBH = torch.split(gates_TBG, [2 * hidden, hidden], dim=2)
         rz_TBG += shift_rz
         where_N = None if resets_TB is None else resets_TB.flatten().nonzero().squeeze(1)
         if where_N is not None:
@@ -129,7 +129,7 @@ class _GRU(torch.autograd.Function):
             gates_TBG.view(steps * batch, 3 * hidden)[where_N] = shut_G
         s_TBH = h_BH.new_empty(steps, batch, hidden)
         recurrent_TBH = torch.empty_like(s_TBH)  # the candidate's, before r
-        r_TBH, z_TBH = rz_TBG.split(hidden, dim=2)
+        r_TBH, z_TBH = torch.split(rz_TBG, hidden, dim=2)
         before = (h_BH + 1) / 2
         views = (rz_TBG, r_TBH, z_TBH, n_TBH, recurrent_TBH, s_TBH)
         for rz, r, z, n, recurrent, s in zip(*(v.unbind() for v in views), strict=True):
@@ -145,7 +145,7 @@ class _GRU(torch.autograd.Function):
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         y_TBH, h_BH, weight_GH, gates_TBG, recurrent_TBH, where_N = ctx.saved_tensors
         steps, batch, hidden = y_TBH.shape
-        r, z, m = gates_TBG.split(hidden, dim=2)
+        r, z, m = torch.split(gates_TBG, hidden, dim=2)
         # Each gradient is dh times a factor that is known before the loop, and takes its place there: of the
         # candidate's recurrent product, r, z and the candidate. The first three belong to the recurrent
         # weights, the last three to the input's.

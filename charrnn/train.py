@@ -15,9 +15,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,20 @@ from torch.nn import functional as F
 
 from charrnn import membership
 from charrnn.advice import loss_advice
-from charrnn.checkpoint import Checkpoint, load_checkpoint, on_cpu
+from charrnn.checkpoint import Checkpoint, load_checkpoint
 from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
 from charrnn.corpus import Corpus
-from charrnn.device import choose_device, choose_precision, to_device
+from charrnn.device import choose_device, choose_precision, flushed_denormals, to_device
 from charrnn.distributed import SINGLE, Processes
 from charrnn.errors import CheckpointError, ConfigError, CorpusError, DivergedError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
 from charrnn.live import sample_live
 from charrnn.metrics import MetricsFile, NoMetrics, require_tensorboard
-from charrnn.model import CharRNN, State
-from charrnn.optim import Optimizers, schedule
-from charrnn.packed import NO_TARGET, ItemStreams
+from charrnn.model import CharRNN
+from charrnn.optim import schedule
+from charrnn.packed import NO_TARGET
+from charrnn.run_state import RECENT, RunState, corpus_summary
 from charrnn.samples import Sample, append_sample, drop_samples_after
 from charrnn.streams import split_items, split_streams
 from charrnn.validation import items_loss, streams_loss, validation_loss
@@ -52,19 +52,8 @@ REPORT_SECONDS = 0.5
 METRICS_STEPS = 50  # between two lines in metrics.jsonl
 TRIES = 5  # halvings of the rate before giving up
 SAMPLE_LENGTH = 200
-RECENT = 100  # steps over which the training loss that is shown is averaged
 MIN_CHARACTERS = 20
 MIN_SEQ_LEN = 8
-
-
-@dataclass(kw_only=True)
-class Counters:
-    """How far a run has come."""
-
-    step: int = 0
-    elapsed: float = 0.0  # seconds, validations included, earlier sessions included
-    best_val_loss: float = math.inf
-    lr_scale: float = 1.0  # halved at each explosion
 
 
 class Trainer:
@@ -123,8 +112,6 @@ class Trainer:
                 batch_size=self.config.batch_size,
                 seq_len=self.config.seq_len,
             )
-        self.rows = processes.rows(self.config.batch_size)
-        self.streams = self.split.train.rows(self.rows)
         self.device = choose_device(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
 
@@ -134,18 +121,17 @@ class Trainer:
             model.initialise(self.config.init)
             if weights is not None:
                 model.load_state_dict(weights)
-        self.model = model.to(self.device)
-        self.forward = processes.wrap(self.model)
-        if processes.rank:
-            self._reseed()
-        self.optimizers = Optimizers(self.model, self.config)
-        self.state: State = self.model.initial_state(len(range(self.config.batch_size)[self.rows]))
-        # Losses of the last steps, where they are computed; reading them is a CPU-GPU sync point.
-        self.losses = torch.zeros(RECENT, device=self.device)
-        self.counters = Counters()
-        self.history: list[dict[str, Any]] = []
+        self.run = RunState(
+            model.to(self.device),
+            train_config=self.config,
+            data_config=data_config,
+            corpus=corpus,
+            split=self.split,
+            processes=processes,
+        )
+        self.forward = processes.wrap(self.run.model)
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self.run.restore(checkpoint)
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Finished:
         """Runs until the budget is used up or ``stop()`` says so; both ways end with a checkpoint.
@@ -155,42 +141,42 @@ class Trainer:
             DivergedError: the loss is no longer a number; earlier checkpoints are still there.
             WriteError: a checkpoint cannot be written; earlier ones are still there.
         """
-        counters = self.counters
-        if self._fraction() >= 1.0:
+        counters = self.run.counters
+        if self.run.fraction >= 1.0:
             raise ConfigError("the run has used up its budget; give a larger one (--time, --epochs or --steps)")
         self._announce()
         if self.processes.first:
             write_atomically(self.folder / "config.json", json.dumps(self._settings(), indent=2).encode())
             self._write_membership()
-        self.model.train()
-        self._good = self.checkpoint()
+        self.run.model.train()
+        self._good = self.run.checkpoint()
         self._first_loss: float | None = None
         if self.processes.first:
             drop_samples_after(self.folder, counters.step)
         with (
-            _flushed_denormals(),
+            flushed_denormals(),
             self._open_metrics() as self._metrics,
         ):
             self._loop(stop)
             # A last validation that explodes goes back to the last good point, and on from there.
-            while not self._validated() and not self._validate(self._recent_loss()):
+            while not self._validated() and not self._validate(self.run.recent_loss):
                 self._loop(stop)
-            interrupted = self._fraction() < 1.0
+            interrupted = self.run.fraction < 1.0
         finished = Finished(
             interrupted=interrupted,
             step=counters.step,
-            epoch=self.streams.epoch,
+            epoch=self.run.streams.epoch,
             elapsed=counters.elapsed,
-            train_loss=self.history[-1]["train_loss"],
-            val_loss=self.history[-1]["val_loss"],
+            train_loss=self.run.history[-1]["train_loss"],
+            val_loss=self.run.history[-1]["val_loss"],
             best_val_loss=counters.best_val_loss,
             best=self.folder / "best.pt",
             last=self.folder / "last.pt",
             advice=loss_advice(
-                train_loss=self.history[-1]["train_loss"],
-                val_loss=self.history[-1]["val_loss"],
+                train_loss=self.run.history[-1]["train_loss"],
+                val_loss=self.run.history[-1]["val_loss"],
                 best_val_loss=counters.best_val_loss,
-                dropout=self.model.config.dropout,
+                dropout=self.run.model.config.dropout,
             ),
         )
         self.listener.finished(finished)
@@ -199,7 +185,7 @@ class Trainer:
     def _open_metrics(self) -> MetricsFile:
         if not self.processes.first:
             return NoMetrics()
-        return MetricsFile(self.folder, self.counters.step, tensorboard=self.tensorboard)
+        return MetricsFile(self.folder, self.run.counters.step, tensorboard=self.tensorboard)
 
     def _write_membership(self) -> None:
         """The filter by which samples are told from items of the training text."""
@@ -209,24 +195,24 @@ class Trainer:
 
     def _validated(self) -> bool:
         """Whether the run stands where it was last validated."""
-        return bool(self.history) and self.history[-1]["step"] == self.counters.step
+        return bool(self.run.history) and self.run.history[-1]["step"] == self.run.counters.step
 
     def _loop(self, stop: Callable[[], bool]) -> None:
         """Steps until the budget is used up or ``stop()`` says so."""
-        counters, config = self.counters, self.config
+        counters, config = self.run.counters, self.config
         began = time.monotonic() - counters.elapsed
-        next_validation = self._validation_after(self._fraction())
+        next_validation = self._validation_after(self.run.fraction)
         saved_at = reported_at = counters.elapsed
         report_every, step_of_report, validating = 1, counters.step, 0.0
         agree = self.processes.agree
         (stopped,) = agree(stop())
         # The first step is always made, so that there is something to save.
-        while (fraction := self._fraction()) < 1.0 and not (counters.step and stopped):
+        while (fraction := self.run.fraction) < 1.0 and not (counters.step and stopped):
             factor = counters.lr_scale * schedule(
-                config, fraction=fraction, epoch=self.streams.epoch, step=counters.step
+                config, fraction=fraction, epoch=self.run.streams.epoch, step=counters.step
             )
             loss, norm = self._step(factor)
-            self.losses[counters.step % RECENT] = loss
+            self.run.losses[counters.step % RECENT] = loss
             counters.step += 1
             counters.elapsed, stopped = agree(time.monotonic() - began, stop())
             due = self._validation_due(next_validation)
@@ -242,7 +228,7 @@ class Trainer:
             if self._exploded(latest):
                 self._roll_back(latest)
                 began = time.monotonic() - counters.elapsed
-                next_validation = self._validation_after(self._fraction())
+                next_validation = self._validation_after(self.run.fraction)
                 reported_at, step_of_report = counters.elapsed, counters.step
                 continue
             steps, seconds = counters.step - step_of_report, max(counters.elapsed - reported_at, 1e-9)
@@ -251,13 +237,13 @@ class Trainer:
             if log:
                 self._log(factor, float(norm), speed)
             report_every = max(1, round(steps * REPORT_SECONDS / seconds))
-            if due and self._fraction() < 1.0:
+            if due and self.run.fraction < 1.0:
                 if config.time is None or config.eval_steps or validating <= VALIDATION_SHARE * counters.elapsed:
-                    self._validate(self._recent_loss())
+                    self._validate(self.run.recent_loss)
                 before = counters.elapsed
                 counters.elapsed, stopped = agree(time.monotonic() - began, stop())
                 validating += counters.elapsed - before
-                next_validation = self._validation_after(self._fraction())
+                next_validation = self._validation_after(self.run.fraction)
                 saved_at = counters.elapsed
             elif save:
                 self._save(self.folder / "last.pt")
@@ -278,12 +264,12 @@ class Trainer:
         Raises:
             DivergedError: the rate has been halved often enough.
         """
-        step, elapsed, lr_scale = self.counters.step, self.counters.elapsed, self.counters.lr_scale / 2
-        self._take_up(self._good)
-        self.counters.lr_scale, self.counters.elapsed = lr_scale, elapsed
-        self._metrics.drop_after(self.counters.step)
+        step, elapsed, lr_scale = self.run.counters.step, self.run.counters.elapsed, self.run.counters.lr_scale / 2
+        self.run.take_up(self._good)
+        self.run.counters.lr_scale, self.run.counters.elapsed = lr_scale, elapsed
+        self._metrics.drop_after(self.run.counters.step)
         if self.processes.first:
-            drop_samples_after(self.folder, self.counters.step)
+            drop_samples_after(self.folder, self.run.counters.step)
         if lr_scale < 0.5**TRIES:
             last = self.folder / "last.pt"
             kept = f"; {last} is from before" if last.exists() else ""
@@ -292,17 +278,17 @@ class Trainer:
                 f"has diverged; begin again with a lower --lr (it was {self.config.lr:g}){kept}"
             )
         self.listener.noticed(
-            f"the loss exploded ({loss:.3g} at step {step:,}): back to step {self.counters.step:,}, "
+            f"the loss exploded ({loss:.3g} at step {step:,}): back to step {self.run.counters.step:,}, "
             f"with the rate halved to {self.config.lr * lr_scale:g}"
         )
 
     def _log(self, factor: float, norm: float, speed: float) -> None:
         """A line in metrics.jsonl."""
         self._metrics.write(
-            step=self.counters.step,
-            epoch=round(self.streams.epoch, 4),
-            elapsed=round(self.counters.elapsed, 3),
-            loss=self._recent_loss(),
+            step=self.run.counters.step,
+            epoch=round(self.run.streams.epoch, 4),
+            elapsed=round(self.run.counters.elapsed, 3),
+            loss=self.run.recent_loss,
             lr=self.config.lr * factor,
             grad_norm=norm,
             chars_per_second=round(speed),
@@ -310,10 +296,10 @@ class Trainer:
 
     def _step(self, factor: float) -> tuple[Tensor, Tensor]:
         """One batch forward, back, and update; mean loss in nats and gradient norm, scalars still on the device."""
-        x_TB, y_TB = (to_device(ids, self.device) for ids in self.streams.next(self.config.seq_len))
+        x_TB, y_TB = (to_device(ids, self.device) for ids in self.run.streams.next(self.config.seq_len))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits_TBV, state = self.forward(x_TB, self.state, self._resets(x_TB))
-        self.state = tuple(s.detach() for s in state)
+            logits_TBV, state = self.forward(x_TB, self.run.state, self._resets(x_TB))
+        self.run.state = tuple(s.detach() for s in state)
         logits_NV, targets = logits_TBV.float().flatten(0, 1), y_TB.flatten()
         count: int | Tensor = y_TB.numel()
         if self.split.items is None:
@@ -325,34 +311,30 @@ class Trainer:
         objective = loss * self.config.seq_len if self.config.loss_sum else loss
         mean, share = self.processes.mean(loss, count)
         (objective * share).backward()  # type: ignore[no-untyped-call]
-        return mean, self.optimizers.step(factor)
+        return mean, self.run.optimizers.step(factor)
 
     def _resets(self, x_TB: Tensor) -> Tensor | None:
         """Where the state is to be zero after the inputs: at the ends of items."""
         return None if self.split.items is None else x_TB == self.split.items.end
 
-    def _recent_loss(self) -> float:
-        """Mean training loss of the last steps."""
-        return float(self.losses[: self.counters.step].mean())
-
     def _validate(self, train_loss: float) -> bool:
         """Validation loss, checkpoint under all its names, a sample for the listener; False if it went back."""
-        counters, most = self.counters, self.data_config.val_max
+        counters, most = self.run.counters, self.data_config.val_max
         if self.split.items is not None:
-            val_loss = items_loss(self.model, self.split.items, self.processes, most=most)
+            val_loss = items_loss(self.run.model, self.split.items, self.processes, most=most)
         elif self.split.val is not None:
-            val_loss = streams_loss(self.model, self.split.val, self.config.seq_len, self.processes, most=most)
+            val_loss = streams_loss(self.run.model, self.split.val, self.config.seq_len, self.processes, most=most)
         else:
             ids, start = self.split.val_ids, self.vocabulary.start_token
-            val_loss = validation_loss(self.model, ids, start, self.processes, most=most)
+            val_loss = validation_loss(self.run.model, ids, start, self.processes, most=most)
         if self._exploded(val_loss):
             self._roll_back(val_loss)
             return False
         best = val_loss < counters.best_val_loss
         if best:
             counters.best_val_loss = val_loss
-        epoch = self.streams.epoch
-        self.history.append(
+        epoch = self.run.streams.epoch
+        self.run.history.append(
             {
                 "step": counters.step,
                 "epoch": round(epoch, 4),
@@ -393,112 +375,19 @@ class Trainer:
     def _save(self, *paths: Path) -> None:
         """A checkpoint under all these names, and the point to roll back to."""
         self._metrics.sync()
-        self._good = self.checkpoint()
+        self._good = self.run.checkpoint()
         if self.processes.first:
             self._good.save(*paths)
 
     def _sample(self) -> str:
         if not self.processes.first:
             return ""
-        return sample_live(self.model, self.vocabulary, length=SAMPLE_LENGTH, seed=self.counters.step)
-
-    def checkpoint(self) -> Checkpoint:
-        """The run as it stands, ready to be saved; the same in all processes, and for any number of them."""
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        places = self.streams.places if isinstance(self.streams, ItemStreams) else None
-        parts = self.processes.gather((on_cpu(self.state), rng, places))
-        checkpoint = Checkpoint(
-            model_config=self.model.config,
-            data_config=self.data_config,
-            train_config=self.config,
-            vocabulary=self.vocabulary,
-            corpus=self._corpus_summary(),
-            weights=self.model.state_dict(),
-            progress={
-                "step": self.counters.step,
-                "epoch": self.streams.epoch,
-                "position": self.streams.position,
-                "elapsed": self.counters.elapsed,
-                "val_loss": self.history[-1]["val_loss"] if self.history else None,
-                "best_val_loss": self.counters.best_val_loss,
-                "lr_scale": self.counters.lr_scale,
-            },
-            history=list(self.history),
-            resume={
-                "optimizers": self.optimizers.state_dict(),
-                "state": [torch.cat(rows) for rows in zip(*(part[0] for part in parts), strict=True)],
-                "losses": self.losses,
-                "rng": parts[0][1],
-                "rng_of_others": [part[1] for part in parts[1:]],
-                "places": None if places is None else torch.cat([part[2] for part in parts if part[2] is not None]),
-            },
-        )
-        # Copies on the CPU: training goes on and writes over the originals.
-        checkpoint.weights, checkpoint.resume = on_cpu(checkpoint.weights), on_cpu(checkpoint.resume)
-        return checkpoint
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Takes up everything that ``checkpoint()`` had put down."""
-        if checkpoint.corpus.get("sha256") != self.corpus.sha256:
-            raise CheckpointError(
-                f"the run was trained on another text ({checkpoint.corpus.get('description')}); "
-                "resume with the same one, or begin a new run"
-            )
-        self._take_up(checkpoint)
-
-    def _take_up(self, checkpoint: Checkpoint) -> None:
-        try:
-            self.model.load_state_dict(checkpoint.weights)
-            self.optimizers.load_state_dict(checkpoint.resume["optimizers"])
-            progress, states = checkpoint.progress, checkpoint.resume["state"]
-            shapes = [tuple(s.shape) for s in states]
-            self.state = tuple(s[self.rows].to(self.device) for s in states)
-            self.losses = checkpoint.resume["losses"].to(self.device).view(RECENT)
-            if isinstance(self.streams, ItemStreams):
-                self.streams.places = checkpoint.resume["places"][self.rows]
-            self.streams.position = int(progress["position"])
-            counters = self.counters  # changed in place: a running loop holds on to it
-            counters.step = int(progress["step"])
-            counters.elapsed = float(progress["elapsed"])
-            counters.best_val_loss = float(progress["best_val_loss"])
-            counters.lr_scale = float(progress["lr_scale"])
-            self.history = list(checkpoint.history)
-            self._take_up_rng([checkpoint.resume["rng"], *checkpoint.resume.get("rng_of_others", [])])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"this checkpoint cannot be resumed: {error}") from error
-        if shapes != [tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)]:
-            raise CheckpointError("this checkpoint cannot be resumed with another batch size or architecture")
-
-    def _take_up_rng(self, states: list[dict[str, Tensor]]) -> None:
-        """The random-number states of all processes; a run that had fewer has none for this one."""
-        if self.processes.rank >= len(states):
-            self._reseed()
-            return
-        own = states[self.processes.rank]
-        torch.set_rng_state(own["cpu"])
-        if "cuda" in own and self.device.type == "cuda":
-            torch.cuda.set_rng_state(own["cuda"], self.device)
-
-    def _reseed(self) -> None:
-        """Random numbers of this process's own: equal dropout in all rows would be half a dropout."""
-        torch.manual_seed((self.config.seed + 7919 * self.processes.rank) % 2**63)
+        return sample_live(self.run.model, self.vocabulary, length=SAMPLE_LENGTH, seed=self.run.counters.step)
 
     @property
     def train_characters(self) -> int:
         """Characters that are trained on."""
         return self.split.train_characters
-
-    def _fraction(self) -> float:
-        """Part of the budget that is used up."""
-        config, counters = self.config, self.counters
-        if config.steps is not None:
-            return counters.step / config.steps
-        if config.epochs is not None:
-            return self.streams.epoch / config.epochs
-        assert config.time is not None
-        return counters.elapsed / config.time
 
     def _validation_after(self, fraction: float) -> float:
         """Part of the budget at which to validate next."""
@@ -506,25 +395,25 @@ class Trainer:
 
     def _validation_due(self, next_validation: float) -> bool:
         if self.config.eval_steps is not None:
-            return self.counters.step % self.config.eval_steps == 0
-        return self._fraction() >= next_validation
+            return self.run.counters.step % self.config.eval_steps == 0
+        return self.run.fraction >= next_validation
 
     def _report(self, speed: float) -> None:
-        fraction = min(1.0, self._fraction())
-        left = self.counters.elapsed * (1 - fraction) / fraction if fraction else math.inf
+        fraction = min(1.0, self.run.fraction)
+        left = self.run.counters.elapsed * (1 - fraction) / fraction if fraction else math.inf
         self.listener.progressed(
             Progress(
-                step=self.counters.step,
-                epoch=self.streams.epoch,
+                step=self.run.counters.step,
+                epoch=self.run.streams.epoch,
                 fraction=fraction,
-                loss=self._recent_loss(),
+                loss=self.run.recent_loss,
                 chars_per_second=speed,
                 seconds_left=left,
             )
         )
 
     def _announce(self) -> None:
-        model, config = self.model.config, self.config
+        model, config = self.run.model.config, self.config
         budget = (
             f"{config.steps:,} steps"
             if config.steps is not None
@@ -542,7 +431,7 @@ class Trainer:
                 train_characters=self.train_characters,
                 batches=self.split.batches,
                 vocab_size=len(self.vocabulary),
-                parameters=self.model.num_parameters(),
+                parameters=self.run.model.num_parameters(),
                 dropout=model.dropout,
                 settings=(
                     f"{model.cell} {model.num_layers}×{model.hidden_size}, dropout {model.dropout:g}, "
@@ -550,7 +439,7 @@ class Trainer:
                     + (f", {self.processes.size} processes" if self.processes.size > 1 else "")
                 ),
                 budget=budget,
-                step=self.counters.step,
+                step=self.run.counters.step,
                 vocabulary=self.corpus.report,
             )
         )
@@ -586,32 +475,13 @@ class Trainer:
         for path in periodic[:-KEEP]:
             path.unlink(missing_ok=True)
 
-    def _corpus_summary(self) -> dict[str, Any]:
-        return {
-            "name": self.corpus.name,
-            "description": self.corpus.description,
-            "arguments": list(self.corpus.arguments),
-            "sha256": self.corpus.sha256,
-            "characters": len(self.corpus.ids),
-        }
-
     def _settings(self) -> dict[str, Any]:
         return {
-            "model": self.model.config.to_json(),
+            "model": self.run.model.config.to_json(),
             "data": self.data_config.to_json(),
             "train": self.config.to_json(),
-            "corpus": self._corpus_summary(),
+            "corpus": corpus_summary(self.corpus),
         }
-
-
-@contextmanager
-def _flushed_denormals() -> Iterator[None]:
-    """Numbers of 1e-38 slow a CPU down many times; the whole process is concerned, so it is undone."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def resumable(folder: Path) -> Checkpoint:

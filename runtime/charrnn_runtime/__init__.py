@@ -27,8 +27,9 @@ from charrnn_runtime.errors import (
 
 if TYPE_CHECKING:
     from charrnn_runtime.conversation import Conversation, Snapshot
-    from charrnn_runtime.engine import Engine, Job, Scored
+    from charrnn_runtime.engine import Engine
     from charrnn_runtime.generation import Generation
+    from charrnn_runtime.jobs import Job, Scored
     from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
     from charrnn_runtime.options import SamplingOptions
     from charrnn_runtime.sampler import Request, Sampler, Score
@@ -40,14 +41,14 @@ _LAZY = {
     "Conversation": "conversation",
     "Engine": "engine",
     "Generation": "generation",
-    "Job": "engine",
+    "Job": "jobs",
     "ModelFile": "model_file",
     "ModelInfo": "model_file",
     "Request": "sampler",
     "Sampler": "sampler",
     "SamplingOptions": "options",
     "Score": "sampler",
-    "Scored": "engine",
+    "Scored": "jobs",
     "Snapshot": "conversation",
     "StateSpec": "model_file",
     "Vocabulary": "vocab",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from charrnn_runtime.errors import SnapshotError, UsageError
-from charrnn_runtime.generation import with_start
+from charrnn_runtime.generation import read, with_start
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import check_count
 from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream
@@ -139,8 +139,7 @@ class Conversation:
                 self._runner.step(self._pending)
             self._logits = None
             tokens = ids if self._pending is not None else with_start(ids, self._info)
-            for token in tokens[:-1].tolist():
-                self._runner.step(token)
+            self._runner = read(self._cell, self._runner, tokens[:-1])
             self._pending = int(tokens[-1])
 
     def draw(self, length: int, *, stop: str | Sequence[str] = ()) -> str:

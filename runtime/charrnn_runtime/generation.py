@@ -16,6 +16,7 @@ from charrnn_runtime.session import Cell, Logits, Runner, State
 from charrnn_runtime.vocab import Ids, Vocabulary
 
 _BLOCK = 64  # steps drawn before the texts get to know of it
+_READ = 256  # tokens of a long prompt that are read at once
 _FEW = 8  # rows; fewer are drawn one by one as fast
 
 FinishReason = Literal["length", "stop", "end"]
@@ -137,9 +138,9 @@ class Text:
 
 def draw_one(cell: Cell, text: Text) -> Iterator[str]:
     """The pieces of one text."""
-    runner = cell.runner(1)
+    runner = read(cell, cell.runner(1), text.prompt[:-1])
     step, draw, add = runner.step, text.draw, text.add
-    logits = feed(runner, text.prompt)[0]
+    logits = step(int(text.prompt[-1]))[0]
     while True:
         token = draw(logits)
         if piece := add(token):
@@ -289,12 +290,16 @@ def _regroup(cell: Cell, runner: Runner | None, keep: list[int], new: int) -> Ru
     return cell.runner(len(keep) + new, state)
 
 
-def feed(runner: Runner, tokens: Ids) -> Logits:
-    """Feeds a prompt ``[n]``, n at least 1; the logits ``[1, vocab]`` after its last token."""
-    *before, last = tokens.tolist()
-    for token in before:
-        runner.step(token)
-    return runner.step(last)
+def read(cell: Cell, runner: Runner, tokens: Ids) -> Runner:
+    """Feeds tokens ``[n]`` to one stream for its state alone; the runner to go on with."""
+    reader = cell.reader(len(tokens), runner.state()) if len(tokens) else None
+    if reader is None:
+        for token in tokens.tolist():
+            runner.step(token)
+        return runner
+    for begin in range(0, len(tokens), _READ):
+        reader.read(tokens[begin : begin + _READ])
+    return cell.runner(1, reader.state())
 
 
 def with_start(prompt: Ids, info: ModelInfo) -> Ids:

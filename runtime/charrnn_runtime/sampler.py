@@ -19,8 +19,8 @@ from charrnn_runtime.model_file import ModelInfo, read_model_file
 from charrnn_runtime.options import DrawOptions, SamplingOptions, check_count, new_seed
 from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
 from charrnn_runtime.scoring import score_many
-from charrnn_runtime.sequence import MIN_TOKENS, Reader, SequenceGraph, StepReader
-from charrnn_runtime.session import Cell, Logits, OnnxCell, State, Tokens, open_session
+from charrnn_runtime.sequence import SequenceGraph
+from charrnn_runtime.session import Cell, Logits, OnnxCell, Reader, State, StepReader, Tokens, open_session
 from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
 
 if TYPE_CHECKING:
@@ -114,11 +114,10 @@ class Sampler:
         if session is not model:
             cell.check_placement()
             warn_of_two_wheels()
-        self._cell: Cell = cell
-        self._sequence = None
         # Elsewhere than on the CPU, and for a session of which nobody has the file, steps will do.
         if file is not None and cell.device == "cpu" and SequenceGraph.possible(info):
-            self._sequence = SequenceGraph(file.data, info, threads)
+            cell.sequences = SequenceGraph(file.data, info, threads)
+        self._cell: Cell = cell
         self.info = info
         if info.dtype == "float16" and self.device == "cpu":
             log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", name)
@@ -128,7 +127,6 @@ class Sampler:
         """A sampler over another implementation of the step (the trainer's, in torch)."""
         sampler = cls.__new__(cls)
         sampler._cell = cell
-        sampler._sequence = None
         sampler.info = info
         return sampler
 
@@ -340,9 +338,7 @@ class Sampler:
 
     def _reader(self, tokens: int | None) -> Reader:
         """What reads a text of so many tokens, or of nobody knows how many."""
-        if self._sequence is not None and (tokens is None or tokens >= MIN_TOKENS):
-            return self._sequence.reader()
-        return StepReader(self._cell.runner(1), len(self.vocabulary))
+        return self._cell.reader(tokens) or StepReader(self._cell.runner(1), len(self.vocabulary))
 
     def _score(self, reader: Reader, before: int, targets: Ids) -> NDArray[np.float64]:
         """Log-probabilities ``[n]`` of tokens that follow what the reader has read and ``before``, not yet read."""

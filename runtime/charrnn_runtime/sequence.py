@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,43 +20,20 @@ from numpy.typing import NDArray
 from charrnn_runtime._protobuf import message, text
 from charrnn_runtime.errors import ModelFileError
 from charrnn_runtime.model_file import ModelInfo, read_tensors
-from charrnn_runtime.session import Logits, Runner, State, Tokens, open_session
+from charrnn_runtime.session import Logits, State, Tokens, open_session
 
-MIN_TOKENS = 512  # shorter texts are read step by step: they are done before the graph is made
 _MAX_VOCAB = 1024  # beyond it the one-hot product costs more than the steps save
 _FLOAT, _INT64 = 1, 7  # TensorProto.DataType
 _OPSET, _IR_VERSION = 18, 10
 
 
-class Reader(Protocol):
-    """Reads a text block by block and keeps its state in between."""
-
-    def read(self, tokens: Tokens) -> Logits:
-        """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
-
-
-class StepReader:
-    """A reader over the step."""
-
-    def __init__(self, runner: Runner, vocab: int) -> None:
-        self._runner = runner
-        self._vocab = vocab
-
-    def read(self, tokens: Tokens) -> Logits:
-        """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
-        logits = np.empty((len(tokens), self._vocab), np.float32)
-        for row, token in enumerate(tokens.tolist()):
-            logits[row] = self._runner.step(token)[0]
-        return logits
-
-
 class SequenceReader:
-    """A reader over the graph of a ``SequenceGraph``, from the zero state."""
+    """A reader over the graph of a ``SequenceGraph``, from states ``[1, size]``."""
 
-    def __init__(self, session: Any, sizes: list[int]) -> None:
+    def __init__(self, session: Any, state: State) -> None:
         self._session = session
-        self._names = [f"state_{i}" for i in range(len(sizes))]
-        self._state: State = tuple(np.zeros((1, 1, size), np.float32) for size in sizes)
+        self._names = [f"state_{i}" for i in range(len(state))]
+        self._state: State = tuple(s[None] for s in state)
 
     def read(self, tokens: Tokens) -> Logits:
         """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
@@ -65,6 +42,10 @@ class SequenceReader:
         self._state = tuple(state)
         result: Logits = logits
         return result
+
+    def state(self) -> State:
+        """The states, each ``[1, size]``."""
+        return tuple(s[0] for s in self._state)
 
 
 class SequenceGraph:
@@ -82,8 +63,8 @@ class SequenceGraph:
         """Whether the file says where the weights for it are, in a way that this runtime knows."""
         return info.sequence.get("operator") == "LSTM" and len(info.vocabulary) <= _MAX_VOCAB
 
-    def reader(self) -> SequenceReader:
-        """A reader from the zero state.
+    def reader(self, state: State | None = None) -> SequenceReader:
+        """A reader from the given state, each ``[1, size]``, or from zero.
 
         Raises:
             ModelFileError: the weights are not what the metadata says.
@@ -92,7 +73,8 @@ class SequenceGraph:
             if self._session is None:
                 data = lstm_graph(self._data, self._info)
                 self._session = open_session(data, device="cpu", threads=self._threads)
-        return SequenceReader(self._session, [state.size for state in self._info.states])
+        zero = tuple(np.zeros((1, spec.size), np.float32) for spec in self._info.states)
+        return SequenceReader(self._session, state or zero)
 
 
 def lstm_graph(data: bytes, info: ModelInfo) -> bytes:

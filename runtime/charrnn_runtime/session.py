@@ -25,6 +25,8 @@ from charrnn_runtime.options import check_count
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+MIN_TOKENS = 512  # shorter texts are read step by step: they are done before the graph over a sequence is made
+
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]
 State = tuple[NDArray[np.float32], ...]
@@ -44,6 +46,16 @@ class Runner(Protocol):
         """A copy of the states, each ``[batch, size]``."""
 
 
+class Reader(Protocol):
+    """Reads a text block by block and keeps its state in between."""
+
+    def read(self, tokens: Tokens) -> Logits:
+        """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
+
+    def state(self) -> State:
+        """The states, each ``[1, size]``."""
+
+
 class Cell(Protocol):
     """What a sampler needs of a model; ONNX Runtime here, torch in the trainer."""
 
@@ -52,11 +64,43 @@ class Cell(Protocol):
     def runner(self, batch: int, state: State | None = None) -> Runner:
         """A runner for ``batch`` streams, from the given state or from zero."""
 
+    def reader(self, tokens: int | None, state: State | None = None, /) -> Reader | None:
+        """What reads a text of so many tokens, or of nobody knows how many, faster than steps do, if anything does."""
+
+
+class Sequences(Protocol):
+    """Makes readers."""
+
+    def reader(self, state: State | None = None) -> Reader:
+        """A reader from the given state, each ``[1, size]``, or from zero."""
+
+
+class StepReader:
+    """A reader over the step."""
+
+    def __init__(self, runner: Runner, vocab: int) -> None:
+        self._runner = runner
+        self._vocab = vocab
+
+    def read(self, tokens: Tokens) -> Logits:
+        """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
+        logits = np.empty((len(tokens), self._vocab), np.float32)
+        for row, token in enumerate(tokens.tolist()):
+            logits[row] = self._runner.step(token)[0]
+        return logits
+
+    def state(self) -> State:
+        """The states, each ``[1, size]``."""
+        return self._runner.state()
+
 
 class OnnxCell:
     """The step of a model file in an ONNX Runtime session.
 
     Safe to use from many threads: each runner has buffers of its own.
+
+    Attributes:
+        sequences: reads long texts, where the model file and the device allow it.
 
     Raises:
         ModelFileError: the graph's inputs and outputs are not those that the metadata lists.
@@ -65,6 +109,7 @@ class OnnxCell:
     def __init__(self, session: InferenceSession, info: ModelInfo) -> None:
         self.session = session
         self.info = info
+        self.sequences: Sequences | None = None
         self.device = device_name(session)
         self.providers = tuple(session.get_providers())
         self._check_graph()
@@ -72,6 +117,12 @@ class OnnxCell:
     def runner(self, batch: int, state: State | None = None) -> OnnxRunner:
         """A runner for ``batch`` streams, from the given state or from zero."""
         return OnnxRunner(self, batch, state)
+
+    def reader(self, tokens: int | None, state: State | None = None, /) -> Reader | None:
+        """What reads a text of so many tokens, or of nobody knows how many, faster than steps do, if anything does."""
+        if self.sequences is None or (tokens is not None and tokens < MIN_TOKENS):
+            return None
+        return self.sequences.reader(state)
 
     def check_placement(self) -> None:
         """Runs a step and replaces ``providers`` by those that computed it; for a session of ``open_session``.

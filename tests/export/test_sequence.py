@@ -11,7 +11,8 @@ import pytest
 from charrnn_export import Exported
 from charrnn_runtime import ModelFileError, Sampler
 from charrnn_runtime.model_file import PREFIX, seal
-from charrnn_runtime.sequence import MIN_TOKENS, SequenceGraph, StepReader
+from charrnn_runtime.sequence import SequenceGraph, SequenceReader
+from charrnn_runtime.session import MIN_TOKENS, Logits, StepReader, Tokens
 from onnx import ModelProto
 
 Export = Callable[[str, int], Exported]
@@ -42,6 +43,30 @@ def test_long_texts_are_scored_alike_at_once_in_pieces_and_in_a_batch(exported: 
     np.testing.assert_allclose(np.concatenate(list(pieces)), score, atol=1e-5)
 
 
+def test_long_prompts_are_read_at_once_and_continued_alike(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = Sampler(exported("lstm", 2).data)
+    blocks: list[int] = []
+    read = SequenceReader.read
+
+    def counted(self: SequenceReader, tokens: Tokens) -> Logits:
+        blocks.append(len(tokens))
+        return read(self, tokens)
+
+    monkeypatch.setattr(SequenceReader, "read", counted)
+    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_TOKENS + 90))
+    batch = sampler.sample_batch([prompt] * 2, length=300, seed=4)
+    assert not blocks, "a batch reads prompts side by side"
+    assert sampler.sample(prompt, length=300, seed=4) == batch[0]
+    assert sum(blocks) == len(prompt) - 1, "the last one is fed for its logits"
+    assert "".join(sampler.stream(prompt, length=300, seed=4, index=1)) == batch[1]
+    # From a state that is not zero, and back into it: a conversation.
+    del blocks[:]
+    conversation = sampler.start(prompt[:20], seed=4)
+    conversation.feed(prompt[20:])
+    assert sum(blocks) == len(prompt) - 21
+    assert conversation.draw(300) == batch[0]
+
+
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
 def test_other_cells_are_read_step_by_step(exported: Export, cell: str) -> None:
     info = exported(cell, 1).info
@@ -69,5 +94,7 @@ def test_metadata_that_lies_about_the_weights_is_refused(exported: Export, chang
     assert PREFIX + "sequence" in info.to_metadata()
     sampler = Sampler(seal(model.SerializeToString()))
     assert sampler.sample(length=5, seed=1)  # the step is whole
+    with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
+        sampler.sample("a" * (MIN_TOKENS + 1), length=1)
     with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
         sampler.score("a" * MIN_TOKENS)

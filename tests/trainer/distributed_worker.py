@@ -41,7 +41,7 @@ def run(folder: Path, job: dict[str, Any], group: Processes | None = None) -> Tr
     trainer = Trainer(**arguments, folder=target)
     # Only rank 0 is asked to stop: the others must follow.
     last = job.get("stop_after") if group is None or group.first else None
-    trainer.train(lambda: last is not None and trainer.counters.step >= last)
+    trainer.train(lambda: last is not None and trainer.run.counters.step >= last)
     return trainer
 
 

@@ -255,7 +255,7 @@ def test_a_signal_saves_and_exits_with_its_code(
     step = Trainer._step
 
     def interrupting(self: Trainer, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.counters.step == 2:
+        if self.run.counters.step == 2:
             signal.raise_signal(number)
         return step(self, factor)
 

@@ -33,6 +33,7 @@ HALF = {"batch_size": 4, "steps": 20, "eval_steps": 10, "optimizer": "adamw"}
 JOBS: list[dict[str, Any]] = [
     {"name": "plain", "train": MUON},
     {"name": "odd", "train": ODD, "cell": "gru", "data": {"split": "streams"}},
+    {"name": "items", "train": ODD, "data": {"lines": True}},
     {"name": "half", "train": HALF, "stop_after": 13},
     {"name": "rest", "train": HALF, "resume": "alone"},
     {"name": "wet", "train": HALF, "dropout": 0.5},
@@ -84,8 +85,8 @@ def folder(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_gloo
 @pytest.mark.parametrize(
     ("job", "allowed"),
-    [(JOBS[0], 1e-4), (JOBS[1], 1e-5)],
-    ids=["streams around the text", "an odd batch, char-rnn's split"],
+    [(JOBS[0], 1e-4), (JOBS[1], 1e-5), (JOBS[2], 1e-5)],
+    ids=["streams around the text", "an odd batch, char-rnn's split", "an odd batch of lines"],
 )
 def test_two_processes_have_the_losses_of_one(folder: Path, job: dict[str, Any], allowed: float) -> None:
     single = run_job(folder, job | {"name": job["name"] + " single"})
@@ -96,7 +97,7 @@ def test_two_processes_have_the_losses_of_one(folder: Path, job: dict[str, Any],
     for a, b in zip(one.history, two.history, strict=True):
         assert (a["step"], a["epoch"]) == (b["step"], b["epoch"])
         assert abs(a["val_loss"] - b["val_loss"]) < allowed
-    for state, expected in zip(one.resume["state"], single.state, strict=True):
+    for state, expected in zip(one.resume["state"], single.run.state, strict=True):
         assert torch.allclose(state, expected, atol=100 * allowed)
 
 
@@ -106,13 +107,54 @@ def test_begun_as_two_and_resumed_as_one_and_the_other_way_round(folder: Path) -
     resumed = run_job(folder, {"name": "half", "train": HALF, "resume": "half"})
     other_way = load_checkpoint(folder / "rest" / "last.pt")
     assert load_checkpoint(folder / "half" / "last.pt").progress["step"] == 20
-    for weights in (resumed.model.state_dict(), other_way.weights):
-        for name, weight in straight.model.state_dict().items():
+    for weights in (resumed.run.model.state_dict(), other_way.weights):
+        for name, weight in straight.run.model.state_dict().items():
             assert torch.allclose(weight, weights[name], atol=1e-4), name
-    last = straight.history[-1]["val_loss"]
-    assert abs(resumed.history[-1]["val_loss"] - last) < 1e-4
+    last = straight.run.history[-1]["val_loss"]
+    assert abs(resumed.run.history[-1]["val_loss"] - last) < 1e-4
     assert abs(other_way.history[-1]["val_loss"] - last) < 1e-4
-    assert other_way.progress["position"] == straight.streams.position
+    assert other_way.progress["position"] == straight.run.streams.position
+
+
+def begin(*arguments: object, together: bool) -> subprocess.Popen[str]:
+    """``charrnn train`` in a process, or in two under torchrun, all in one process group of the system's."""
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    command = [sys.executable, *(torchrun if together else []), "-m", "charrnn", "train", *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@needs_gloo
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("together", [True, False], ids=["two, then one", "one, then two"])
+def test_killed_and_resumed_by_another_number(folder: Path, tmp_path: Path, together: bool) -> None:
+    recipe = ["--device", "cpu", "--precision", "fp32", "--hidden-size", "16", "--optimizer", "adamw", "--lr", "0.002"]
+    recipe += ["--dropout", "0", "--batch-size", "6", "--seq-len", "16", "--steps", "600", "--eval-steps", "20"]
+    text, killed, whole = folder / "text.txt", tmp_path / "killed", tmp_path / "whole"
+    started = begin(text, "--out", killed, *recipe, together=together)
+    try:
+        until = time.monotonic() + 60
+        while not (killed / "last.pt").exists():
+            assert started.poll() is None, started.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        for pid in [started.pid, *children(started.pid)]:
+            os.kill(pid, signal.SIGKILL)
+        started.communicate()
+    assert 20 <= load_checkpoint(killed / "last.pt").progress["step"] < 600
+    runs = [
+        begin(text, "--out", killed, "--resume", together=not together),
+        begin(text, "--out", whole, *recipe, together=False),
+    ]
+    for run in runs:
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
+    one, other = (load_checkpoint(path / "last.pt") for path in (killed, whole))
+    assert one.progress["step"] == other.progress["step"] == 600
+    assert one.progress["position"] == other.progress["position"]
+    assert abs(one.history[-1]["val_loss"] - other.history[-1]["val_loss"]) < 1e-4
 
 
 @needs_gloo
@@ -134,14 +176,8 @@ def test_only_one_process_writes(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_process_that_dies_ends_the_others_with_a_message(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port(),
-        "-m", "charrnn", "train", str(folder / "text.txt"), "--out", str(run), "--device", "cpu",
-        "--hidden-size", "16", "--dropout", "0", "--steps", "1000000", "--eval-steps", "20",
-    ]  # fmt: skip
-    started = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    recipe = ["--device", "cpu", "--hidden-size", "16", "--dropout", "0", "--steps", "1000000", "--eval-steps", "20"]
+    started = begin(folder / "text.txt", "--out", run, *recipe, together=True)
     try:
         until = time.monotonic() + 60
         while not (run / "best.pt").exists():
@@ -162,16 +198,22 @@ def test_a_process_that_dies_ends_the_others_with_a_message(folder: Path, tmp_pa
 
 def worker(agent: int, *, rank: int) -> int:
     """The process id of torchrun's child of this rank."""
+    for pid in children(agent):
+        if f"RANK={rank}".encode() in (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0"):
+            return pid
+    pytest.fail("torchrun has no such child")
+
+
+def children(parent: int) -> list[int]:
+    """Ids of the processes that a process has begun (Linux; elsewhere none is found)."""
+    found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) != agent:
-                continue
-            variables = (path / "environ").read_bytes().split(b"\0")
+            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.name))
         except OSError:
             continue
-        if f"RANK={rank}".encode() in variables:
-            return int(path.name)
-    pytest.fail("torchrun has no such child")
+    return found
 
 
 def test_one_process_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,18 +311,18 @@ def test_a_run_on_items_resumes_bit_by_bit_in_the_middle_of_an_epoch(
     straight = make_trainer("straight", **settings)
     straight.train()
     first = make_trainer("first", **settings)
-    first.train(lambda: first.counters.step >= 13)
-    assert 0 < first.streams.epoch % 1 < 1
+    first.train(lambda: first.run.counters.step >= 13)
+    assert 0 < first.run.streams.epoch % 1 < 1
     second = make_trainer("first", checkpoint=resumable(first.folder), **settings)
     second.train()
-    for name, weight in straight.model.state_dict().items():
-        assert torch.equal(weight, second.model.state_dict()[name]), name
-    assert isinstance(straight.streams, ItemStreams)
-    assert isinstance(second.streams, ItemStreams)
+    for name, weight in straight.run.model.state_dict().items():
+        assert torch.equal(weight, second.run.model.state_dict()[name]), name
+    assert isinstance(straight.run.streams, ItemStreams)
+    assert isinstance(second.run.streams, ItemStreams)
     for _ in range(9):
-        for ours, theirs in zip(straight.streams.next(9), second.streams.next(9), strict=True):
+        for ours, theirs in zip(straight.run.streams.next(9), second.run.streams.next(9), strict=True):
             assert np.array_equal(ours, theirs)
-    assert straight.history[-1]["val_loss"] == second.history[-1]["val_loss"]
+    assert straight.run.history[-1]["val_loss"] == second.run.history[-1]["val_loss"]
 
 
 def test_training_on_items_learns_them(make_trainer: MakeTrainer, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def after(trainer: Trainer, steps: int) -> Callable[[], bool]:
-    return lambda: trainer.counters.step >= steps
+    return lambda: trainer.run.counters.step >= steps
 
 
 def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -51,16 +51,16 @@ def test_interrupted_and_resumed_equals_straight_bit_by_bit(
     second = make_trainer("first", checkpoint=resumable(first.folder), **settings)
     assert not second.train().interrupted
 
-    for name, weight in straight.model.state_dict().items():
-        assert torch.equal(weight, second.model.state_dict()[name]), name
-    for a, b in zip(straight.state, second.state, strict=True):
+    for name, weight in straight.run.model.state_dict().items():
+        assert torch.equal(weight, second.run.model.state_dict()[name]), name
+    for a, b in zip(straight.run.state, second.run.state, strict=True):
         assert torch.equal(a, b)
-    assert straight.streams.position == second.streams.position
-    assert straight.counters.best_val_loss == second.counters.best_val_loss
-    resumed = [entry for entry in without_times(second.history) if entry["step"] % 10 == 0 or entry["step"] > 40]
-    assert resumed == [e for e in without_times(straight.history) if e["step"] % 10 == 0 or e["step"] > 40]
+    assert straight.run.streams.position == second.run.streams.position
+    assert straight.run.counters.best_val_loss == second.run.counters.best_val_loss
+    resumed = [entry for entry in without_times(second.run.history) if entry["step"] % 10 == 0 or entry["step"] > 40]
+    assert resumed == [e for e in without_times(straight.run.history) if e["step"] % 10 == 0 or e["step"] > 40]
     extra = [] if interrupted_at % 10 == 0 else [interrupted_at]
-    assert sorted([e["step"] for e in straight.history] + extra) == [e["step"] for e in second.history]
+    assert sorted([e["step"] for e in straight.run.history] + extra) == [e["step"] for e in second.run.history]
     best = [load_checkpoint(folder / "best.pt") for folder in (straight.folder, second.folder)]
     assert best[0].progress["step"] == best[1].progress["step"]
 
@@ -92,14 +92,14 @@ def test_time_goes_on_counting(make_trainer: MakeTrainer) -> None:
     finished = second.train(after(second, 8))
     assert 590 < finished.elapsed < 600
     third = make_trainer(time=590, checkpoint=resumable(first.folder))
-    assert third._fraction() >= 1.0
+    assert third.run.fraction >= 1.0
 
 
 def test_a_larger_budget_carries_a_finished_run_on(make_trainer: MakeTrainer) -> None:
     make_trainer("a", steps=10).train()
     longer = make_trainer("a", steps=20, checkpoint=resumable(make_trainer("a").folder))
     assert longer.train().step == 20
-    assert [e["step"] for e in longer.history][:2] == [1, 2]
+    assert [e["step"] for e in longer.run.history][:2] == [1, 2]
 
 
 def test_another_text_is_refused(make_trainer: MakeTrainer, run: Run, tmp_path: Path) -> None:

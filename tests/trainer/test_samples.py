@@ -56,7 +56,7 @@ def test_a_resumed_run_writes_what_an_unbroken_one_writes(make_trainer: MakeTrai
     whole = make_trainer("whole", steps=12, eval_steps=4)
     whole.train()
     broken = make_trainer("broken", steps=12, eval_steps=4)
-    broken.train(stop=lambda: broken.counters.step >= 8)
+    broken.train(stop=lambda: broken.run.counters.step >= 8)
     # Written behind the checkpoint by a run that was then killed.
     append_sample(broken.folder, entry(11, "lost"))
     make_trainer("broken", steps=12, eval_steps=4, checkpoint=resumable(broken.folder)).train()

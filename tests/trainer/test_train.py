@@ -88,7 +88,7 @@ def test_the_listener_hears_everything_in_order(make_trainer: MakeTrainer, run: 
         assert progress.chars_per_second > 0
         assert math.isfinite(progress.seconds_left)
     started = recorder.events[0]
-    assert started.parameters == make_trainer("other").model.num_parameters()
+    assert started.parameters == make_trainer("other").run.model.num_parameters()
     assert started.train_characters < started.characters == len(run.text.read_text())
     assert started.budget == "20 steps"
 
@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(make_trainer: Make
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
         trainer = make_trainer(name, steps=15, seed=seed, dropout=0.3)
         trainer.train()
-        losses.append([(entry["train_loss"], entry["val_loss"]) for entry in trainer.history])
+        losses.append([(entry["train_loss"], entry["val_loss"]) for entry in trainer.run.history])
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
 
@@ -121,12 +121,12 @@ def test_the_training_loss_is_the_mean_of_the_last_steps(make_trainer: MakeTrain
 
 def test_state_is_carried_and_cut_from_the_graph(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(steps=5)
-    assert not any(s.any() for s in trainer.state)
+    assert not any(s.any() for s in trainer.run.state)
     trainer._step(1.0)
-    first = trainer.state
+    first = trainer.run.state
     assert all(s.abs().sum() > 0 and not s.requires_grad for s in first)
     trainer._step(1.0)
-    assert trainer.streams.position == 32
+    assert trainer.run.streams.position == 32
 
 
 def test_the_budgets_end_a_run(make_trainer: MakeTrainer) -> None:
@@ -156,7 +156,7 @@ def test_the_rate_falls_to_nothing_at_the_end_of_the_budget(
 def test_only_the_last_few_periodic_checkpoints_stay_and_the_best_is_kept(make_trainer: MakeTrainer) -> None:
     trainer = make_trainer(steps=12, eval_steps=2)
     trainer.train()
-    history = trainer.history
+    history = trainer.run.history
     names = {f"epoch{e['epoch']:.2f}-loss{e['val_loss']:.4f}.pt" for e in history[-3:]}
     assert {name for name in files(trainer.folder) if name.startswith("epoch")} == names
     best = load_checkpoint(trainer.folder / "best.pt")
@@ -239,15 +239,15 @@ def test_divergence_that_comes_back_ends_the_run_and_leaves_the_good_checkpoints
     step = trainer._step
 
     def poisoned(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if trainer.counters.step == 12:
+        if trainer.run.counters.step == 12:
             with torch.no_grad():
-                trainer.model.head.weight[0, 0] = math.nan
+                trainer.run.model.head.weight[0, 0] = math.nan
         return step(factor)
 
     trainer._step = poisoned  # type: ignore[method-assign]
     with pytest.raises(DivergedError, match=r"exploded \(nan at step 1\d\).*lower --lr .*last\.pt is from before"):
         trainer.train()
-    assert trainer.counters.step == 10
+    assert trainer.run.counters.step == 10
     for name in ("best.pt", "last.pt"):
         checkpoint = load_checkpoint(trainer.folder / name)
         assert checkpoint.progress["step"] == 10
@@ -260,22 +260,22 @@ def test_an_explosion_that_passes_is_gone_back_from_with_half_the_rate(make_trai
     step, poison = trainer._step, [math.nan]
 
     def poisoned(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if trainer.counters.step == 12 and poison:
+        if trainer.run.counters.step == 12 and poison:
             with torch.no_grad():
-                trainer.model.head.weight[0, 0] = poison.pop()
+                trainer.run.model.head.weight[0, 0] = poison.pop()
         return step(factor)
 
     trainer._step = poisoned  # type: ignore[method-assign]
     finished = trainer.train()
     (notice,) = recorder.notices
     assert re.search(r"exploded \(nan at step 1\d\): back to step 10, with the rate halved to 0\.005", notice)
-    assert [entry["step"] for entry in trainer.history] == [5, 10, 15, 20]
+    assert [entry["step"] for entry in trainer.run.history] == [5, 10, 15, 20]
     assert math.isfinite(finished.val_loss)
     assert load_checkpoint(finished.last).progress["lr_scale"] == 0.5
 
 
 def test_a_model_that_was_sure_of_another_text_may_begin_worse_than_guessing(make_trainer: MakeTrainer) -> None:
-    weights = {name: w.clone() for name, w in make_trainer("other").model.state_dict().items()}
+    weights = {name: w.clone() for name, w in make_trainer("other").run.model.state_dict().items()}
     weights["head.bias"][0] += 20.0  # expects nothing but newlines: about 20 nats, where guessing costs 3.2
     recorder = Recorder()
     trainer = make_trainer(steps=5, weights=weights, listener=recorder)
@@ -299,7 +299,7 @@ def test_a_full_disk_ends_the_run_with_the_earlier_checkpoints_whole(
     fsync = os.fsync
 
     def full(handle: int) -> None:
-        if trainer.counters.step > 5:
+        if trainer.run.counters.step > 5:
             raise OSError(28, "No space left on device")
         fsync(handle)
 
@@ -316,6 +316,6 @@ def test_bytes_and_bfloat16_train_too(make_trainer: MakeTrainer, tmp_path: Path)
     trainer = make_trainer(text=tmp_path / "noise.bin", steps=20, precision="bf16", bytes=True, listener=recorder)
     finished = trainer.train()
     assert finished.val_loss < math.log(256)
-    assert {w.dtype for w in trainer.model.state_dict().values()} == {torch.float32}
-    assert {s.dtype for s in trainer.state} == {torch.float32}
+    assert {w.dtype for w in trainer.run.model.state_dict().values()} == {torch.float32}
+    assert {s.dtype for s in trainer.run.state} == {torch.float32}
     assert recorder.events[0].precision == "bf16"
