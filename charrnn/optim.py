@@ -68,16 +68,15 @@ class Muon(torch.optim.Optimizer):
 def _orthogonal(matrices: Tensor) -> Tensor:
     """The nearest orthogonal matrices, roughly: [G, H, I], most singular values end up between 0.7 and 1.2.
 
-    Four steps of a quintic Newton-Schulz iteration with the coefficients of
+    Five steps of a quintic Newton-Schulz iteration with the coefficients of
     Jordan et al. (2024), in bfloat16, which is exact enough for a direction.
-    A fifth was worth 0.002 to 0.004 nats after equally many updates, and less
-    than the 8 % more updates that the same time has without it.
+    Four take 8 % less time for an update, and cost 0.01 nats in the end.
     """
     x: Tensor = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    for _ in range(4):
+    for _ in range(5):
         a = x @ x.mT
         b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
         x = torch.baddbmm(x, b, x, beta=3.4445)

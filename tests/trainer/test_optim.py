@@ -38,9 +38,7 @@ def test_muon_updates_are_orthogonal_gate_by_gate(gates: int, width: int) -> Non
     Muon([p], gates=gates, lr=1.0).step()
     for gate in p.view(gates, 8, width):
         values = torch.linalg.svdvals(gate)
-        # A square matrix has a tiny one by chance, which four steps do not bring all the way up.
-        assert float(values.min()) > 0.3
-        assert float(values.median()) > 0.8
+        assert float(values.min()) > 0.5
         assert float(values.max()) < 1.4
 
 
