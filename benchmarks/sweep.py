@@ -26,6 +26,7 @@ from charrnn.corpus import Corpus, read_corpus
 from charrnn.device import keep_freed_memory
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
+from charrnn.recipe import BOOST
 from charrnn.streams import split_streams
 from charrnn.validation import validation_loss
 
@@ -87,6 +88,7 @@ class Variant:
 
 VARIANTS = {
     "the recipe": Variant(),
+    "no boost of the rate at first": Variant(train={"boost": 1.0}),
     "averaged weights (EMA 0.998)": Variant(ema=True),
     "layer normalisation before the output": Variant(change=layer_norm),
     "dropout 0.1 on the embedding": Variant(change=input_dropout),
@@ -99,7 +101,7 @@ VARIANTS = {
     "two layers, residual": Variant(model={"num_layers": 2}, kind=Residual),
     "batch doubled, half as many steps": Variant(train={"batch_size": 64}),
     "batch halved, twice as many steps": Variant(train={"batch_size": 16}),
-    "AdamW instead of Muon": Variant(train={"optimizer": "adamw"}),
+    "AdamW instead of Muon": Variant(train={"optimizer": "adamw", "boost": 1.0}),
 }
 
 
@@ -107,7 +109,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
     """Validation loss in nats, and seconds of training."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    standard = TrainConfig()
+    standard = TrainConfig(boost=BOOST)
     config = replace(standard, steps=steps, **variant.train)
     steps = steps * standard.batch_size // config.batch_size
     model_config = replace(base, **variant.model)
