@@ -92,4 +92,7 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
         command = [sys.executable, "-c", FAULTS, what]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert faults("keep") < 1000 < faults("leave")
+    kept, left = faults("keep"), faults("leave")
+    if left == 0:
+        pytest.skip("this kernel counts no page faults")
+    assert kept < 1000 < left
