@@ -17,7 +17,7 @@ from charrnn_runtime.vocab import Ids
 
 from charrnn_export.errors import ExportError, QualityError
 from charrnn_export.half import halve
-from charrnn_export.quantize import quantize
+from charrnn_export.quantize import quantize, quantized_sequence
 from charrnn_export.step import StepModule
 from charrnn_export.trace import trace
 from charrnn_export.verify import STEPS, SequenceForward, check_half, check_parity
@@ -89,6 +89,9 @@ def export_model(
     info = replace(info, parity=parity)
     if dtype != "float32":
         proto, info = _smaller(proto, info, dtype, validation, max_cost, parity_steps)
+    # The exporter of torch folds away what changes nothing, as a bias of zeros.
+    if not {tensor.name for tensor in proto.graph.initializer}.issuperset(info.sequence.get("weights", {}).values()):
+        info = replace(info, sequence={})
     for key, value in info.to_metadata().items():
         proto.metadata_props.add(key=key, value=value)
     data = seal(proto.SerializeToString(deterministic=True))
@@ -110,7 +113,7 @@ def _smaller(
     if dtype == "float16":
         figure = check_half(proto.SerializeToString(), small.SerializeToString(), info, steps=steps)
         info = replace(info, parity={**info.parity, "float16": figure})
-    info = replace(info, dtype=dtype, sequence={})
+    info = replace(info, dtype=dtype, sequence=quantized_sequence(info.sequence) if dtype == "int8" else {})
     if not measured:
         return small, info
     assert validation is not None

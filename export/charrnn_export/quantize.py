@@ -10,7 +10,8 @@ The output layer stays float32: it is small, and the logits are made there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,6 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
         columns, column_scale = _quantize_columns(numpy_helper.to_array(weights[weight]))
         graph.initializer.remove(weights[weight])
         integers = constant(f"{weight}.int8", columns)
-        # ONNX Runtime fuses the product, Cast and Mul into one kernel.
         factors = constant(f"{weight}.scale", column_scale / np.float32(_LEVELS))
         name, out = f"{node.name}.int8", node.output[0]
         steps = [
@@ -74,6 +74,20 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.value_info[:]  # shapes of values that are no more
     checker.check_model(quantized, full_check=True)
     return quantized
+
+
+def quantized_sequence(sequence: Mapping[str, Any]) -> dict[str, Any]:
+    """``charrnn.sequence`` of the int8 copy; empty where no operator for it is known.
+
+    ONNX's recurrent operators have no int8 form with the step's arithmetic, so each cell needs a
+    graph of its own in the runtime; the LSTM, the usual cell, has one.
+    """
+    if sequence.get("operator") != "LSTM":
+        return {}
+    names = dict(sequence["weights"])
+    for key in [key for key in names if key.endswith((".recurrent", ".weight")) and not key.startswith("head.")]:
+        names |= {key: f"{names[key]}.int8", f"{key}.scale": f"{names[key]}.scale"}
+    return {"operator": "LSTM int8", "weights": names}
 
 
 def _quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -44,14 +44,22 @@ class StepModule(nn.Module):
         return [f"{kind}_{i}" for i in range(self.num_layers) for kind in STATES[self.cell]]
 
     def sequence_weights(self) -> dict[str, Any]:
-        """``charrnn.sequence``: which of the file's tensors an ONNX LSTM operator over a sequence is made from."""
-        if self.cell != "lstm":
-            return {}
-        names = {"0.input": "layer_0.input.rows", "0.recurrent": "layer_0.weight"}
-        for i in range(1, self.num_layers):
-            names |= {f"{i}.weight": f"layer_{i}.weight", f"{i}.bias": f"layer_{i}.bias"}
+        """``charrnn.sequence``: which of the file's tensors an ONNX operator over a sequence is made from."""
+        names = {"0.input": "layer_0.input.rows"}
+        for i in range(self.num_layers):
+            layer = f"layer_{i}"
+            if self.cell == "gru":
+                names |= {
+                    f"{i}.recurrent": f"{layer}.recurrent.weight",
+                    f"{i}.recurrent_bias": f"{layer}.recurrent.bias",
+                }
+                names |= {f"{i}.input": f"{layer}.input.weight", f"{i}.input_bias": f"{layer}.input.bias"} if i else {}
+            else:
+                key = f"{i}.weight" if i else "0.recurrent"
+                names |= {key: f"{layer}.weight"}
+                names |= {f"{i}.bias": f"{layer}.bias"} if i else {}
         names |= {"head.weight": "head.weight", "head.bias": "head.bias"}
-        return {"operator": "LSTM", "weights": names}
+        return {"operator": self.cell.upper(), "weights": names}
 
     def forward(self, token: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         per_layer = len(STATES[self.cell])

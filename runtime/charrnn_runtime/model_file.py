@@ -38,6 +38,7 @@ _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
 _ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
 _ATTRIBUTE_SPARSE_TENSOR, _ATTRIBUTE_SPARSE_TENSORS = 22, 23
 _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_RAW_DATA = 1, 2, 9
+_TENSOR_DTYPES = {1: "<f4", 3: "|i1"}  # TensorProto.DataType: those that are read
 _TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
 
 
@@ -187,15 +188,15 @@ def read_model_file(source: str | os.PathLike[str] | bytes) -> ModelFile:
     return ModelFile(data=data, info=info, name=name)
 
 
-def read_tensors(data: bytes, names: Set[str]) -> dict[str, NDArray[np.float32]]:
-    """The float32 initializers of these names, as views of the file's bytes; others are left out.
+def read_tensors(data: bytes, names: Set[str]) -> dict[str, NDArray[np.float32] | NDArray[np.int8]]:
+    """The float32 and int8 initializers of these names, as views of the file's bytes; others are left out.
 
     Raises:
         ModelFileError: the bytes of one are not as many as its shape says.
     """
     import numpy as np
 
-    found = {}
+    found: dict[str, NDArray[np.float32] | NDArray[np.int8]] = {}
     for graph in (part for part in fields(data) if part.number == _MODEL_GRAPH):
         for tensor in (part for part in _message(data, graph) if part.number == _GRAPH_INITIALIZER):
             name, kind, view = "", 0, memoryview(b"")
@@ -211,10 +212,11 @@ def read_tensors(data: bytes, names: Set[str]) -> dict[str, NDArray[np.float32]]
                     shape += packed_varints(data, part)
                 elif part.number == _TENSOR_RAW_DATA and part.wire_type == BYTES:
                     view = memoryview(data)[part.start : part.end]
-            if name in names and kind == 1:
-                if len(view) != 4 * math.prod(shape):
+            if name in names and kind in _TENSOR_DTYPES:
+                dtype = np.dtype(_TENSOR_DTYPES[kind])
+                if len(view) != dtype.itemsize * math.prod(shape):
                     raise ModelFileError(f"tensor {name!r} has {len(view)} bytes, which do not fit its shape {shape}")
-                found[name] = np.frombuffer(view, "<f4").reshape(shape)
+                found[name] = np.frombuffer(view, dtype).reshape(shape)
     return found
 
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from charrnn_export import Exported
-from charrnn_runtime import ModelFileError, Sampler
+import torch
+from charrnn_export import Exported, export_model
+from charrnn_runtime import ModelFileError, Sampler, Vocabulary
 from charrnn_runtime.model_file import PREFIX, seal
 from charrnn_runtime.sequence import SequenceGraph, SequenceReader
 from charrnn_runtime.session import MIN_TOKENS, Logits, StepReader, Tokens
 from onnx import ModelProto
 
+from charrnn.config import ModelConfig
+from charrnn.model import CharRNN
+
+if TYPE_CHECKING:
+    from tests.export.conftest import Trained
+
 Export = Callable[[str, int], Exported]
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
-def test_the_sequence_graph_computes_what_the_steps_compute(exported: Export, layers: int) -> None:
-    file = exported("lstm", layers)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_sequence_graph_computes_what_the_steps_compute(exported: Export, cell: str, layers: int) -> None:
+    file = exported(cell, layers)
     sampler = Sampler(file.data)
     tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 400)
     graph = SequenceGraph(file.data, file.info, threads=1)
@@ -31,6 +41,72 @@ def test_the_sequence_graph_computes_what_the_steps_compute(exported: Export, la
     reader = graph.reader()  # from zero again, and the state carried from block to block
     parts = [reader.read(tokens[a:b]) for a, b in ((0, 1), (1, 130), (130, 400))]
     np.testing.assert_allclose(np.concatenate(parts), steps, atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def int8(trained: Callable[[str, int], Trained]) -> Callable[[str, int], Exported]:
+    """An int8 file, its cost not measured."""
+
+    @functools.cache
+    def get(cell: str, layers: int) -> Exported:
+        made = trained(cell, layers)
+        return export_model(
+            made.weights,
+            made.vocabulary,
+            made.model.sequence_logits,
+            training={},
+            producer={},
+            parity_steps=5,
+            dtype="int8",
+            max_cost=math.inf,
+        )
+
+    return get
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_int8_sequences_keep_the_states_of_the_steps_to_the_last_bit(int8: Export, layers: int) -> None:
+    """A difference of rounding could move an activation by one of its 255 levels."""
+    file = int8("lstm", layers)
+    sampler = Sampler(file.data)
+    tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 700)
+    runner = sampler._cell.runner(1)
+    steps = StepReader(runner, len(file.info.vocabulary)).read(tokens)
+    reader = SequenceGraph(file.data, file.info, threads=1).reader()
+    parts = [reader.read(tokens[a:b]) for a, b in ((0, 1), (1, 257), (257, 700))]
+    np.testing.assert_allclose(np.concatenate(parts), steps, atol=1e-5)
+    assert np.abs(steps).max() > 0.1
+    for whole, stepped in zip(reader.state(), runner.state(), strict=True):
+        np.testing.assert_array_equal(whole, stepped)
+
+
+def test_int8_reads_long_prompts_at_once(int8: Export) -> None:
+    sampler = Sampler(int8("lstm", 2).data)
+    assert sampler._cell.reader(MIN_TOKENS) is not None
+    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_TOKENS + 90))
+    assert sampler.sample(prompt, length=300, seed=4) == sampler.sample_batch([prompt] * 2, length=300, seed=4)[0]
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_int8_files_of_other_cells_are_read_step_by_step(int8: Export, cell: str) -> None:
+    file = int8(cell, 2)
+    assert not file.info.sequence
+    assert Sampler(file.data)._cell.reader(MIN_TOKENS) is None
+
+
+def test_a_file_without_one_of_the_weights_says_nothing_of_sequences() -> None:
+    """A bias of zeros is folded away when the step is traced."""
+    torch.manual_seed(0)
+    model = CharRNN(ModelConfig(cell="rnn", num_layers=2, hidden_size=8), 5).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
+    vocabulary = Vocabulary.of_text("abcde")
+    out = export_model(model.export_weights(), vocabulary, model.sequence_logits, training={}, producer={})
+    names = {tensor.name for tensor in ModelProto.FromString(out.data).graph.initializer}
+    assert names.issuperset(out.info.sequence.get("weights", {}).values())
+    assert len(Sampler(out.data).score("abcde" * MIN_TOKENS).log_probs) == 5 * MIN_TOKENS
 
 
 def test_long_texts_are_scored_alike_at_once_in_pieces_and_in_a_batch(exported: Export) -> None:
@@ -65,13 +141,6 @@ def test_long_prompts_are_read_at_once_and_continued_alike(exported: Export, mon
     conversation.feed(prompt[20:])
     assert sum(blocks) == len(prompt) - 21
     assert conversation.draw(300) == batch[0]
-
-
-@pytest.mark.parametrize("cell", ["gru", "rnn"])
-def test_other_cells_are_read_step_by_step(exported: Export, cell: str) -> None:
-    info = exported(cell, 1).info
-    assert not info.sequence
-    assert not SequenceGraph.possible(info)
 
 
 @pytest.mark.parametrize(
