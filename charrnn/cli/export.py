@@ -75,9 +75,10 @@ def export(
     )
     if quality := exported.info.quality:
         whole, small = quality["float32"], quality[DTYPES[dtype]]
+        where = "the text given" if text else "validation text"
         typer.echo(
             f"{dtype}: {small:.4f} nats/char where fp32 has {whole:.4f} "
-            f"({small - whole:+.4f}), on {quality['tokens']:,} characters of validation text"
+            f"({small - whole:+.4f}), on {quality['tokens']:,} characters of {where}"
         )
     if dtype == "fp16":
         typer.echo(
