@@ -34,7 +34,9 @@ Shape = tuple[int, ...]
 def possible(info: ModelInfo) -> bool:
     """Whether the file says where the weights are, for an operator that is known here and pays."""
     operator = info.sequence.get("operator")
-    return operator in GATES and (operator == "LSTM int8" or len(info.vocabulary) <= _MAX_VOCAB)
+    if not isinstance(operator, str) or operator not in GATES:
+        return False
+    return operator == "LSTM int8" or len(info.vocabulary) <= _MAX_VOCAB
 
 
 def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
@@ -46,7 +48,7 @@ def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
         ModelFileError: the weights are not what the metadata says.
     """
     operator, layers, H = str(info.sequence["operator"]), info.num_layers, info.hidden_size
-    if [state.size for state in info.states] != [H] * (_states_of(operator) * layers):
+    if len(info.states) != _states_of(operator) * layers or any(state.size != H for state in info.states):
         raise _wrong(f"the states are not those of {operator} in every layer")
     graph = _Graph(operator, info, _weights(data, info, _shapes(operator, layers, H, len(info.vocabulary))))
     (graph.scans if operator == "LSTM int8" else graph.operators)()

@@ -167,3 +167,18 @@ def test_metadata_that_lies_about_the_weights_is_refused(exported: Export, chang
         sampler.sample("a" * (MIN_TOKENS + 1), length=1)
     with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
         sampler.score("a" * MIN_TOKENS)
+
+
+@pytest.mark.parametrize("operator", ["LSTM float4", ["LSTM"], {}, 7, None])
+def test_operators_that_are_unknown_are_ignored(exported: Export, operator: Any) -> None:
+    info = replace(exported("lstm", 2).info, sequence={"operator": operator, "weights": {}})
+    assert not SequenceGraph.possible(info)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_layers": 10**12}, {"num_layers": 1}, {"sequence": {"operator": "RNN", "weights": {}}}]
+)
+def test_metadata_that_lies_about_the_layers_is_refused_at_once(exported: Export, change: dict[str, Any]) -> None:
+    file = exported("lstm", 2)
+    with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
+        SequenceGraph(file.data, replace(file.info, **change), threads=1).reader()
