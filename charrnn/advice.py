@@ -25,7 +25,7 @@ def loss_advice(*, train_loss: float, val_loss: float, best_val_loss: float, dro
     """What the losses at the end of a run suggest for the next one (nats per character)."""
     gap = val_loss - train_loss
     described = f"training {train_loss:.3f}, validation {val_loss:.3f}"
-    if val_loss > best_val_loss + 0.02 or gap > max(0.35, 0.25 * val_loss):
+    if val_loss > best_val_loss + 0.01 or gap > max(0.35, 0.25 * val_loss):
         more = min(0.6, dropout + 0.2)
         return f"{described}: overfitting; try --dropout {more:.1f}, a smaller --hidden-size, or more text"
     if gap < 0.05 * val_loss:

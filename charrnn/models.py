@@ -16,10 +16,12 @@ from charrnn.run_folder import find_checkpoint
 if TYPE_CHECKING:
     from charrnn_export import Exported
     from charrnn_runtime.vocab import Ids
+    from numpy.typing import NDArray
 
     from charrnn.checkpoint import Checkpoint
 
-MEASURED = 1_000_000  # token ids of a text that are handed to the measurement of int8, which reads fewer
+MEASURED = 65_536  # tokens of a text on which int8 and float16 are measured
+_PIECES = 16  # of running text, scored side by side
 
 
 Dtype = Literal["float32", "float16", "int8"]
@@ -92,13 +94,13 @@ def export_checkpoint(
         opset=opset or DEFAULT_OPSET,
         parity_steps=parity_steps or STEPS,
         dtype=dtype,
-        validation=_validation(checkpoint, text) if dtype != "float32" and max_cost != math.inf else None,
+        validation=_validation(checkpoint, text) if dtype != "float32" and max_cost != math.inf else (),
         max_cost=MAX_COST if max_cost is None else max_cost,
     )
 
 
-def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> Ids:
-    """Token ids to measure a quantised model on."""
+def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> list[Ids]:
+    """Texts to measure a quantised model on: items, or pieces of running text."""
     import numpy as np
 
     from charrnn.corpus import read_corpus
@@ -112,17 +114,19 @@ def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> Ids:
             f"{arguments[0] if arguments else 'this text'}: it holds characters that the model has never seen "
             f"({error.character!r}); name another text"
         ) from error
-    if text:
-        return corpus.ids[:MEASURED].astype("int64")
-    if corpus.sha256 != checkpoint.corpus.get("sha256"):
+    if not text and corpus.sha256 != checkpoint.corpus.get("sha256"):
         raise CorpusError(f"{corpus.description}: no longer the text that the model was trained on; name one: --text")
     if corpus.items is not None:
         from charrnn.packed import Items
 
-        # One item behind the other; that the state is not reset between them is alike for both models.
-        items = Items(corpus, checkpoint.data_config.val_frac)
-        parts = [corpus.ids[items.bounds[i] : items.bounds[i + 1]] for i in items.validation_items(MEASURED)]
-        return np.concatenate(parts).astype(np.int64)
+        if text:  # those that are whole, or else the first
+            numbers = np.arange(max(1, int(np.searchsorted(corpus.items[1:], MEASURED, side="right"))))
+        else:
+            numbers = Items(corpus, checkpoint.data_config.val_frac).validation_items(MEASURED)
+        # The begin token is what scoring feeds first.
+        return [corpus.ids[corpus.items[i] + 1 : corpus.items[i + 1]].astype(np.int64) for i in numbers.tolist()]
+    if text:
+        return _pieces(corpus.ids[:MEASURED])
     split = split_streams(
         corpus.ids,
         kind=checkpoint.data_config.split,
@@ -131,10 +135,16 @@ def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> Ids:
         seq_len=checkpoint.train_config.seq_len,
     )
     if split.val is None:
-        return split.val_ids[:MEASURED].astype("int64")
+        return _pieces(split.val_ids[:MEASURED])
     # The ends of all streams, one behind the other: what was not trained on.
     places = split.val.starts_B[:, None] + np.arange(split.val.length)
-    return np.asarray(corpus.ids[places.ravel()[:MEASURED]], np.int64)
+    return _pieces(corpus.ids[places.ravel()[:MEASURED]])
+
+
+def _pieces(ids: NDArray[Any]) -> list[Ids]:
+    import numpy as np
+
+    return np.array_split(np.asarray(ids, np.int64), _PIECES)
 
 
 def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:

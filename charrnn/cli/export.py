@@ -50,12 +50,12 @@ def export(
 
     from charrnn.checkpoint import load_checkpoint
     from charrnn.errors import ConfigError
-    from charrnn.models import DTYPES, export_checkpoint
+    from charrnn.models import DTYPES, export_checkpoint, is_checkpoint
     from charrnn.run_folder import find_checkpoint
 
     source = find_checkpoint(checkpoint)
-    if model is not None and model.exists() and source.exists() and model.samefile(source):
-        raise ConfigError(f"{model}: this is the checkpoint itself; give the model file another name")
+    if model is not None and is_checkpoint(model):
+        raise ConfigError(f"{model}: this is a checkpoint, or named like one; give the model file another name, *.onnx")
     if dtype not in DTYPES:
         raise ConfigError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     exported = export_checkpoint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_OPSET = 18
 MAX_COST = 0.01  # nats per character that int8 or float16 may cost
-_STREAMS = 16  # validation text is scored in so many pieces side by side
-_MAX_VALIDATION = 65_536  # tokens; the difference of two models is known to about 0.0005 nats from so many
+_MIN_VALIDATION = 32  # tokens; fewer say nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ def export_model(
     opset: int = DEFAULT_OPSET,
     parity_steps: int = STEPS,
     dtype: Literal["float32", "float16", "int8"] = "float32",
-    validation: Ids | None = None,
+    validation: Sequence[Ids] = (),
     max_cost: float = MAX_COST,
 ) -> Exported:
     """Builds, traces, verifies and seals a model file of format 1.
@@ -66,8 +65,9 @@ def export_model(
         opset: ONNX opset, 18 to 23.
         parity_steps: length of the parity check.
         dtype: type of the weights in the file. The parity check is made before they are made smaller.
-        validation: token ids ``[n]`` on which int8 or float16 is measured against float32;
-            needed for it unless ``max_cost`` is infinite.
+        validation: texts, token ids ``[n]`` each, on which int8 or float16 is measured against
+            float32, every one from the start token; an end token may be the last of them. Needed
+            unless ``max_cost`` is infinite. 65,536 tokens tell a difference to about 0.0005 nats.
         max_cost: how many nats per character it may be worse.
 
     Raises:
@@ -102,11 +102,12 @@ def _smaller(
     proto: onnx.ModelProto,
     info: ModelInfo,
     dtype: Literal["float16", "int8"],
-    validation: Ids | None,
+    validation: Sequence[Ids],
     max_cost: float,
     steps: int,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
-    measured = validation is not None and len(validation) >= 2 * _STREAMS
+    tokens = sum(map(len, validation))
+    measured = tokens >= _MIN_VALIDATION
     if not measured and max_cost != math.inf:
         raise ExportError(f"{dtype} is measured on validation text before it is written: name some (--text)")
     small = quantize(proto) if dtype == "int8" else halve(proto)
@@ -116,7 +117,6 @@ def _smaller(
     info = replace(info, dtype=dtype, sequence=quantized_sequence(info.sequence) if dtype == "int8" else {})
     if not measured:
         return small, info
-    assert validation is not None
     nats = {name: _nats(model, info, validation) for name, model in (("float32", proto), (dtype, small))}
     cost = nats[dtype] - nats["float32"]
     if not cost <= max_cost:  # NaN fails too
@@ -124,17 +124,14 @@ def _smaller(
             f"{dtype} costs {cost:.4f} nats per character ({nats['float32']:.4f} becomes {nats[dtype]:.4f}), "
             f"more than the {max_cost:g} allowed; export float32, or allow it (--max-cost)"
         )
-    tokens = min(len(validation), _MAX_VALIDATION) // _STREAMS * _STREAMS
     quality: dict[str, Any] = {name: round(value, 5) for name, value in nats.items()} | {"tokens": tokens}
     return small, replace(info, quality=quality)
 
 
-def _nats(proto: onnx.ModelProto, info: ModelInfo, validation: Ids) -> float:
-    """Mean nats per character, in equal pieces from the zero state: the same for both models."""
+def _nats(proto: onnx.ModelProto, info: ModelInfo, validation: Sequence[Ids]) -> float:
+    """Mean nats per token."""
     sampler = Sampler.from_cell(OnnxCell(open_session(proto.SerializeToString(), device="cpu"), info), info)
-    length = min(len(validation), _MAX_VALIDATION) // _STREAMS
-    windows = np.asarray(validation[: length * _STREAMS], np.int64).reshape(_STREAMS, length)
-    return -float(sampler.score_windows(windows).mean())
+    return -float(np.concatenate(sampler.score_many(validation)).mean())
 
 
 def describe(step: StepModule, vocabulary: Vocabulary) -> ModelInfo:

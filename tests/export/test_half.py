@@ -36,7 +36,7 @@ def export_half(made: Trained, *, max_cost: float = 0.01, weights: ModelWeights 
         producer={},
         parity_steps=30,
         dtype="float16",
-        validation=VALIDATION,
+        validation=list(VALIDATION.reshape(8, 250)),
         max_cost=max_cost,
     )
 

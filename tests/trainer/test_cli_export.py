@@ -46,7 +46,7 @@ def test_split_streams_is_measured_on_what_was_not_trained_on(make_trainer: Make
     trainer = make_trainer(split="streams", steps=4, val_frac=0.2)
     trainer.train()
     checkpoint = load_checkpoint(next(trainer.folder.glob("best.pt")))
-    ids = _validation(checkpoint, ())
+    ids = np.concatenate(_validation(checkpoint, ()))
     assert trainer.split.val is not None
     assert isinstance(trainer.split.train, Streams)
     trained = {int(s) + n for s in trainer.split.train.starts_B for n in range(trainer.split.train.length)}

@@ -254,8 +254,8 @@ def test_export_refuses_places_and_checkpoints_that_cannot_be(run: Run, charrnn:
     best = tmp_path / "run" / "best.pt"
     (tmp_path / "link.onnx").symlink_to(best)
     before = best.read_bytes()
-    for target in (best, tmp_path / "link.onnx"):
-        refused(charrnn("export", tmp_path / "run", target), 2, "the checkpoint itself")
+    for target in (best, tmp_path / "link.onnx", tmp_path / "other.pt"):
+        refused(charrnn("export", tmp_path / "run", target), 2, "this is a checkpoint, or named like one")
     assert best.read_bytes() == before
     refused(charrnn("export", best, tmp_path), 1, "is a folder")
     refused(charrnn("export", best, "/dev/null/model.onnx"), 1, "cannot be written")

@@ -199,5 +199,6 @@ def test_a_sparkline_has_a_character_for_each_value(values: list[float]) -> None
 def test_sparkline_and_advice() -> None:
     assert sparkline([3.0, 2.0, 1.0]) == "█▄▁"
     assert "overfitting" in loss_advice(train_loss=0.6, val_loss=1.6, best_val_loss=1.5, dropout=0.0)
+    assert "overfitting" in loss_advice(train_loss=1.42, val_loss=1.472, best_val_loss=1.46, dropout=0.0)
     assert "underfitting" in loss_advice(train_loss=1.80, val_loss=1.82, best_val_loss=1.82, dropout=0.2)
     assert "healthy" in loss_advice(train_loss=1.3, val_loss=1.5, best_val_loss=1.5, dropout=0.2)
