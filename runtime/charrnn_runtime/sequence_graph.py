@@ -19,7 +19,7 @@ from charrnn_runtime._protobuf import message, text
 from charrnn_runtime.errors import ModelFileError
 from charrnn_runtime.model_file import ModelInfo, read_tensors
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTM int8": 4}  # operators and how many gates stand side by side
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTM int8": 4}  # operators and how many gates stand side by side
 
 _MAX_VOCAB = 1024  # beyond it the one-hot product of ONNX's operators costs more than the steps save
 _FLOAT, _UINT8, _INT8, _INT32, _INT64 = 1, 2, 3, 6, 7  # TensorProto.DataType
@@ -34,7 +34,7 @@ Shape = tuple[int, ...]
 def possible(info: ModelInfo) -> bool:
     """Whether the file says where the weights are, for an operator that is known here and pays."""
     operator = info.sequence.get("operator")
-    if not isinstance(operator, str) or operator not in GATES:
+    if not isinstance(operator, str) or operator not in _GATES:
         return False
     return operator == "LSTM int8" or len(info.vocabulary) <= _MAX_VOCAB
 
@@ -109,19 +109,15 @@ class _Graph:
         self.constant("zero_point", np.array(128, np.uint8))
         self.node("Gather", [self.constant("rows", w["0.input"]), "token"], ["in_0"])  # [n, 1, 4H]
         for i in range(self.layers):
-            if i == 0:
-                kind, recurrent, bias = _FLOAT, w["0.recurrent"], None
-                scale = self.constant("scale_0", w["0.recurrent.scale"])
-            else:
-                kind, recurrent = _INT32, w[f"{i}.weight"][H:]
-                scale, bias = (
-                    self.constant(f"scale_{i}", w[f"{i}.weight.scale"]),
-                    self.constant(f"B_{i}", w[f"{i}.bias"]),
-                )
+            key = f"{i}.weight" if i else "0.recurrent"
+            recurrent = self.constant(f"R_{i}", w[key][-H:])
+            scale = self.constant(f"scale_{i}", w[f"{key}.scale"])
+            bias = self.constant(f"B_{i}", w[f"{i}.bias"]) if i else None
+            if i:
+                inputs = self.constant(f"W_{i}", w[key][:H])
                 self.node("QuantizeLinear", [f"x_{i}", "scale", "zero_point"], [f"q_{i}"])
-                inputs = self.constant(f"W_{i}", w[f"{i}.weight"][:H])
                 self.node("MatMulInteger", [f"q_{i}", inputs, "zero_point"], [f"in_{i}"])
-            body = _lstm_body(i, kind, self.constant(f"R_{i}", recurrent), scale, bias, H)
+            body = _lstm_body(i, recurrent, scale, bias, H)
             states = self.states[2 * i : 2 * i + 2]
             outputs = [*(f"next_{state}" for state in states), f"x_{i + 1}"]
             self.node("Scan", [*states, f"in_{i}"], outputs, body=body, num_scan_inputs=1)
@@ -142,10 +138,11 @@ class _Graph:
         return message(1, _IR_VERSION) + message(8, message(2, _OPSET)) + message(7, graph)
 
 
-def _lstm_body(i: int, kind: int, recurrent: str, scale: str, bias: str | None, H: int) -> bytes:
-    """One token through layer i, as ``int8`` files compute it: h, c, input product ``[1, 4H]`` → h, c, h once more.
+def _lstm_body(i: int, recurrent: str, scale: str, bias: str | None, H: int) -> bytes:
+    """One token through layer i, as int8 files compute it: h, c, input product ``[1, 4H]`` → h, c, h once more.
 
-    The input product is a row of layer 0's table, float32, or a sum of whole numbers that lacks the recurrent part.
+    The input product of layer 0 is a row of its table, float32, that holds the bias. That of a layer
+    with a bias of its own is the sum of whole numbers to which the recurrent part is yet to be added.
     """
     nodes: list[bytes] = []
 
@@ -170,6 +167,7 @@ def _lstm_body(i: int, kind: int, recurrent: str, scale: str, bias: str | None, 
     next_c = node("Add", [kept, added], "next_c")
     next_h = node("Mul", [output_gate, node("Tanh", [next_c], "squashed_c")], "next_h")
     out = node("Identity", [next_h], "out")
+    kind = _FLOAT if bias is None else _INT32
     inputs = [_value(h, _FLOAT, [1, H]), _value(c, _FLOAT, [1, H]), _value(given, kind, [1, 4 * H])]
     return _graph(f"layer_{i}", nodes, inputs, [_value(name, _FLOAT, [1, H]) for name in (next_h, next_c, out)], [])
 
@@ -194,7 +192,7 @@ _ONNX_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 def _reordered(operator: str, weight: NDArray[Any]) -> NDArray[Any]:
     """``[G*H, …]`` with the gates in ONNX's order."""
-    gates = np.split(weight, GATES[operator])
+    gates = np.split(weight, _GATES[operator])
     return np.concatenate([gates[k] for k in _ONNX_ORDER[operator]])
 
 
@@ -204,7 +202,7 @@ def _states_of(operator: str) -> int:
 
 def _shapes(operator: str, layers: int, H: int, V: int) -> dict[str, Shape]:
     """Shapes that the weights must have, by the keys of ``charrnn.sequence``."""
-    wide = GATES[operator] * H
+    wide = _GATES[operator] * H
     shapes: dict[str, Shape] = {"0.input": (V, wide)}
     for i in range(layers):
         if operator == "GRU":
