@@ -26,7 +26,7 @@ from charrnn.corpus import Corpus, read_corpus
 from charrnn.device import keep_freed_memory
 from charrnn.model import CharRNN, State
 from charrnn.optim import Optimizers, schedule
-from charrnn.recipe import BOOST
+from charrnn.recipe import BOOST, BOOSTED_WARMUP_STEPS
 from charrnn.streams import split_streams
 from charrnn.validation import validation_loss
 
@@ -109,7 +109,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
     """Validation loss in nats, and seconds of training."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    standard = TrainConfig(boost=BOOST)
+    standard = TrainConfig(boost=BOOST, warmup_steps=BOOSTED_WARMUP_STEPS)
     config = replace(standard, steps=steps, **variant.train)
     steps = steps * standard.batch_size // config.batch_size
     model_config = replace(base, **variant.model)

@@ -21,6 +21,7 @@ READ_PER_PARAMETER = 5.0  # characters that must be read for each parameter: a l
 PARAMETERS_PER_CHARACTER = 1.5  # of training text: a larger model would know it by heart
 EPOCHS_WITHOUT_DROPOUT = 4.0
 BOOST = 3.0  # of the rate at the very beginning
+BOOSTED_WARMUP_STEPS = 5
 MEASURE_SECONDS = 0.4
 
 
@@ -74,7 +75,8 @@ def choose(
         reasons.append(f"dropout {model.dropout:g}")
     # Measured with Muon's rate and the cosine that follows; another rate is its giver's.
     if not {"boost", "lr", "optimizer", "schedule"} & set(given):
-        train = replace(train, boost=BOOST)
+        warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
+        train = replace(train, boost=BOOST, warmup_steps=warmup)
     if not reasons:
         return Choice(model=model, train=train, reason="")
     reason = (

@@ -66,6 +66,9 @@ def test_the_boost_is_for_the_rate_that_it_was_measured_with() -> None:
     assert chosen(TrainConfig(steps=100)).train.boost == 3.0
     for name in ("boost", "lr", "optimizer", "schedule"):
         assert chosen(TrainConfig(steps=100), given={name}).train.boost == 1.0
+    assert chosen(TrainConfig(steps=100)).train.warmup_steps == 5
+    assert chosen(TrainConfig(steps=100, warmup_steps=30), given={"warmup_steps"}).train.warmup_steps == 30
+    assert chosen(TrainConfig(steps=100), given={"lr"}).train.warmup_steps == 20
     assert all(recipe.train["boost"] == 1.0 for recipe in presets().values())
 
 
