@@ -20,6 +20,7 @@ from charrnn_runtime.options import DrawOptions, SamplingOptions, check_count, n
 from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
 from charrnn_runtime.scoring import score_many
 from charrnn_runtime.sequence import SequenceGraph
+from charrnn_runtime.sequence_graph import sequence_possible
 from charrnn_runtime.session import Cell, Logits, OnnxCell, Reader, State, StepReader, Tokens, open_session
 from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
 
@@ -115,7 +116,7 @@ class Sampler:
             cell.check_placement()
             warn_of_two_wheels()
         # Elsewhere than on the CPU, and for a session of which nobody has the file, steps will do.
-        if file is not None and cell.device == "cpu" and SequenceGraph.possible(info):
+        if file is not None and cell.device == "cpu" and sequence_possible(info):
             cell.sequences = SequenceGraph(file.data, info, threads)
         self._cell: Cell = cell
         self.info = info

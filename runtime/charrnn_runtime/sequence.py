@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from charrnn_runtime.model_file import ModelInfo
-from charrnn_runtime.sequence_graph import possible, sequence_graph
+from charrnn_runtime.sequence_graph import sequence_graph
 from charrnn_runtime.session import Logits, State, Tokens, open_session
 
 
@@ -49,11 +49,6 @@ class SequenceGraph:
         self._threads = threads
         self._lock = threading.Lock()
         self._session: Any = None
-
-    @staticmethod
-    def possible(info: ModelInfo) -> bool:
-        """Whether the file says where the weights for it are, in a way that this runtime knows."""
-        return possible(info)
 
     def reader(self, state: State | None = None) -> SequenceReader:
         """A reader from the given state, each ``[1, size]``, or from zero.

@@ -31,7 +31,7 @@ Weights = dict[str, NDArray[Any]]
 Shape = tuple[int, ...]
 
 
-def possible(info: ModelInfo) -> bool:
+def sequence_possible(info: ModelInfo) -> bool:
     """Whether the file says where the weights are, for an operator that is known here and pays."""
     operator = info.sequence.get("operator")
     if not isinstance(operator, str) or operator not in _GATES:
@@ -40,7 +40,7 @@ def possible(info: ModelInfo) -> bool:
 
 
 def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
-    """A serialized ONNX model for a file for which it is ``possible``.
+    """A serialized ONNX model for a file for which it is possible.
 
     token int64 ``[n, 1]``, state_0, state_1 … → logits ``[n, vocab]``, next_state_0 …
 

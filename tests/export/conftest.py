@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,15 +80,16 @@ class Trained:
     def weights(self) -> ModelWeights:
         return self.model.export_weights()
 
-    def export(self, *, steps: int = 20, opset: int = 18) -> Exported:
+    def export(self, *, steps: int = 20, **settings: Any) -> Exported:
+        """``export_model`` with these settings of its own: opset, dtype, validation, max_cost."""
         return export_model(
             self.weights,
             self.vocabulary,
             self.model.sequence_logits,
             training={"corpus": "none"},
             producer={"tests": "1"},
-            opset=opset,
             parity_steps=steps,
+            **settings,
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from charrnn_export import Exported, ExportError, ParityError, QualityError, export_model
+from charrnn_export import Exported, ExportError, ParityError, QualityError
 from charrnn_export import verify as verify_module
 from charrnn_export.half import halve
 from charrnn_export.step import StepModule
@@ -19,26 +19,14 @@ from charrnn_runtime import Sampler
 from onnx import TensorProto
 
 if TYPE_CHECKING:
-    from charrnn_export import ModelWeights
-
     from tests.export.conftest import Trained
 
 CELLS = ("lstm", "gru", "rnn")
 VALIDATION = np.random.default_rng(0).integers(0, 20, 2000)
 
 
-def export_half(made: Trained, *, max_cost: float = 0.01, weights: ModelWeights | None = None) -> Exported:
-    return export_model(
-        weights or made.weights,
-        made.vocabulary,
-        made.model.sequence_logits,
-        training={},
-        producer={},
-        parity_steps=30,
-        dtype="float16",
-        validation=list(VALIDATION.reshape(8, 250)),
-        max_cost=max_cost,
-    )
+def export_half(made: Trained, *, max_cost: float = 0.01) -> Exported:
+    return made.export(steps=30, dtype="float16", validation=list(VALIDATION.reshape(8, 250)), max_cost=max_cost)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -94,8 +82,7 @@ def test_weights_beyond_the_range_are_refused(trained: Callable[[str, int], Trai
 
 def test_without_text_only_where_any_cost_is_allowed(trained: Callable[[str, int], Trained]) -> None:
     made = trained("rnn", 1)
-    arguments = (made.weights, made.vocabulary, made.model.sequence_logits)
     with pytest.raises(ExportError, match="float16 is measured on validation text"):
-        export_model(*arguments, training={}, producer={}, parity_steps=3, dtype="float16")
-    out = export_model(*arguments, training={}, producer={}, parity_steps=3, dtype="float16", max_cost=math.inf)
+        made.export(steps=3, dtype="float16")
+    out = made.export(steps=3, dtype="float16", max_cost=math.inf)
     assert (out.info.dtype, out.info.quality) == ("float16", {})

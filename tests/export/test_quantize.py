@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from charrnn_export import Exported, ExportError, QualityError, export_model
+from charrnn_export import Exported, ExportError, QualityError
 from charrnn_export.quantize import _quantize_columns
 from charrnn_runtime import Sampler
 
@@ -17,17 +17,8 @@ VALIDATION = np.random.default_rng(0).integers(0, 20, 4000)
 
 
 def export_int8(made: Trained, *, max_cost: float = 0.01) -> Exported:
-    return export_model(
-        made.weights,
-        made.vocabulary,
-        made.model.sequence_logits,
-        training={},
-        producer={},
-        parity_steps=10,
-        dtype="int8",
-        validation=np.split(VALIDATION, [7, 7, 2000]),  # texts of any length
-        max_cost=max_cost,
-    )
+    texts = np.split(VALIDATION, [7, 7, 2000])  # of any length
+    return made.export(steps=10, dtype="int8", validation=texts, max_cost=max_cost)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -69,15 +60,7 @@ def test_int8_that_costs_too_much_is_refused(trained: Callable[[str, int], Train
 def test_int8_needs_a_text(trained: Callable[[str, int], Trained]) -> None:
     made = trained("rnn", 1)
     with pytest.raises(ExportError, match="validation text"):
-        export_model(
-            made.weights,
-            made.vocabulary,
-            made.model.sequence_logits,
-            training={},
-            producer={},
-            parity_steps=3,
-            dtype="int8",
-        )
+        made.export(steps=3, dtype="int8")
 
 
 def test_columns_come_back_within_half_a_level() -> None:
