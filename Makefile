@@ -37,6 +37,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Prints the tables that the README quotes.
 bench: $(VENV)/.installed

@@ -17,7 +17,7 @@ from charrnn_export import Exported, export_model
 from charrnn_runtime import Request, Sampler, Vocabulary
 
 from charrnn.config import ModelConfig
-from charrnn.model import CharRNN
+from charrnn.model.char_rnn import CharRNN
 
 VOCABULARY = Vocabulary(symbols=tuple(range(32, 97)))
 _LENGTH = 1000  # characters of one text of the memory table

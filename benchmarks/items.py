@@ -22,12 +22,12 @@ import torch
 from torch.nn import functional as F
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
-from charrnn.corpus import read_corpus
-from charrnn.device import choose_device, choose_precision
-from charrnn.model import CharRNN
-from charrnn.optim import Optimizers
-from charrnn.packed import NO_TARGET, Items, ItemStreams
-from charrnn.streams import Streams
+from charrnn.data.corpus import read_corpus
+from charrnn.data.item_streams import NO_TARGET, Items, ItemStreams
+from charrnn.data.streams import Streams
+from charrnn.model.char_rnn import CharRNN
+from charrnn.training.device import choose_device, choose_precision
+from charrnn.training.optim import Optimizers
 
 
 def training_step(

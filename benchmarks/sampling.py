@@ -27,7 +27,7 @@ from charrnn_runtime import ModelInfo, Sampler, Vocabulary
 from charrnn_runtime.model_file import seal
 
 from charrnn.config import ModelConfig
-from charrnn.model import CharRNN
+from charrnn.model.char_rnn import CharRNN
 
 VOCABULARY = Vocabulary(symbols=tuple(range(32, 97)))
 

@@ -141,7 +141,7 @@ def random_model(folder: Path) -> Path:
     from charrnn_runtime import Vocabulary
 
     from charrnn.config import ModelConfig
-    from charrnn.model import CharRNN
+    from charrnn.model.char_rnn import CharRNN
 
     torch.manual_seed(0)
     vocabulary = Vocabulary(symbols=tuple(range(32, 128)))

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
-from charrnn.corpus import Corpus, read_corpus
-from charrnn.device import keep_freed_memory
-from charrnn.model import CharRNN, State
-from charrnn.optim import Optimizers, schedule
-from charrnn.recipe import BOOST, BOOSTED_WARMUP_STEPS
-from charrnn.streams import split_streams
-from charrnn.validation import validation_loss
+from charrnn.data.corpus import Corpus, read_corpus
+from charrnn.data.streams import split_streams
+from charrnn.model.char_rnn import CharRNN, State
+from charrnn.training.defaults import BOOST, BOOSTED_WARMUP_STEPS
+from charrnn.training.device import keep_freed_memory
+from charrnn.training.optim import Optimizers, schedule
+from charrnn.training.validation import validation_loss
 
 EMA_DECAY = 0.998
 

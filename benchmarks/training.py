@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.config import ModelConfig, TrainConfig
-from charrnn.device import choose_device, choose_precision, keep_freed_memory
-from charrnn.model import CharRNN
-from charrnn.optim import Optimizers
+from charrnn.model.char_rnn import CharRNN
+from charrnn.training.device import choose_device, choose_precision, keep_freed_memory
+from charrnn.training.optim import Optimizers
 
 VOCAB = 65
 

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Files that are either the old one or the new one, never half of one; and where cached files are kept."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def cache_folder() -> Path:
+    """Where downloads and prepared texts are kept: ``$CHARRNN_CACHE``, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get("CHARRNN_CACHE") or platformdirs.user_cache_dir("charrnn"))
 
 
 def _umask() -> int:

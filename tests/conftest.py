@@ -23,8 +23,8 @@ from hypothesis import settings
 
 from charrnn.cli import main
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
-from charrnn.corpus import Corpus, read_corpus
-from charrnn.train import Trainer
+from charrnn.data.corpus import Corpus, read_corpus
+from charrnn.training.trainer import Trainer
 
 torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
@@ -102,8 +102,8 @@ class Run:
 @pytest.fixture(scope="session")
 def run(text: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A one-layer LSTM trained for 100 steps, its run folder and its exported model. Do not change the files."""
-    from charrnn.checkpoint import load_checkpoint
-    from charrnn.models import export_checkpoint
+    from charrnn.inference.models import export_checkpoint
+    from charrnn.runs.checkpoint import load_checkpoint
 
     folder = tmp_path_factory.mktemp("trained")
     path = folder / "text.txt"

@@ -91,8 +91,8 @@ def bench(
 @contextmanager
 def _model_files(models: list[Path]) -> Iterator[list[tuple[Path, str]]]:
     """(file, name) of each model; a checkpoint is exported as fp32 and as int8 first."""
-    from charrnn.models import DTYPES, export_checkpoint, is_checkpoint
-    from charrnn.run_folder import find_checkpoint
+    from charrnn.inference.models import DTYPES, export_checkpoint, is_checkpoint
+    from charrnn.runs.folder import find_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         files = []
@@ -101,7 +101,7 @@ def _model_files(models: list[Path]) -> Iterator[list[tuple[Path, str]]]:
             if not is_checkpoint(path):
                 files.append((path, str(path)))
                 continue
-            from charrnn.checkpoint import load_checkpoint
+            from charrnn.runs.checkpoint import load_checkpoint
 
             checkpoint = load_checkpoint(path)
             for dtype in ("fp32", "int8"):

@@ -13,11 +13,12 @@ app = typer.Typer(help="Known corpora: list them, fetch them, say where they are
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a corpus.")] = False) -> None:
     """List the known corpora, with size, licence and checksum, and which are here already."""
-    from charrnn import catalogue
+    from charrnn.data import catalogue
+    from charrnn.files import cache_folder
 
     for name in catalogue.names():
         known = catalogue.entry(name)
-        here = (catalogue.cache_folder() / known.file_name).is_file()
+        here = (cache_folder() / known.file_name).is_file()
         if as_json:
             values = {"name": name, "url": known.url, "size": known.size, "sha256": known.sha256 or None}
             values |= {"licence": known.licence, "description": known.description, "here": here}
@@ -33,7 +34,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object 
 @app.command()
 def fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names from the list.")]) -> None:
     """Download known corpora into the cache, or go on with a download that broke off."""
-    from charrnn import catalogue
+    from charrnn.data import catalogue
 
     for name in names:
         catalogue.entry(name)
@@ -45,7 +46,7 @@ def fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Na
 @app.command()
 def path(name: Annotated[str, typer.Argument(help="A name from the list.")]) -> None:
     """Print where a known corpus is in the cache; fails if it is not there whole."""
-    from charrnn import catalogue
+    from charrnn.data import catalogue
     from charrnn.errors import DownloadError
 
     found = catalogue.fetched(name)

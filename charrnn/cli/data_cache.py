@@ -14,7 +14,7 @@ from charrnn.cli.data import app
 @app.command("cache")
 def show_cache(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Texts that are kept as token ids, so that the next run starts at once."""
-    from charrnn import cache
+    from charrnn.data import cache
 
     found = cache.entries()
     if as_json:
@@ -36,7 +36,7 @@ def show_cache(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.
 @app.command("clear")
 def clear_cache() -> None:
     """Remove the token ids of all texts; the texts themselves, and downloads, stay."""
-    from charrnn import cache
+    from charrnn.data import cache
 
     count, freed = cache.clear()
     typer.echo(f"{cache.folder()}: {count} texts removed, {freed / 1e6:,.1f} MB")

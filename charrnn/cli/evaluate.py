@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from charrnn_runtime import Sampler
 
     from charrnn.config import DataConfig
-    from charrnn.lines import ItemScore
+    from charrnn.inference.item_scores import ItemScore
 
 
 def evaluate(
@@ -39,11 +39,11 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How well a model predicts a text: nats and bits per character, perplexity; bits per item."""
+    from charrnn.cli.console import reading
     from charrnn.config import DataConfig
-    from charrnn.console import reading
     from charrnn.errors import ConfigError
-    from charrnn.evaluation import evaluate_text
-    from charrnn.models import open_sampler
+    from charrnn.inference.evaluation import evaluate_text
+    from charrnn.inference.models import open_sampler
 
     if split not in ("all", "train", "val"):
         raise ConfigError(f"unknown split {split!r}; known: all, train, val")
@@ -90,7 +90,7 @@ def _items(
     """Scores by item; with ``each`` they go to standard output, and the sum of them to standard error."""
     from dataclasses import replace
 
-    from charrnn.lines import item_config, score_items, strangest_first
+    from charrnn.inference.item_scores import item_config, score_items, strangest_first
 
     config = item_config(sampler.info)
     if divided.has_items:

@@ -48,10 +48,10 @@ def export(
     if model is not None:
         check_writable(model)
 
-    from charrnn.checkpoint import load_checkpoint
     from charrnn.errors import ConfigError
-    from charrnn.models import DTYPES, export_checkpoint, is_checkpoint
-    from charrnn.run_folder import find_checkpoint
+    from charrnn.inference.models import DTYPES, export_checkpoint, is_checkpoint
+    from charrnn.runs.checkpoint import load_checkpoint
+    from charrnn.runs.folder import find_checkpoint
 
     source = find_checkpoint(checkpoint)
     if model is not None and is_checkpoint(model):
@@ -92,8 +92,8 @@ def _write_site_of_model_file(path: Path, folder: Path, *, cdn: bool) -> bool:
     """A site around a file that is a model file already; False if it is no such file."""
     from charrnn_runtime import read_model_file
 
-    from charrnn.models import is_checkpoint
-    from charrnn.run_folder import find_checkpoint
+    from charrnn.inference.models import is_checkpoint
+    from charrnn.runs.folder import find_checkpoint
 
     path = find_checkpoint(path)
     if is_checkpoint(path):

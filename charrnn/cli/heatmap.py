@@ -30,8 +30,8 @@ def heatmap(
     """Write a page that colours a text by what the model's cells do, and by what surprises it."""
     from charrnn.errors import ConfigError
     from charrnn.files import check_writable, write_atomically
-    from charrnn.heatmap.build import build_heatmap, model_title, source_text
-    from charrnn.models import open_sampler
+    from charrnn.inference.models import open_sampler
+    from charrnn.reports.heatmap.build import build_heatmap, model_title, source_text
 
     if (text is None) == (not sample):
         raise ConfigError("name a text with --text FILE, or let the model draw one with --sample; one of them")

@@ -14,8 +14,8 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What a model is, and how it was trained."""
-    from charrnn.models import is_checkpoint
-    from charrnn.run_folder import find_checkpoint
+    from charrnn.inference.models import is_checkpoint
+    from charrnn.runs.folder import find_checkpoint
 
     path = find_checkpoint(model)
     described = _describe_checkpoint(path) if is_checkpoint(path) else _describe_model_file(path)
@@ -36,8 +36,8 @@ def inspect(
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    from charrnn.checkpoint import load_checkpoint
-    from charrnn.models import training_summary
+    from charrnn.inference.models import training_summary
+    from charrnn.runs.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
     parameters = sum(tensor.numel() for tensor in checkpoint.weights.values())

@@ -17,12 +17,12 @@ def plot(
 ) -> None:
     """Draw training and validation curves of one or several runs."""
     from charrnn.files import check_writable
-    from charrnn.plots import plot_runs
+    from charrnn.reports.plots import plot_runs
 
     check_writable(out)
     if out.suffix.lower() == ".html":
         from charrnn.errors import ConfigError
-        from charrnn.run_report import write_report
+        from charrnn.reports.run_report import write_report
 
         if len(runs) != 1:
             raise ConfigError("a report is of one run; for curves of several, name a picture: -o loss.png")

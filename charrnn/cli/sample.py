@@ -15,8 +15,8 @@ from charrnn.cli import sampling_options as opt
 if TYPE_CHECKING:
     from charrnn_runtime import Sampler
 
-    from charrnn.membership import Membership
-    from charrnn.sampling import Report
+    from charrnn.data.item_filter import Membership
+    from charrnn.inference.item_samples import Report
 
 
 def sample(
@@ -60,8 +60,8 @@ def sample(
     from charrnn_runtime.sampling import StopStrings
 
     from charrnn.errors import SamplingError
-    from charrnn.models import open_sampler
-    from charrnn.sampling import ItemSampler, has_items
+    from charrnn.inference.item_samples import ItemSampler, has_items
+    from charrnn.inference.models import open_sampler
 
     # Wrong values are told before a model is loaded.
     drawing = opt.draw_options(
@@ -131,7 +131,7 @@ def sample(
 
 
 def _read_prompt(path: Path) -> str:
-    from charrnn.sources import read_text
+    from charrnn.data.sources import read_text
 
     return read_text([str(path)])
 
@@ -164,14 +164,14 @@ def _print_items(
 
 def _filter(sampler: Sampler, model: Path, against: Path | None) -> Membership | None:
     """What to look items up in: the given text or filter, or that of the training text if it is there."""
-    from charrnn import membership
+    from charrnn.data import item_filter
 
     training = sampler.info.training
     if against is None:
-        found = membership.find(model, training.get("corpus_sha256"))
-        return None if found is None else membership.Membership.load(found)
+        found = item_filter.find(model, training.get("corpus_sha256"))
+        return None if found is None else item_filter.Membership.load(found)
     if against.suffix == ".npy":
-        return membership.Membership.load(against)
-    from charrnn.lines import item_config, item_texts
+        return item_filter.Membership.load(against)
+    from charrnn.inference.item_scores import item_config, item_texts
 
-    return membership.Membership.of_items(item_texts([str(against)], item_config(sampler.info)))
+    return item_filter.Membership.of_items(item_texts([str(against)], item_config(sampler.info)))

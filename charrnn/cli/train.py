@@ -84,10 +84,10 @@ def train(
     precision: Annotated[str | None, _option(TrainConfig, "precision", _RECIPE)] = None,
 ) -> None:
     """Train a model on text."""
-    from charrnn import run_folder
-    from charrnn.cli.settings import Settings
-    from charrnn.corpus import corpus_name, read_corpus
+    from charrnn.data.corpus import corpus_name, read_corpus
     from charrnn.errors import ConfigError
+    from charrnn.runs import folder as run_folder
+    from charrnn.training.settings import Settings
 
     budget = {"time": None if time is None else parse_duration(time), "epochs": epochs, "steps": steps}
     given_model = _given(
@@ -137,21 +137,21 @@ def train(
         raise ConfigError("several processes cannot share standard input; write the text to a file first")
     folder = out or Path("runs") / corpus_name(arguments)
     if resume:
-        from charrnn.train import resumable
+        from charrnn.training.trainer import resumable
 
         settings = settings.resuming(resumable(folder))
     elif not overwrite:
         run_folder.check_free(folder)
     if init_from is not None:
-        from charrnn.checkpoint import load_checkpoint
+        from charrnn.runs.checkpoint import load_checkpoint
 
         settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(init_from)))
 
-    from charrnn.console import listener
-    from charrnn.device import keep_freed_memory
-    from charrnn.distributed import processes
+    from charrnn.cli.console import listener
     from charrnn.events import Listener
-    from charrnn.train import Trainer
+    from charrnn.training.device import keep_freed_memory
+    from charrnn.training.distributed import processes
+    from charrnn.training.trainer import Trainer
 
     with ExitStack() as stack:
         group = stack.enter_context(processes(settings.train.device))

@@ -20,9 +20,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from charrnn.catalogue import cache_folder
 from charrnn.errors import DownloadError
-from charrnn.files import write_atomically
+from charrnn.files import cache_folder, write_atomically
 
 REGISTRY = "https://registry.npmjs.org/"
 CDN = "https://cdn.jsdelivr.net"

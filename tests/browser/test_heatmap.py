@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from charrnn.heatmap.analysis import Analysis, Cell
-from charrnn.heatmap.page import heatmap_page
+from charrnn.reports.heatmap.analysis import Analysis, Cell
+from charrnn.reports.heatmap.page import heatmap_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

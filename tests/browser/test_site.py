@@ -15,7 +15,7 @@ import pytest
 from charrnn_runtime import Sampler, read_model_file
 from charrnn_runtime.model_file import seal
 
-from charrnn.catalogue import cache_folder
+from charrnn.files import cache_folder
 from charrnn.web.onnxruntime import CDN, cached_files, pin
 from charrnn.web.site import write_site
 
@@ -109,8 +109,8 @@ def status(page: Page) -> str:
 
 
 def test_a_quantised_model_runs_too(page: Page, run: Run, serve: Serve, tmp_path: Path) -> None:
-    from charrnn.checkpoint import load_checkpoint
-    from charrnn.models import export_checkpoint
+    from charrnn.inference.models import export_checkpoint
+    from charrnn.runs.checkpoint import load_checkpoint
 
     exported = export_checkpoint(load_checkpoint(run.best), parity_steps=20, dtype="int8", max_cost=1.0)
     write_site(exported.data, tmp_path / "int8")

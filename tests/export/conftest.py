@@ -14,7 +14,7 @@ from charrnn_runtime import Vocabulary
 from numpy.typing import NDArray
 
 from charrnn.config import ModelConfig
-from charrnn.model import CharRNN
+from charrnn.model.char_rnn import CharRNN
 
 Array = NDArray[np.float64]
 

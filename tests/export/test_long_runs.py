@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from charrnn_export import StepModule, verify
 
-from charrnn.models import open_sampler
+from charrnn.inference.models import open_sampler
 
 if TYPE_CHECKING:
     from charrnn_export import Exported

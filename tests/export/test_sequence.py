@@ -20,7 +20,7 @@ from charrnn_runtime.session import MIN_TOKENS, Logits, StepReader, Tokens
 from onnx import ModelProto
 
 from charrnn.config import ModelConfig
-from charrnn.model import CharRNN
+from charrnn.model.char_rnn import CharRNN
 
 if TYPE_CHECKING:
     from tests.export.conftest import Trained

@@ -53,7 +53,7 @@ def random_bytes_model() -> bytes:
     import torch
 
     from charrnn.config import ModelConfig
-    from charrnn.model import CharRNN
+    from charrnn.model.char_rnn import CharRNN
 
     torch.manual_seed(3)
     model = CharRNN(ModelConfig(cell="gru", num_layers=2, hidden_size=16, embedding_size=8), 256)
@@ -64,8 +64,8 @@ def random_bytes_model() -> bytes:
 
 @pytest.fixture(scope="module")
 def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from charrnn.checkpoint import load_checkpoint
-    from charrnn.models import export_checkpoint
+    from charrnn.inference.models import export_checkpoint
+    from charrnn.runs.checkpoint import load_checkpoint
 
     folder = tmp_path_factory.mktemp("vectors")
     lstm = run.model.read_bytes()

@@ -1,0 +1,236 @@
+"""A training run shown on the terminal, or as plain lines where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from charrnn import events
+from charrnn.config import format_duration
+from charrnn.reports.plots import sparkline
+from charrnn.training.advice import size_advice
+
+CURVE = 12  # characters of the loss curve
+PLAIN_SECONDS = 10.0  # between progress lines where the output is no terminal
+READING_SECONDS = 1.0  # of reading a text before a bar is shown
+
+
+@contextmanager
+def listener() -> Iterator[events.Listener]:
+    """The listener that fits the standard output."""
+    if not sys.stdout.isatty():
+        yield PlainListener()
+        return
+    with LiveListener() as live:
+        yield live
+
+
+@contextmanager
+def reading() -> Iterator[events.Listener]:
+    """A listener for commands that only read a text: a bar and notices on the standard error."""
+    shown = _Reading(Console(stderr=True))
+    try:
+        yield shown
+    finally:
+        shown.bar.stop()
+
+
+class ReadingBar:
+    """A progress bar for the reading of a text; only where that takes longer than a second, and on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began: float | None = None
+        self._progress: Progress | None = None
+
+    def update(self, event: events.Reading) -> None:
+        """Shows how far it is; the last event, with all of it done, takes the bar away."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now
+        if event.done >= event.total:
+            self.stop()
+            return
+        if self._progress is None:
+            if now - self._began < READING_SECONDS or not self._console.is_terminal:
+                return
+            self._progress = Progress(
+                TextColumn("reading the text"),
+                BarColumn(bar_width=None),
+                TextColumn("{task.percentage:>3.0f}%"),
+                DownloadColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                expand=True,
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=event.total)
+            self._progress.start()
+        self._progress.update(self._task, completed=event.done)
+
+    def stop(self) -> None:
+        """Takes the bar away, and is ready for another text."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = self._began = None
+
+
+class _Reading(events.Listener):
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.bar = ReadingBar(console)
+
+    def read(self, event: events.Reading) -> None:
+        self.bar.update(event)
+
+    def noticed(self, message: str) -> None:
+        self._console.print(Text(f"note   {_visible(message)}"), soft_wrap=True)
+
+
+class _Printer(events.Listener):
+    """What both ways of showing a run have in common; ``_line`` prints one line."""
+
+    def _line(self, text: str) -> None:
+        raise NotImplementedError
+
+    def started(self, event: events.Started) -> None:
+        self._line(f"text   {event.description}: {event.characters:,} characters, {event.vocab_size} distinct")
+        if event.vocabulary:
+            self._line(f"       {event.vocabulary}")
+        self._line(f"model  {event.settings}")
+        self._line(f"       {size_advice(event.parameters, event.train_characters, event.dropout)}")
+        if event.batches:
+            self._line(f"split  {event.batches[0]} batches, {event.batches[1]} of them for training")
+        self._line(f"run    {event.folder}, {event.budget} on {event.device} ({event.precision})")
+        if event.step:
+            self._line(f"       resumed at step {event.step:,}")
+
+    def noticed(self, message: str) -> None:
+        self._line(f"note   {message}")
+
+    def finished(self, event: events.Finished) -> None:
+        how = "interrupted and saved" if event.interrupted else "finished"
+        self._line(
+            f"{how} after {format_duration(event.elapsed)}, {event.step:,} steps, {event.epoch:.2f} epochs: "
+            f"validation loss {event.val_loss:.4f} nats (best {event.best_val_loss:.4f} in {event.best})"
+        )
+        if not event.interrupted:
+            self._line(event.advice)
+        else:
+            self._line(f"continue with: charrnn train --resume --out {event.best.parent}")
+
+
+def _validation(event: events.Validated) -> str:
+    return (
+        f"step {event.step:,}  epoch {event.epoch:.2f}  train {event.train_loss:.4f}  val {event.val_loss:.4f}"
+        f"{'  best' if event.best else ''}"
+    )
+
+
+def _visible(text: str) -> str:
+    """The text without anything that would move the cursor or change colours."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+class PlainListener(_Printer):
+    """Lines for a file or a pipe."""
+
+    def __init__(self) -> None:
+        self._shown_at = time.monotonic()
+
+    def read(self, event: events.Reading) -> None:
+        now = time.monotonic()
+        if event.done < event.total and now - self._shown_at >= PLAIN_SECONDS:
+            self._shown_at = now
+            self._line(f"reading the text: {event.done / event.total:.0%}")
+
+    def _line(self, text: str) -> None:
+        print(_visible(text), flush=True)
+
+    def progressed(self, event: events.Progress) -> None:
+        now = time.monotonic()
+        if now - self._shown_at < PLAIN_SECONDS:
+            return
+        self._shown_at = now
+        self._line(
+            f"step {event.step:,}  epoch {event.epoch:.2f}  loss {event.loss:.4f}  "
+            f"{event.chars_per_second:,.0f} chars/s  {format_duration(event.seconds_left)} left"
+        )
+
+    def validated(self, event: events.Validated) -> None:
+        self._line(_validation(event))
+        if event.sample:
+            self._line("\n".join(f"    | {line}" for line in event.sample.splitlines()))
+
+
+class LiveListener(_Printer):
+    """A progress bar that stays at the bottom, validations and samples scrolling by above it."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bar = ReadingBar(self._console)
+        self._losses: list[float] = []
+        self._progress = Progress(
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[curve]}"),
+            TextColumn("[bold]loss {task.fields[loss]}[/]  val {task.fields[val]}"),
+            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.fields[speed]} chars/s"),
+            TextColumn("{task.fields[left]} left"),
+            console=self._console,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=1.0, curve="", loss="–", val="–", epoch="0", speed="–", left="?")
+
+    def __enter__(self) -> LiveListener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        self._progress.stop()
+
+    def read(self, event: events.Reading) -> None:
+        self._bar.update(event)
+
+    def _line(self, text: str) -> None:
+        self._progress.console.print(Text(_visible(text)), soft_wrap=True)
+
+    def started(self, event: events.Started) -> None:
+        super().started(event)
+        self._progress.start()
+
+    def progressed(self, event: events.Progress) -> None:
+        self._losses.append(event.loss)
+        if len(self._losses) > 2 * CURVE:  # every other one: the curve shows the whole run
+            self._losses = self._losses[1::2]
+        self._progress.update(
+            self._task,
+            curve=sparkline(self._losses[-CURVE:] if len(self._losses) <= CURVE else self._losses[1::2]),
+            completed=event.fraction,
+            loss=f"{event.loss:.4f}",
+            epoch=f"{event.epoch:.2f}",
+            speed=f"{event.chars_per_second:,.0f}",
+            left=format_duration(event.seconds_left),
+        )
+
+    def validated(self, event: events.Validated) -> None:
+        self._progress.update(self._task, val=f"{event.val_loss:.4f}")
+        title = Text(_validation(event), style="bold" if event.best else "")
+        if event.sample:
+            self._progress.console.print(Panel(Text(_visible(event.sample)), title=title, title_align="left"))
+        else:
+            self._progress.console.print(title)
+
+    def finished(self, event: events.Finished) -> None:
+        if not event.interrupted:
+            self._progress.update(self._task, completed=1.0, left="0 s")
+        self._progress.stop()
+        super().finished(event)

@@ -1,0 +1,1 @@
+"""A text on its way in: finding, reading, tokens, split, streams."""

@@ -1,0 +1,77 @@
+"""What the user is told of a text before training."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from charrnn_runtime import Vocabulary
+
+if TYPE_CHECKING:
+    from charrnn.config import DataConfig
+    from charrnn.data.items import ItemCounts
+    from charrnn.data.normalize import LineEnds
+    from charrnn.data.token_buffer import Coder
+
+_SHOWN = 6  # of the rarest characters
+_NULS = 0.01  # of a text: more are no accident
+
+
+def vocabulary_report(vocabulary: Vocabulary, counts: Sequence[int]) -> str:
+    """Size of the vocabulary, its rarest characters, and how much of the text they are; empty for bytes."""
+    special = set(vocabulary.special.values())
+    plain = [(n, s) for i, (n, s) in enumerate(zip(counts, vocabulary.symbols, strict=False)) if n and i not in special]
+    if vocabulary.kind == "bytes" or not plain:
+        return ""
+    total = sum(n for n, _ in plain) + sum(n for i, n in enumerate(counts) if i == vocabulary.special.get("unknown"))
+    rarest = sorted(plain)[:_SHOWN]
+    named = ", ".join(f"{name(symbol)} {count:,}×" for count, symbol in rarest)
+    rare = sum(n for n, _ in rarest)
+    text = (
+        f"{len(vocabulary):,} tokens; the {len(rarest)} rarest characters are {share(rare, total)} of the text: {named}"
+    )
+    if "unknown" in vocabulary.special and (unknown := counts[vocabulary.special["unknown"]]):
+        text += f"; rarer ones are one unknown character, {share(unknown, total)} of the text"
+    return text
+
+
+def name(symbol: int) -> str:
+    """A character so that it can be told on any terminal: itself in quotes, or number and Unicode name."""
+    character = chr(symbol)
+    if 0x20 <= symbol < 0x7F or character in "\n\r\t":
+        return repr(character)
+    if called := unicodedata.name(character, ""):
+        return f"U+{symbol:04X} {called}"
+    return f"U+{symbol:04X}"
+
+
+def share(part: int, total: int) -> str:
+    """A part as per cent, as exact as it is small."""
+    percent = 100 * part / total
+    return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.1g} %" if percent >= 1e-4 else "less than 0.0001 %"
+
+
+def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, coder: Coder) -> list[str]:
+    """Sentences on line ends, items and NUL characters."""
+    notes = []
+    if config.has_items:
+        told = f"{counts.items:,} items"
+        if counts.empty:
+            told += f"; {counts.empty:,} empty ones are left out"
+        if counts.short_rows:
+            told += f"; {counts.short_rows:,} rows that are too short for the column are left out"
+        notes.append(told)
+    returns = ends.crlf + ends.cr
+    if returns and config.newlines == "lf":
+        notes.append(f"{ends.crlf:,} CRLF and {ends.cr:,} single CR became LF")
+    elif not config.bytes and config.column is None and (ends.mixed if config.lines else returns):
+        # Where items are lines, LF and CRLF both end one, and neither is part of it.
+        what = "line ends are mixed" if ends.mixed else "lines do not end in LF"
+        advice = "" if config.lines and not ends.cr else "; --newlines lf makes all of them LF"
+        notes.append(f"{what}: {ends.crlf:,} CRLF, {ends.cr:,} CR, {ends.lf:,} LF, kept as they are{advice}")
+    if not config.bytes and 0 in coder.symbols:
+        nuls = int(coder.counts[coder.symbols.index(0)])
+        if nuls > _NULS * coder.counts.sum():
+            notes.append(f"{nuls:,} NUL characters: is this UTF-16, or no text? (--bytes takes it as it is)")
+    return notes

@@ -1,0 +1,1 @@
+"""Opening, exporting, scoring and sampling trained models."""

@@ -1,0 +1,168 @@
+"""Models from files of either kind: checkpoints and exported model files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from charrnn_runtime import Sampler, UnknownCharacterError
+
+from charrnn import __version__
+from charrnn.errors import CorpusError
+from charrnn.runs.folder import find_checkpoint
+
+if TYPE_CHECKING:
+    from charrnn_export import Exported
+    from charrnn_runtime.vocab import Ids
+    from numpy.typing import NDArray
+
+    from charrnn.runs.checkpoint import Checkpoint
+
+MEASURED = 65_536  # tokens of a text on which int8 and float16 are measured
+_PIECES = 16  # of running text, scored side by side
+
+
+Dtype = Literal["float32", "float16", "int8"]
+DTYPES: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}  # as the command line calls them
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is to be read as a checkpoint; looks at its first bytes, or else at its name."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                return True
+    except OSError:
+        pass  # whoever opens it says what is wrong
+    return path.suffix == ".pt"
+
+
+def open_sampler(path: Path, *, device: str = "cpu", expected_batch: int = 1) -> Sampler:
+    """A sampler for a model file, a checkpoint or a run folder.
+
+    A checkpoint is exported in memory first, so that both kinds go through
+    the same graph and give the same text.
+
+    Raises:
+        CharrnnError: the file cannot be read or is none of ours.
+    """
+    path = find_checkpoint(path)
+    if not is_checkpoint(path):
+        return Sampler(path, device=device, expected_batch=expected_batch)
+    from charrnn.runs.checkpoint import load_checkpoint
+
+    # The whole parity check is for files that leave the house.
+    data = export_checkpoint(load_checkpoint(path), parity_steps=50).data
+    return Sampler(data, device=device, expected_batch=expected_batch)
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    opset: int | None = None,
+    parity_steps: int | None = None,
+    dtype: Dtype = "float32",
+    text: Sequence[str] = (),
+    max_cost: float | None = None,
+) -> Exported:
+    """The model file for a checkpoint, in memory.
+
+    Args:
+        checkpoint: the model.
+        opset, parity_steps: see ``charrnn_export.export_model``.
+        dtype: of the weights in the file; what a smaller one costs is measured, unless ``max_cost`` is infinite.
+        text: the text to measure it on; by default the validation part of the training text.
+        max_cost: how many nats per character it may cost.
+
+    Raises:
+        ExportError: the graph cannot be made, or does not compute what the model computes.
+        CorpusError: the text cannot be read.
+    """
+    from charrnn_export import DEFAULT_OPSET, export_model
+    from charrnn_export.export import MAX_COST
+    from charrnn_export.verify import STEPS
+
+    model = checkpoint.build_model()
+    return export_model(
+        model.export_weights(),
+        checkpoint.vocabulary,
+        model.sequence_logits,
+        training=training_summary(checkpoint),
+        producer={"charrnn": __version__},
+        opset=opset or DEFAULT_OPSET,
+        parity_steps=parity_steps or STEPS,
+        dtype=dtype,
+        validation=_validation(checkpoint, text) if dtype != "float32" and max_cost != math.inf else (),
+        max_cost=MAX_COST if max_cost is None else max_cost,
+    )
+
+
+def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> list[Ids]:
+    """Texts to measure a quantised model on: items, or pieces of running text."""
+    import numpy as np
+
+    from charrnn.data.corpus import read_corpus
+    from charrnn.data.streams import split_streams
+
+    arguments = text or checkpoint.corpus.get("arguments", ())
+    try:
+        corpus = read_corpus(arguments, checkpoint.data_config, known=checkpoint.vocabulary, fixed="error")
+    except UnknownCharacterError as error:
+        raise CorpusError(
+            f"{arguments[0] if arguments else 'this text'}: it holds characters that the model has never seen "
+            f"({error.character!r}); name another text"
+        ) from error
+    if not text and corpus.sha256 != checkpoint.corpus.get("sha256"):
+        raise CorpusError(f"{corpus.description}: no longer the text that the model was trained on; name one: --text")
+    if corpus.items is not None:
+        from charrnn.data.item_streams import Items
+
+        if text:  # those that are whole, or else the first
+            numbers = np.arange(max(1, int(np.searchsorted(corpus.items[1:], MEASURED, side="right"))))
+        else:
+            numbers = Items(corpus, checkpoint.data_config.val_frac).validation_items(MEASURED)
+        # The begin token is what scoring feeds first.
+        return [corpus.ids[corpus.items[i] + 1 : corpus.items[i + 1]].astype(np.int64) for i in numbers.tolist()]
+    if text:
+        return _pieces(corpus.ids[:MEASURED])
+    split = split_streams(
+        corpus.ids,
+        kind=checkpoint.data_config.split,
+        val_frac=checkpoint.data_config.val_frac,
+        batch_size=checkpoint.train_config.batch_size,
+        seq_len=checkpoint.train_config.seq_len,
+    )
+    if split.val is None:
+        return _pieces(split.val_ids[:MEASURED])
+    # The ends of all streams, one behind the other: what was not trained on.
+    places = split.val.starts_B[:, None] + np.arange(split.val.length)
+    return _pieces(corpus.ids[places.ravel()[:MEASURED]])
+
+
+def _pieces(ids: NDArray[Any]) -> list[Ids]:
+    import numpy as np
+
+    return np.array_split(np.asarray(ids, np.int64), _PIECES)
+
+
+def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """What a model file says of its training."""
+    return {
+        "corpus": checkpoint.corpus.get("name"),
+        "corpus_sha256": checkpoint.corpus.get("sha256"),
+        "characters": checkpoint.corpus.get("characters"),
+        "val_frac": checkpoint.data_config.val_frac,
+        "split": checkpoint.data_config.split,
+        "newlines": checkpoint.data_config.newlines,
+        "lines": checkpoint.data_config.lines,
+        "separator": checkpoint.data_config.separator,
+        "column": checkpoint.data_config.column,
+        "step": checkpoint.progress.get("step"),
+        "epochs": round(checkpoint.progress.get("epoch") or 0.0, 4),
+        "val_loss": checkpoint.progress.get("val_loss"),
+        "history": [
+            [entry["step"], round(entry["train_loss"], 5), round(entry["val_loss"], 5)] for entry in checkpoint.history
+        ],
+    }

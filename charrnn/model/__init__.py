@@ -1,0 +1,1 @@
+"""The network: forward over sequences, weights, cells."""

@@ -1,0 +1,85 @@
+"""From a model and a text to a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from charrnn_runtime import Sampler, UsageError
+
+from charrnn.data.sources import read_bytes
+from charrnn.data.sources import read_text as read_source_text
+from charrnn.reports.heatmap.analysis import MAX_LENGTH, Analysis, analyse, read_text
+from charrnn.reports.heatmap.page import heatmap_page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heatmap:
+    """A page, and what is on it.
+
+    Attributes:
+        page: HTML.
+        analysis: its figures.
+        left_out: characters of the text behind those shown.
+    """
+
+    page: str
+    analysis: Analysis
+    left_out: int
+
+
+def source_text(sampler: Sampler, argument: str) -> str | bytes:
+    """A text named as for training; bytes for a byte model.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    return read_bytes([argument]) if sampler.vocabulary.kind == "bytes" else read_source_text([argument])
+
+
+def build_heatmap(
+    sampler: Sampler,
+    text: str | bytes,
+    *,
+    title: str,
+    text_name: str,
+    length: int = 100_000,
+    cells: int = 40,
+    names: Sequence[str] = (),
+    states: Sequence[str] = (),
+    unknown: str = "error",
+) -> Heatmap:
+    """Reads the text with the model and makes the page.
+
+    Args:
+        sampler: the model.
+        text: bytes only for a byte model.
+        title, text_name: what the page calls model and text.
+        length: read so many characters at most (bytes, of a byte model), from the beginning.
+        cells, names, states: see ``analyse``.
+        unknown: "error" or "skip", for characters the model does not know.
+
+    Raises:
+        UsageError: an argument is out of range.
+        CorpusError: the text is empty.
+        UnknownCharacterError: the model has never seen one of the characters.
+    """
+    if not 1 <= length <= MAX_LENGTH:
+        raise UsageError(f"length must be from 1 to {MAX_LENGTH:,}, got {length:,}: the page holds all of the text")
+    left_out = max(0, len(text) - length)
+    read = read_text(sampler.vocabulary, text[:length], unknown=unknown)
+    analysis = analyse(sampler, read, cells=cells, names=names, states=states)
+    info = sampler.info
+    facts = {
+        "model:": f"{info.cell} {info.num_layers}×{info.hidden_size}",
+        "text:": text_name,
+        "characters:": f"{len(read.shown):,}" + (f" (the first, of {len(text):,})" if left_out else ""),
+        "bits per character:": f"{float(analysis.bits.mean()):.3f}",
+    }
+    return Heatmap(page=heatmap_page(analysis, title=title, facts=facts), analysis=analysis, left_out=left_out)
+
+
+def model_title(path: Path) -> str:
+    """What a page calls a model: its file's name, or its run folder's."""
+    return f"Heat map of {path.resolve().name}"

@@ -1,0 +1,63 @@
+"""HTML pages from the templates beside: styles and scripts inlined, nothing from outside, nothing unescaped.
+
+What a page shows of texts, names and models goes in as JSON in data blocks, or
+through ``html.escape``; scripts write it with textContent or onto a canvas only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+_UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029\x7f"}
+
+
+def data_block(name: str, value: Any) -> str:
+    """A value as JSON in a script element that is data; no text in it can end the element or open a comment."""
+    encoded = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
+    return f'<script type="application/json" id="data-{html.escape(name)}">{encoded}</script>'
+
+
+def fill_page(template: str, *, title: str, data: str = "", body: str = "") -> str:
+    """A page from ``templates/NAME.html``, ``.css`` and ``.js``.
+
+    Its content security policy lets only these styles and scripts run, and
+    forbids every request.
+
+    Args:
+        template: the name.
+        title: any text; escaped here.
+        data: blocks made by ``data_block``.
+        body: HTML, escaped by whoever made it.
+    """
+    style, script = _asset(template, "css"), _asset(template, "js")
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            f"style-src {_hash(style)}",
+            f"script-src {_hash(script)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
+    return Template(_asset(template, "html")).substitute(
+        policy=html.escape(policy, quote=True).replace("&#x27;", "'"),
+        title=html.escape(title),
+        style=style,
+        script=script,
+        data=data,
+        body=body,
+    )
+
+
+def _asset(name: str, kind: str) -> str:
+    return (files("charrnn.reports") / "templates" / f"{name}.{kind}").read_text(encoding="utf-8")
+
+
+def _hash(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"

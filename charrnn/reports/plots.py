@@ -1,0 +1,97 @@
+"""Curves of one or several runs, drawn with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from charrnn_runtime import UsageError
+
+from charrnn.errors import RunFolderError
+from charrnn.runs.metrics import read_metrics
+
+SUFFIXES = (".png", ".svg", ".pdf")
+X_AXES = {"step": "step", "epoch": "epoch", "elapsed": "seconds"}
+
+
+def plot_runs(folders: Sequence[Path], target: Path, *, x: str = "epoch") -> None:
+    """Draws training (thin) and validation loss (thick, marked) of each run.
+
+    Args:
+        folders: run folders; each needs a metrics.jsonl.
+        target: the image to write, .png, .svg or .pdf.
+        x: what to draw over: "step", "epoch" or "elapsed".
+
+    Raises:
+        UsageError: the image's suffix or ``x`` is unknown, or matplotlib is missing.
+        RunFolderError: a folder has no metrics.
+        WriteError: the image cannot be written.
+    """
+    if target.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{target}: the picture's name must end in {', '.join(SUFFIXES)}")
+    if x not in X_AXES:
+        raise UsageError(f"unknown x axis {x!r}; known: {', '.join(X_AXES)}")
+    runs = {folder: _curves(folder) for folder in folders}
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UsageError("drawing needs matplotlib; run: pip install 'charrnn[plot]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for number, (folder, (training, validation)) in enumerate(runs.items()):
+        colour = f"C{number % 10}"
+        axes.plot([p[x] for p in training], [p["loss"] for p in training], color=colour, alpha=0.35, linewidth=1)
+        best = min((p["val_loss"] for p in validation), default=float("nan"))
+        axes.plot(
+            [p[x] for p in validation],
+            [p["val_loss"] for p in validation],
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=2,
+            label=f"{folder.name}: validation (best {best:.4f}); thin: training",
+        )
+    losses = sorted(p["val_loss"] for _, validation in runs.values() for p in validation)
+    if losses:
+        # The first steps would squeeze everything that matters into the lowest part.
+        floor = min([losses[0], *(p["loss"] for training, _ in runs.values() for p in training)])
+        top = losses[-1] + 0.25 * (losses[-1] - losses[0]) + 0.05
+        axes.set_ylim(floor - 0.03 * (top - floor), top)
+    axes.set_xlabel(X_AXES[x])
+    axes.set_ylabel("loss, nats per character")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, target)
+    pyplot.close(figure)
+
+
+def _curves(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    lines = read_metrics(folder)
+    training = [line for line in lines if isinstance(line.get("loss"), (int, float))]
+    validation = [line for line in lines if isinstance(line.get("val_loss"), (int, float))]
+    if not training and not validation:
+        raise RunFolderError(f"{folder}: no metrics in it; name a folder that charrnn train wrote")
+    return training, validation
+
+
+def _save(figure: Any, target: Path) -> None:
+    import io
+
+    from charrnn.files import write_atomically
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=target.suffix.lower().lstrip("."), dpi=150)
+    write_atomically(target, buffer.getvalue())
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A row of block characters, one a value, the lowest of them ▁ and the highest █; NaN is a space."""
+    finite = [v for v in values if v == v and abs(v) != float("inf")]
+    if not finite:
+        return ""
+    low, high = min(finite), max(finite)
+    scale = 7.999 / (high - low) if high > low else 0.0
+    return "".join("▁▂▃▄▅▆▇█"[int((v - low) * scale)] if v in finite else " " for v in values)

@@ -1,0 +1,183 @@
+"""Checkpoints: one .pt file each, plain values and tensors, nothing that executes.
+
+Everything that resuming needs is inside: weights, optimizer, schedule,
+position in the text, hidden state, random numbers, configuration, vocabulary
+and history. Tensors are stored on the CPU and load on any device.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from charrnn_runtime import UsageError, Vocabulary
+from torch import Tensor
+
+from charrnn import __version__
+from charrnn.config import DataConfig, ModelConfig, TrainConfig
+from charrnn.errors import CheckpointError
+from charrnn.files import write_atomically
+from charrnn.model.char_rnn import CharRNN
+
+FORMAT = 1
+_FORMAT_KEY = "charrnn_checkpoint"
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """A training run at one moment.
+
+    Attributes:
+        corpus: name, description, arguments, sha256 and length of the text.
+        weights: the model's state_dict.
+        progress: step, epoch, position, elapsed seconds, val_loss, best_val_loss.
+        history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss.
+        resume: optimizer states, hidden state, random-number states.
+        version: the charrnn that wrote it.
+    """
+
+    model_config: ModelConfig
+    data_config: DataConfig
+    train_config: TrainConfig
+    vocabulary: Vocabulary
+    corpus: dict[str, Any]
+    weights: dict[str, Tensor]
+    progress: dict[str, Any]
+    history: list[dict[str, Any]]
+    resume: dict[str, Any] = field(repr=False)
+    version: str = __version__
+
+    def to_bytes(self) -> bytes:
+        """The .pt file."""
+        payload = {
+            _FORMAT_KEY: FORMAT,
+            "version": self.version,
+            "model_config": self.model_config.to_json(),
+            "data_config": self.data_config.to_json(),
+            "train_config": self.train_config.to_json(),
+            "vocabulary": self.vocabulary.to_json(),
+            "corpus": self.corpus,
+            "weights": self.weights,
+            "progress": self.progress,
+            "history": self.history,
+            "resume": self.resume,
+        }
+        buffer = io.BytesIO()
+        torch.save(on_cpu(payload), buffer)
+        return buffer.getvalue()
+
+    def save(self, *paths: Path) -> None:
+        """Writes the same file under each name, whole or not at all.
+
+        Raises:
+            WriteError: a folder cannot be written, or the disk is full.
+        """
+        data = self.to_bytes()
+        for path in paths:
+            write_atomically(path, data)
+
+    def build_model(self) -> CharRNN:
+        """The model with its weights, on the CPU.
+
+        Raises:
+            CheckpointError: the weights do not fit the configuration.
+        """
+        config, vocab_size = self.model_config, len(self.vocabulary)
+        try:
+            if config.num_layers > len(self.weights):
+                raise ValueError(f"{len(self.weights)} weights are too few for {config.num_layers} layers")
+            # Compared before it is made: a damaged size could ask for all the memory there is.
+            with torch.device("meta"):
+                expected = {name: tuple(w.shape) for name, w in CharRNN(config, vocab_size).state_dict().items()}
+            given = {name: tuple(w.shape) for name, w in self.weights.items()}
+            for name in sorted(expected.keys() | given.keys()):
+                if expected.get(name) != given.get(name):
+                    raise ValueError(f"{name} is {given.get(name)}, expected {expected.get(name)}")
+            model = CharRNN(config, vocab_size)
+            model.load_state_dict(self.weights)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint's weights do not fit its configuration: {error}") from error
+        return model
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, cut short, of a newer
+            format, or holding anything but tensors and plain values.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not data.startswith(b"PK\x03\x04"):
+        raise CheckpointError(f"{path}: not a charrnn checkpoint (a .pt file that charrnn train writes)")
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise CheckpointError(f"{path}: cut short or damaged; take an earlier checkpoint of the run")
+    try:
+        payload = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused: it holds more than tensors and plain values, or is damaged; nothing in it was executed"
+        ) from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError … for damaged archives
+        raise CheckpointError(f"{path}: damaged: {str(error).partition(chr(10))[0]}") from error
+    if not isinstance(payload, dict) or _FORMAT_KEY not in payload:
+        raise CheckpointError(f"{path}: a PyTorch file, but not a charrnn checkpoint")
+    written = payload[_FORMAT_KEY]
+    if not isinstance(written, int) or written > FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {written} is newer than this charrnn {__version__} (format {FORMAT}); "
+            "upgrade it: pip install -U charrnn"
+        )
+    try:
+        checkpoint = Checkpoint(
+            model_config=ModelConfig.from_json(payload["model_config"]),
+            data_config=DataConfig.from_json(payload["data_config"]),
+            train_config=TrainConfig.from_json(payload["train_config"]),
+            vocabulary=Vocabulary.from_json(payload["vocabulary"]),
+            corpus=dict(payload["corpus"]),
+            weights=dict(payload["weights"]),
+            progress=dict(payload["progress"]),
+            history=list(payload["history"]),
+            resume=dict(payload["resume"]),
+            version=str(payload["version"]),
+        )
+        _check_values(checkpoint)
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise CheckpointError(f"{path}: the checkpoint lacks something or is damaged: {error}") from error
+    return checkpoint
+
+
+def _check_values(checkpoint: Checkpoint) -> None:
+    """Raises KeyError, TypeError or ValueError where a part is not what its readers take it for."""
+    if not all(isinstance(w, Tensor) for w in checkpoint.weights.values()):
+        raise TypeError("a weight is no tensor")
+    if not all(isinstance(a, str) for a in checkpoint.corpus["arguments"]):
+        raise TypeError("the text's names are no text")
+    counters = ("step", "epoch", "elapsed")
+    numbers = [
+        (checkpoint.progress, counters),
+        *((e, (*counters, "train_loss", "val_loss")) for e in checkpoint.history),
+    ]
+    for values, names in numbers:
+        for name in names:
+            if not isinstance(values[name], (int, float)):
+                raise TypeError(f"{name} is no number")
+
+
+def on_cpu(value: Any) -> Any:
+    """The same nested value with every tensor a detached copy on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {k: on_cpu(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [on_cpu(v) for v in value]
+    return value

@@ -1,0 +1,173 @@
+"""Settings that nobody gave: chosen from the size of the text, the budget and this machine's speed.
+
+The rules were read off the table in benchmarks/README.md. They fix what the user left open and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import torch
+
+from charrnn.config import DataConfig, ModelConfig, TrainConfig
+from charrnn.data.corpus import Corpus
+from charrnn.training.device import choose_device, choose_precision
+
+HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
+READ_PER_PARAMETER = 5.0  # characters that must be read for each parameter: a larger model would stay half trained
+PARAMETERS_PER_CHARACTER = 1.5  # of training text: a larger model would know it by heart
+EPOCHS_WITHOUT_DROPOUT = 4.0
+BOOST = 3.0  # of the rate at the very beginning
+BOOSTED_WARMUP_STEPS = 5
+MEASURE_SECONDS = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The settings, and a sentence on why."""
+
+    model: ModelConfig
+    train: TrainConfig
+    reason: str
+
+
+def choose(
+    model: ModelConfig,
+    train: TrainConfig,
+    *,
+    given: Collection[str],
+    vocab_size: int,
+    train_characters: int,
+    speed: Callable[[ModelConfig], float],
+) -> Choice:
+    """Fills in what was not given.
+
+    Args:
+        model, train: the settings, defaults where nothing was given; ``train`` has a budget.
+        given: names of the fields that the user or a preset has fixed; they are kept.
+        vocab_size: V.
+        train_characters: length of the training text.
+        speed: training characters a second of a model on this machine; asked
+            twice at most, and only if the budget is a time.
+    """
+    read = _reader(model, train, vocab_size, train_characters, speed)
+    reasons = []
+    if "hidden_size" not in given:
+        fitting = [
+            size
+            for size in HIDDEN_SIZES
+            if (p := parameters(replace(model, hidden_size=size), vocab_size)) * READ_PER_PARAMETER
+            <= read(replace(model, hidden_size=size))
+            and p <= PARAMETERS_PER_CHARACTER * train_characters
+        ]
+        model = replace(model, hidden_size=max(fitting, default=HIDDEN_SIZES[0]))
+        if "embedding_size" not in given:
+            model = replace(model, embedding_size=min(128, model.hidden_size))
+        reasons.append(f"hidden size {model.hidden_size}")
+    characters = read(model)
+    epochs = characters / train_characters
+    if "dropout" not in given:
+        dropout = 0.2 * math.log2(max(epochs / EPOCHS_WITHOUT_DROPOUT, 1.0))
+        model = replace(model, dropout=min(0.5, round(dropout * 20) / 20))
+        reasons.append(f"dropout {model.dropout:g}")
+    # Measured with Muon's rate and the cosine that follows; another rate is its giver's.
+    if not {"boost", "lr", "optimizer", "schedule"} & set(given):
+        warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
+        train = replace(train, boost=BOOST, warmup_steps=warmup)
+    if not reasons:
+        return Choice(model=model, train=train, reason="")
+    reason = (
+        f"{' and '.join(reasons)}, since the budget reads about {_rounded(characters)} characters "
+        f"({epochs:.1f} times the text)"
+    )
+    return Choice(model=model, train=train, reason=reason)
+
+
+def choose_here(
+    model: ModelConfig, train: TrainConfig, *, given: Collection[str], corpus: Corpus, data: DataConfig
+) -> Choice:
+    """``choose`` for this text and this machine.
+
+    Raises:
+        ConfigError: the device is not available.
+    """
+    device = choose_device(train.device)
+    precision = choose_precision(train.precision, device)
+    vocab_size = len(corpus.vocabulary)
+    return choose(
+        model,
+        train,
+        given=given,
+        vocab_size=vocab_size,
+        train_characters=max(1, int(len(corpus.ids) * (1 - data.val_frac))),
+        speed=lambda m: measure_speed(m, train, vocab_size, device, precision),
+    )
+
+
+def parameters(model: ModelConfig, vocab_size: int) -> int:
+    """Number of trained parameters of a model."""
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[model.cell]
+    hidden = model.hidden_size
+    inputs = [model.embedding_size or vocab_size] + [hidden] * (model.num_layers - 1)
+    layers = sum(gates * hidden * (size + hidden + 2) for size in inputs)
+    return layers + vocab_size * model.embedding_size + vocab_size * (hidden + 1)
+
+
+def measure_speed(
+    model: ModelConfig, train: TrainConfig, vocab_size: int, device: torch.device, precision: str
+) -> float:
+    """Training characters a second: some steps on random tokens, on a model that is thrown away."""
+    from charrnn.model.char_rnn import CharRNN
+    from charrnn.training.optim import Optimizers
+
+    with torch.random.fork_rng():
+        net = CharRNN(model, vocab_size).to(device)
+        optimizers = Optimizers(net, train)
+        tokens = torch.randint(vocab_size, (train.seq_len, train.batch_size), device=device)
+        state = net.initial_state(train.batch_size)
+        began, steps, warm = 0.0, 0, 2
+        while True:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits, _ = net(tokens, state)
+            torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
+            float(optimizers.step(0.0))  # waits for the device
+            steps += 1
+            if steps == warm:  # the first steps make plans and buffers
+                began = time.monotonic()
+            elif steps > warm + 2 and time.monotonic() - began > MEASURE_SECONDS:
+                seconds = (time.monotonic() - began) / (steps - warm)
+                return train.batch_size * train.seq_len / seconds
+
+
+def _reader(
+    model: ModelConfig,
+    train: TrainConfig,
+    vocab_size: int,
+    train_characters: int,
+    speed: Callable[[ModelConfig], float],
+) -> Callable[[ModelConfig], float]:
+    """How many characters the budget will read, by model."""
+    if train.epochs is not None:
+        epochs = train.epochs
+        return lambda _: epochs * train_characters
+    if train.steps is not None:
+        steps = train.steps
+        return lambda _: float(steps * train.batch_size * train.seq_len)
+    assert train.time is not None
+    seconds = train.time
+    # A step costs something, and something for each parameter: two measurements give the line.
+    small, large = (replace(model, hidden_size=size, dropout=0.0) for size in (128, 512))
+    cost_small, cost_large = 1 / speed(small), 1 / speed(large)
+    p_small, p_large = parameters(small, vocab_size), parameters(large, vocab_size)
+    slope = max(cost_large - cost_small, 0.0) / (p_large - p_small)
+    return lambda m: seconds / max(cost_small + slope * (parameters(m, vocab_size) - p_small), 0.25 * cost_small)
+
+
+def _rounded(count: float) -> str:
+    for unit, name in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}"
+    return f"{count:.0f}"

@@ -1,0 +1,70 @@
+"""Starting from another model's weights (``--init-from``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from charrnn_runtime import Vocabulary
+from torch import Tensor
+
+from charrnn.config import ModelConfig
+from charrnn.errors import CheckpointError
+from charrnn.runs.checkpoint import Checkpoint
+
+
+def architecture(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfig:
+    """The checkpoint's architecture; only the dropout may be given anew.
+
+    Raises:
+        CheckpointError: something else was given; names the differences.
+    """
+    own = checkpoint.model_config
+    differences = [
+        f"--{name.replace('_', '-')} {value} (it has {getattr(own, name)})"
+        for name, value in given.items()
+        if name != "dropout" and getattr(own, name) != value
+    ]
+    if differences:
+        raise CheckpointError(
+            f"--init-from takes the weights as they are; leave out {', '.join(differences)}, or train from scratch"
+        )
+    values = own.to_json()
+    return ModelConfig.from_json(values | {"dropout": given.get("dropout", own.dropout)})
+
+
+def grown_weights(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """The checkpoint's weights with rows for the characters that ``vocabulary`` has at its end.
+
+    A new character begins as the mean of all known ones, and as unlikely as
+    the least likely of them.
+    """
+    known, size = len(checkpoint.vocabulary), len(vocabulary)
+    assert vocabulary.symbols[:known] == checkpoint.vocabulary.symbols
+    weights = dict(checkpoint.weights)
+    new = size - known
+    if not new:
+        return weights
+    head, bias = weights["head.weight"], weights["head.bias"]
+    weights["head.weight"] = torch.cat([head, head.mean(0, keepdim=True).expand(new, -1)])
+    weights["head.bias"] = torch.cat([bias, bias.min().expand(new)])
+    if checkpoint.model_config.embedding_size:
+        embedding = weights["embedding.weight"]
+        weights["embedding.weight"] = torch.cat([embedding, embedding.mean(0, keepdim=True).expand(new, -1)])
+    else:
+        weights["embedding.weight"] = torch.eye(size)
+        name = "layers.0.core.weight_ih_l0"
+        weights[name] = torch.cat([weights[name], weights[name].mean(1, keepdim=True).expand(-1, new)], dim=1)
+    return weights
+
+
+def describe_new(old: Vocabulary, new: Vocabulary) -> str:
+    """A sentence on the characters that the model has not seen before; empty if there are none."""
+    symbols = [s for s in new.symbols[len(old) :] if s >= 0]
+    if not symbols:
+        return ""
+    shown = " ".join(repr(chr(s)) for s in symbols[:40]) + (
+        f" and {len(symbols) - 40} more" if len(symbols) > 40 else ""
+    )
+    return f"{len(symbols)} characters are new to the model and get rows of their own: {shown}"

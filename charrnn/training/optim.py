@@ -1,0 +1,159 @@
+"""Optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from charrnn_export import GATES
+from torch import Tensor, nn
+
+from charrnn.config import TrainConfig
+from charrnn.model.char_rnn import CharRNN
+
+# Muon's rate over AdamW's: an orthogonal update has a size of its own, whatever the gradient's.
+MUON_LR_RATIO = 5.0
+BOOST_STEPS = 100
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is made orthogonal, gate by gate (Jordan et al. 2024, "Muon").
+
+    torch.optim.Muon takes a matrix as one; a recurrent layer's matrix is G
+    gates stacked ``[G*H, I]``, each a map of its own, and doing them one by one
+    (batched) trains better.
+
+    Args:
+        params: stacked matrices ``[G*H, I]``.
+        gates: G.
+        lr: step size in units of the update's spectral norm, about 1.
+        momentum: decay of the gradient's running mean (Nesterov's form is used).
+        weight_decay: decoupled, times lr.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], *, gates: int, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """One update; the closure is not used."""
+        for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike.setdefault(p.shape, []).append(p)
+            # Matrices of one shape in one batch: the iteration is many small products.
+            for params in alike.values():
+                self._update(params, group)
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        grads = [p.grad for p in params if p.grad is not None]
+        means = []
+        for p in params:
+            state = self.state[p]
+            if "mean" not in state:
+                state["mean"] = torch.zeros_like(p)
+            means.append(state["mean"])
+        torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+        stacked = torch.stack(torch._foreach_lerp(grads, means, group["momentum"]))
+        updates = _orthogonal(stacked.view(len(params) * group["gates"], -1, stacked.shape[-1])).reshape(stacked.shape)
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, updates.unbind(), alpha=-group["lr"])
+
+
+def _orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest orthogonal matrices, roughly: [G, H, I], most singular values end up between 0.7 and 1.2.
+
+    Five steps of a quintic Newton-Schulz iteration with the coefficients of
+    Jordan et al. (2024), in bfloat16, which is exact enough for a direction.
+    Four take 8 % less time for an update, and cost 0.01 nats in the end.
+    """
+    x: Tensor = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    for _ in range(5):
+        a = x @ x.mT
+        b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, b, x, beta=3.4445)
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class Optimizers:
+    """One of the optimizers by name, or Muon for the recurrent layers' matrices with AdamW for the rest, as one."""
+
+    def __init__(self, model: CharRNN, config: TrainConfig) -> None:
+        matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
+        if config.optimizer != "muon":
+            matrices = []
+        ids = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in ids]
+        groups = [
+            {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        first: torch.optim.Optimizer
+        if config.optimizer == "rmsprop":
+            first = torch.optim.RMSprop(groups, lr=config.lr, alpha=0.95)  # char-rnn's decay_rate
+        elif config.optimizer == "adam":
+            first = torch.optim.Adam(groups, lr=config.lr, fused=True)
+        else:
+            first = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(first, config.lr)]
+        if matrices:
+            lr = config.lr * MUON_LR_RATIO
+            muon = Muon(matrices, gates=GATES[model.config.cell], lr=lr, weight_decay=config.weight_decay)
+            self._optimizers.append((muon, lr))
+        self._parameters = list(model.parameters())
+        self._clip_norm = config.grad_clip or math.inf
+        self._clip_value = config.clip_value
+
+    def step(self, factor: float) -> Tensor:
+        """Clips, updates at ``factor`` times the peak rate, clears the gradients; the norm before clipping."""
+        if self._clip_value:
+            norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            nn.utils.clip_grad_value_(self._parameters, self._clip_value)
+        else:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        for optimizer, peak in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The optimizers' states."""
+        return [optimizer.state_dict() for optimizer, _ in self._optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Inverse of ``state_dict``."""
+        for (optimizer, _), state in zip(self._optimizers, states, strict=True):
+            settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state)
+            for group, ours in zip(optimizer.param_groups, settings, strict=True):
+                group.update(ours)  # a resumed run may have been given another weight decay
+
+
+def schedule(config: TrainConfig, *, fraction: float, epoch: float, step: int) -> float:
+    """The rate as a part of ``lr``, after a linear rise over the first steps.
+
+    ``boost`` multiplies it at first, and falls to 1 over BOOST_STEPS steps: a
+    model that knows nothing yet learns fastest with a rate that would later
+    keep it from settling.
+
+    "cosine" falls by half a cosine to 0 over the budget (``fraction`` of it is
+    used). "decay" multiplies by ``lr_decay`` each time ``lr_decay_every``
+    epochs have ended, counted from ``lr_decay_after``.
+    """
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    warm *= 1 + (config.boost - 1) * max(0.0, 1 - step / BOOST_STEPS)
+    if config.schedule == "decay":
+        # A hair: epochs are sums of fractions, and an end may come out just below a whole number.
+        ended = math.floor(max(0.0, epoch - config.lr_decay_after) / config.lr_decay_every + 1e-9)
+        return warm * config.lr_decay**ended
+    return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))

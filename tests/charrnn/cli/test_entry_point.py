@@ -1,0 +1,155 @@
+"""The real command in processes of its own: start-up, signals, pipes, exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from charrnn.runs.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    from tests.conftest import Run
+
+COMMAND = [sys.executable, "-m", "charrnn"]
+SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "4", "--seq-len", "16", "--dropout", "0"]
+# What only commands that train, export or sample may load.
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxscript", "requests", "filelock", "matplotlib")
+
+
+def python(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "-h"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    program = f"""
+import sys
+from charrnn.cli import main
+sys.argv = ["charrnn", *{arguments!r}]
+try:
+    main()
+except SystemExit as exit:
+    assert not exit.code
+print("loaded:", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert python(program).splitlines()[-1] == "loaded: []"
+
+
+def test_sampling_from_a_model_file_does_not_load_torch(run: Run) -> None:
+    program = f"""
+import sys
+from charrnn.cli import main
+sys.argv = ["charrnn", "sample", {str(run.model)!r}, "--length", "20", "--seed", "1", "--quiet"]
+try:
+    main()
+except SystemExit as exit:
+    assert not exit.code
+assert "onnxruntime" in sys.modules
+print("loaded:", [name for name in ("torch", "onnx", "onnxscript") if name in sys.modules])
+"""
+    assert python(program).splitlines()[-1] == "loaded: []"
+
+
+def test_nonsense_is_told_without_loading_torch() -> None:
+    program = """
+import sys
+from charrnn.cli import main
+sys.argv = ["charrnn", "train", "--time", "soon"]
+try:
+    main()
+except SystemExit as exit:
+    assert exit.code == 2
+print("loaded:", [name for name in ("torch",) if name in sys.modules])
+"""
+    assert python(program).splitlines()[-1] == "loaded: []"
+
+
+def test_an_interrupt_saves_exits_with_130_and_the_run_resumes(run: Run, tmp_path: Path) -> None:
+    arguments = [*COMMAND, "train", str(run.text), "--out", "run", *SMALL]
+    process = subprocess.Popen(
+        [*arguments, "--steps", "1000000", "--eval-steps", "20"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 180
+        while not (tmp_path / "run" / "best.pt").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err == ""
+    assert "interrupted and saved after" in out
+    step = load_checkpoint(tmp_path / "run" / "last.pt").progress["step"]
+    assert step >= 20
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.endswith(".tmp")]
+    resume = [*COMMAND, "train", "--resume", "--out", "run", "--steps", str(step + 5)]
+    done = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at step {step:,}" in done.stdout
+    assert load_checkpoint(tmp_path / "run" / "last.pt").progress["step"] == step + 5
+
+
+def test_text_from_a_pipe_and_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "train", "-", "--out", "run", "--steps", "3", *SMALL],
+        cwd=tmp_path, input=("Grüße, 世界! " * 60).encode(), capture_output=True, timeout=180, check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+    assert b"\\xd7" in done.stdout  # the × of 1×8
+
+
+def test_exit_codes(run: Run, tmp_path: Path) -> None:
+    for arguments, code in (
+        (["no-such-command"], 2),
+        (["sample", "none.onnx"], 1),
+        (["sample", str(run.model), "--length", "0"], 2),
+    ):
+        done = subprocess.run(
+            [*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == code
+        assert done.stdout == ""
+        assert "rror" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough(run: Run) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "sample", str(run.model), "--length", "200000", "--seed", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert len(process.stdout.read(10)) == 10
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait(timeout=180)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_behind_standard_output(run: Run, options: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "sample", str(run.model), "--length", "20", "--seed", "1", *options],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=180, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

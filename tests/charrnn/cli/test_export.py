@@ -1,0 +1,55 @@
+"""``charrnn export`` with smaller weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from charrnn_runtime import Sampler
+
+from charrnn.data.streams import Streams
+from charrnn.inference.models import _validation
+from charrnn.runs.checkpoint import load_checkpoint
+
+if TYPE_CHECKING:
+    from tests.conftest import Charrnn, MakeTrainer, Run
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("fp16", "float16"), ("int8", "int8")])
+def test_smaller_weights_are_measured_and_said(
+    run: Run, charrnn: Charrnn, tmp_path: Path, dtype: str, stored: str
+) -> None:
+    model = tmp_path / "small.onnx"
+    outcome = charrnn("export", run.best, model, "--dtype", dtype, "--max-cost", "0.5")
+    assert outcome.code == 0, outcome.err
+    assert f"{dtype}: " in outcome.out
+    assert "characters of validation text" in outcome.out
+    assert ("slow on a CPU" in outcome.out) == (dtype == "fp16")
+    info = Sampler(model).info
+    assert info.dtype == stored
+    assert set(info.quality) == {"float32", stored, "tokens"}
+    refused = charrnn("export", run.best, tmp_path / "none.onnx", "--dtype", dtype, "--max-cost", "-1")
+    assert refused.code == 1
+    assert "more than the -1 allowed" in refused.err
+    assert not (tmp_path / "none.onnx").exists()
+
+
+def test_dtypes_that_are_none(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
+    outcome = charrnn("export", run.best, tmp_path / "m.onnx", "--dtype", "fp8")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "unknown dtype 'fp8'; known: fp32, fp16, int8" in outcome.err
+
+
+def test_split_streams_is_measured_on_what_was_not_trained_on(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(split="streams", steps=4, val_frac=0.2)
+    trainer.train()
+    checkpoint = load_checkpoint(next(trainer.folder.glob("best.pt")))
+    ids = np.concatenate(_validation(checkpoint, ()))
+    assert trainer.split.val is not None
+    assert isinstance(trainer.split.train, Streams)
+    trained = {int(s) + n for s in trainer.split.train.starts_B for n in range(trainer.split.train.length)}
+    places = [int(s) + n for s in trainer.split.val.starts_B for n in range(trainer.split.val.length)]
+    assert not trained & set(places)
+    assert ids.tolist() == np.asarray(trainer.split.val.ids)[places].tolist()

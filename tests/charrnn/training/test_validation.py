@@ -1,0 +1,146 @@
+"""Validation loss against plain arithmetic, and against the exported model."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from charrnn_runtime import Sampler
+
+from charrnn.config import DataConfig, ModelConfig
+from charrnn.data.corpus import read_corpus
+from charrnn.data.streams import Streams
+from charrnn.inference.evaluation import evaluate_text
+from charrnn.model.char_rnn import CharRNN
+from charrnn.runs.checkpoint import load_checkpoint
+from charrnn.training import trainer as train_module
+from charrnn.training.validation import streams_loss, validation_loss
+
+if TYPE_CHECKING:
+    from tests.conftest import Charrnn, MakeTrainer, Run
+
+
+def plain_loss(model: CharRNN, ids: list[int], start: int) -> float:
+    """One stream, one character at a time, in the order of the text."""
+    state, total, before = model.initial_state(1), 0.0, start
+    with torch.no_grad():
+        for target in ids:
+            logits, state = model(torch.tensor([[before]]), state)
+            total -= float(logits[0, 0].double().log_softmax(0)[target])
+            before = target
+    return total / len(ids)
+
+
+@pytest.mark.parametrize("n", [1, 2, 513, 700])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_short_texts_are_read_as_one_stream(cell: str, n: int) -> None:
+    torch.manual_seed(3)
+    config = ModelConfig(cell=cell, hidden_size=6, num_layers=2, embedding_size=4)  # type: ignore[arg-type]
+    model = CharRNN(config, 7).eval()
+    ids = np.random.default_rng(1).integers(0, 7, n).astype(np.uint8)
+    assert validation_loss(model, ids, 2) == pytest.approx(plain_loss(model, ids.tolist(), 2), abs=1e-5)
+
+
+@pytest.mark.parametrize("n", [4 * 8 * 512, 4 * 8 * 512 + 1, 17_777])
+def test_long_texts_are_read_as_eight_streams_with_the_same_result(n: int) -> None:
+    torch.manual_seed(3)
+    model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4), 5).eval()
+    ids = np.random.default_rng(n).integers(0, 5, n).astype(np.uint8)
+    inputs = torch.from_numpy(np.concatenate([[1], ids[:-1]]).astype(np.int64))[:, None]
+    with torch.no_grad():
+        logits, _ = model(inputs, model.initial_state(1))
+        expected = torch.nn.functional.cross_entropy(logits[:, 0].double(), torch.from_numpy(ids.astype(np.int64)))
+    assert validation_loss(model, ids, 1) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_dropout_is_off_and_the_mode_is_put_back() -> None:
+    torch.manual_seed(3)
+    model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4, dropout=0.9), 5)
+    ids = np.array([0, 1, 2, 3, 4] * 20, np.uint8)
+    model.train()
+    assert validation_loss(model, ids, 0) == validation_loss(model, ids, 0)
+    assert model.training
+
+
+def test_equals_eval_of_the_exported_model(run: Run, charrnn: Charrnn) -> None:
+    checkpoint = load_checkpoint(run.best)
+    val_loss = checkpoint.progress["val_loss"]
+    outcome = charrnn("eval", run.model, run.text, "--split", "val", "--json")
+    values = json.loads(outcome.out)
+    assert values["nats_per_char"] == pytest.approx(val_loss, abs=1e-4)
+    assert values["bits_per_char"] == pytest.approx(val_loss / math.log(2), abs=1e-4)
+    assert values["perplexity"] == pytest.approx(math.exp(val_loss), abs=1e-2)
+    assert values["characters"] == int(len(run.text.read_text()) * 0.1)
+
+
+def test_the_parts_of_a_text_add_up(run: Run) -> None:
+    sampler = Sampler(run.model)
+    scores = {split: evaluate_text(sampler, [str(run.text)], split=split) for split in ("all", "train", "val")}
+    assert scores["train"][1] + scores["val"][1] == scores["all"][1]
+    mean = sum(nats * n for nats, n in (scores["train"], scores["val"])) / scores["all"][1]
+    assert mean == pytest.approx(scores["all"][0], abs=1e-2)  # only the state at the cut differs
+
+
+@pytest.mark.parametrize("window", [1, 7, 100, 100_000])
+def test_windows_are_scored_each_from_the_zero_state(run: Run, window: int) -> None:
+    model = load_checkpoint(run.best).build_model().eval()
+    corpus = read_corpus([str(run.text)], DataConfig())
+    _, val = corpus.split(0.1)
+    total = 0.0
+    for at in range(0, len(val) - 1, window):
+        part = torch.from_numpy(val[at : at + window + 1].astype(np.int64))
+        with torch.no_grad():
+            logits, _ = model(part[:-1, None], model.initial_state(1))
+        total += float(torch.nn.functional.cross_entropy(logits[:, 0], part[1:], reduction="sum"))
+    nats, count = evaluate_text(Sampler(run.model), [str(run.text)], split="val", window=window)
+    assert count == len(val) - 1
+    assert nats == pytest.approx(total / count, abs=1e-4)
+
+
+def test_of_a_long_text_pieces_spread_evenly_are_read() -> None:
+    torch.manual_seed(3)
+    model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4), 5).eval()
+    ids = np.random.default_rng(1).integers(0, 5, 40_000).astype(np.uint8)
+    with torch.no_grad():
+        inputs = torch.from_numpy(np.concatenate([[1], ids[:-1]]).astype(np.int64))[:, None]
+        logits, _ = model(inputs, model.initial_state(1))
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, 0].double(), torch.from_numpy(ids.astype(np.int64)), reduction="none"
+        )
+    size = 6400 // 64
+    begins = [i * (40_000 - size) // 63 for i in range(64)]
+    expected = np.mean([float(losses[b : b + size].mean()) for b in begins])
+    assert validation_loss(model, ids, 1, most=6400) == pytest.approx(expected, abs=1e-6)
+    assert begins[-1] + size == len(ids)
+    assert validation_loss(model, ids, 1, most=40_000) == validation_loss(model, ids, 1)
+    assert validation_loss(model, ids, 1, most=0) == validation_loss(model, ids, 1)
+    assert validation_loss(model, ids, 1, most=10) == pytest.approx(float(losses[:10].mean()), abs=1e-6)
+
+
+def test_of_long_streams_the_first_sequences_are_read() -> None:
+    torch.manual_seed(3)
+    model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4), 5).eval()
+    ids = np.random.default_rng(1).integers(0, 5, 4001).astype(np.uint8)
+    starts = np.arange(4) * 1000
+    whole, short = Streams(ids, starts, 1000), Streams(ids, starts, 100)
+    assert streams_loss(model, whole, 50, most=400) == streams_loss(model, short, 50)
+    assert streams_loss(model, whole, 50, most=1) == streams_loss(model, Streams(ids, starts, 50), 50)
+    assert streams_loss(model, whole, 50, most=4000) == streams_loss(model, whole, 50)
+
+
+def test_training_validates_no_more_than_it_was_told(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int | None] = []
+
+    def spied(*arguments: object, most: int | None) -> float:
+        seen.append(most)
+        return validation_loss(*arguments, most=most)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "validation_loss", spied)
+    make_trainer("bounded", steps=2, val_max=640).train()
+    assert set(seen) == {640}
