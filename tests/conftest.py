@@ -24,11 +24,14 @@ from hypothesis import settings
 from charrnn.cli import main
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
+from charrnn.training.device import cpu_can_bf16
 from charrnn.training.trainer import Trainer
 
 torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("fixed")
+
+NEEDS_BF16 = pytest.mark.skipif(not cpu_can_bf16(), reason="torch has no bf16 kernels for this processor")
 
 
 @dataclass(frozen=True)

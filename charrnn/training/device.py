@@ -45,7 +45,15 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """ "bf16" or "fp32"; "auto" takes bf16 where the processor has instructions for it."""
+    """ "bf16" or "fp32"; "auto" takes bf16 where the processor has instructions for it.
+
+    Raises:
+        ConfigError: bf16 was asked for on a CPU for which torch has no bf16 kernels.
+    """
+    if name == "bf16" and device.type == "cpu" and not cpu_can_bf16():
+        raise ConfigError(
+            "--precision bf16: torch has no bf16 kernels for this processor; use --precision fp32 or auto"
+        )
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -55,6 +63,13 @@ def choose_precision(name: str, device: torch.device) -> str:
         has = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("avx512_bf16", "amx_tile"))
         return "bf16" if any(ask is not None and ask() for ask in has) else "fp32"
     return "fp32"
+
+
+def cpu_can_bf16() -> bool:
+    """Whether torch computes in bf16 on this CPU at all, quickly or not: oneDNN's LSTM needs AVX-512."""
+    # torch has no public question for this either; a torch that lacks the private one is tried as it is.
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return ask is None or bool(ask())
 
 
 def to_device(ids: NDArray[Any], device: torch.device) -> Tensor:

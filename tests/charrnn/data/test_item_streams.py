@@ -21,6 +21,7 @@ from charrnn.errors import ConfigError, CorpusError
 from charrnn.model.char_rnn import CharRNN, Layer
 from charrnn.training.trainer import resumable
 from charrnn.training.validation import items_loss
+from tests.conftest import NEEDS_BF16
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrainer
@@ -190,10 +191,15 @@ def resets(x: torch.Tensor, items: Items) -> torch.Tensor:
 
 
 CELLS = [("lstm", 1), ("lstm", 2), ("gru", 2), ("rnn", 2)]
+IN_BOTH = [
+    # PyTorch's LSTM has no bf16 kernels for every processor; ours of GRU and RNN are made of plain operators.
+    pytest.param(cell, layers, precision, marks=NEEDS_BF16 if (cell, precision) == ("lstm", "bf16") else ())
+    for cell, layers in (("lstm", 1), ("lstm", 2), ("gru", 2), ("rnn", 2))
+    for precision in ("fp32", "bf16")
+]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("cell", "num_layers"), CELLS)
+@pytest.mark.parametrize(("cell", "num_layers", "precision"), IN_BOTH)
 def test_nothing_leaks_from_one_item_into_the_next(cell: str, num_layers: int, precision: str) -> None:
     torch.manual_seed(1)
     model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=12), 9)  # type: ignore[arg-type]
@@ -225,8 +231,7 @@ def test_nothing_leaks_from_one_item_into_the_next(cell: str, num_layers: int, p
     assert not torch.equal(changed[: len(one) - 1, 0], together[: len(one) - 1, 0])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("cell", "num_layers"), CELLS)
+@pytest.mark.parametrize(("cell", "num_layers", "precision"), IN_BOTH)
 def test_no_gradient_gets_from_an_item_into_the_one_before(cell: str, num_layers: int, precision: str) -> None:
     torch.manual_seed(1)
     model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=0), 30)  # type: ignore[arg-type]

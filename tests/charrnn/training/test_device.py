@@ -60,7 +60,13 @@ def test_with_gpus() -> None:
 def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert choose_precision("fp32", cpu) == "fp32"
-    assert choose_precision("bf16", cpu) == "bf16"
+    for can in (True, False):
+        monkeypatch.setattr("charrnn.training.device.cpu_can_bf16", lambda can=can: can)
+        if can:
+            assert choose_precision("bf16", cpu) == "bf16"
+        else:
+            with pytest.raises(ConfigError, match="no bf16 kernels for this processor; use fp32 or auto"):
+                choose_precision("bf16", cpu)
     assert choose_precision("auto", torch.device("mps")) == "fp32"
     for has, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has, raising=False)

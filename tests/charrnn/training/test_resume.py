@@ -12,6 +12,7 @@ import torch
 from charrnn.errors import CheckpointError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.training.trainer import Trainer, resumable
+from tests.conftest import NEEDS_BF16
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrainer, Run
@@ -31,7 +32,7 @@ def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     [
         {},
         {"cell": "gru", "num_layers": 2, "dropout": 0.4, "optimizer": "adamw"},
-        {"cell": "rnn", "precision": "bf16", "epochs": 0.42},
+        pytest.param({"cell": "rnn", "precision": "bf16", "epochs": 0.42}, marks=NEEDS_BF16),
     ],
     ids=["lstm", "gru with dropout", "rnn in bf16 by epochs"],
 )

@@ -16,6 +16,7 @@ from charrnn.errors import ConfigError, CorpusError, DivergedError, WriteError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.training import trainer as train_module
+from tests.conftest import NEEDS_BF16
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrainer, Run
@@ -310,6 +311,7 @@ def test_a_full_disk_ends_the_run_with_the_earlier_checkpoints_whole(
     assert not [name for name in files(trainer.folder) if name.endswith(".tmp")]
 
 
+@NEEDS_BF16
 def test_bytes_and_bfloat16_train_too(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     (tmp_path / "noise.bin").write_bytes(bytes(i * i % 256 for i in range(3000)))
     recorder = Recorder()
