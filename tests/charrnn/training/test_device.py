@@ -65,7 +65,7 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         if can:
             assert choose_precision("bf16", cpu) == "bf16"
         else:
-            with pytest.raises(ConfigError, match="no bf16 kernels for this processor; use fp32 or auto"):
+            with pytest.raises(ConfigError, match="no bf16 kernels for this processor; use --precision fp32 or auto"):
                 choose_precision("bf16", cpu)
     assert choose_precision("auto", torch.device("mps")) == "fp32"
     for has, expected in ((True, "bf16"), (False, "fp32")):
