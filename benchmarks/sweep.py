@@ -25,7 +25,7 @@ from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
 from charrnn.data.streams import split_streams
 from charrnn.model.char_rnn import CharRNN, State
-from charrnn.training.defaults import BOOST, BOOSTED_WARMUP_STEPS
+from charrnn.training.defaults import BOOSTED_WARMUP_STEPS, LR_BOOST
 from charrnn.training.device import keep_freed_memory
 from charrnn.training.optim import Optimizers, schedule
 from charrnn.training.validation import validation_loss
@@ -88,7 +88,7 @@ class Variant:
 
 VARIANTS = {
     "the recipe": Variant(),
-    "no boost of the rate at first": Variant(train={"boost": 1.0}),
+    "no lr_boost": Variant(train={"lr_boost": 1.0}),
     "averaged weights (EMA 0.998)": Variant(ema=True),
     "layer normalisation before the output": Variant(change=layer_norm),
     "dropout 0.1 on the embedding": Variant(change=input_dropout),
@@ -101,7 +101,7 @@ VARIANTS = {
     "two layers, residual": Variant(model={"num_layers": 2}, kind=Residual),
     "batch doubled, half as many steps": Variant(train={"batch_size": 64}),
     "batch halved, twice as many steps": Variant(train={"batch_size": 16}),
-    "AdamW instead of Muon": Variant(train={"optimizer": "adamw", "boost": 1.0}),
+    "AdamW instead of Muon": Variant(train={"optimizer": "adamw", "lr_boost": 1.0}),
 }
 
 
@@ -109,7 +109,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
     """Validation loss in nats, and seconds of training."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    standard = TrainConfig(boost=BOOST, warmup_steps=BOOSTED_WARMUP_STEPS)
+    standard = TrainConfig(lr_boost=LR_BOOST, warmup_steps=BOOSTED_WARMUP_STEPS)
     config = replace(standard, steps=steps, **variant.train)
     steps = steps * standard.batch_size // config.batch_size
     model_config = replace(base, **variant.model)

@@ -141,10 +141,10 @@ class TrainConfig(_Config):
     lr_decay_after: float = _option(0.0, "For --schedule decay: epochs before the first one counts.")
     weight_decay: float = _option(0.01, "Decoupled weight decay of the matrices.")
     grad_clip: float = _option(1.0, "The gradient's norm is clipped to this; 0 for never.")
-    clip_value: float = _option(0.0, "Each element of the gradient is clamped to this; 0 for never.")
+    grad_clip_value: float = _option(0.0, "Each element of the gradient is clamped to this; 0 for never.")
     loss_sum: bool = _option(False, "Sum the loss over the sequence for the gradient, instead of taking the mean.")
     warmup_steps: int = _option(20, "Steps in which the rate rises to its peak.")
-    boost: float = _option(1.0, "How many times its height the rate has at first; that falls to 1 over 100 steps.")
+    lr_boost: float = _option(1.0, "Factor on the learning rate at first; it falls to 1 over 100 steps.")
     eval_steps: int | None = _option(None, "Validate every so many steps. Default: about every tenth of the budget.")
     seed: int = _option(1, "Seed of the initial weights and of dropout.")
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
@@ -166,9 +166,9 @@ class TrainConfig(_Config):
         _at_least("warmup_steps", self.warmup_steps, 0)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ConfigError(f"lr must be above 0, got {self.lr}")
-        if not (math.isfinite(self.boost) and self.boost >= 1):
-            raise ConfigError(f"boost must be 1 or more, got {self.boost}")
-        for name in ("weight_decay", "grad_clip", "clip_value", "lr_decay_after"):
+        if not (math.isfinite(self.lr_boost) and self.lr_boost >= 1):
+            raise ConfigError(f"lr_boost must be 1 or more, got {self.lr_boost}")
+        for name in ("weight_decay", "grad_clip", "grad_clip_value", "lr_decay_after"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         for name in ("lr_decay", "lr_decay_every"):

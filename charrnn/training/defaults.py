@@ -20,7 +20,7 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 15
 READ_PER_PARAMETER = 5.0  # characters that must be read for each parameter: a larger model would stay half trained
 PARAMETERS_PER_CHARACTER = 1.5  # of training text: a larger model would know it by heart
 EPOCHS_WITHOUT_DROPOUT = 4.0
-BOOST = 3.0  # of the rate at the very beginning
+LR_BOOST = 3.0  # of the rate at the very beginning
 BOOSTED_WARMUP_STEPS = 5
 MEASURE_SECONDS = 0.4
 
@@ -74,9 +74,9 @@ def choose(
         model = replace(model, dropout=min(0.5, round(dropout * 20) / 20))
         reasons.append(f"dropout {model.dropout:g}")
     # Measured with Muon's rate and the cosine that follows; another rate is its giver's.
-    if not {"boost", "lr", "optimizer", "schedule"} & set(given):
+    if not {"lr_boost", "lr", "optimizer", "schedule"} & set(given):
         warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
-        train = replace(train, boost=BOOST, warmup_steps=warmup)
+        train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
     if not reasons:
         return Choice(model=model, train=train, reason="")
     reason = (

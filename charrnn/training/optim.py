@@ -15,7 +15,7 @@ from charrnn.model.char_rnn import CharRNN
 
 # Muon's rate over AdamW's: an orthogonal update has a size of its own, whatever the gradient's.
 MUON_LR_RATIO = 5.0
-BOOST_STEPS = 100
+LR_BOOST_STEPS = 100
 
 
 class Muon(torch.optim.Optimizer):
@@ -110,13 +110,13 @@ class Optimizers:
             self._optimizers.append((muon, lr))
         self._parameters = list(model.parameters())
         self._clip_norm = config.grad_clip or math.inf
-        self._clip_value = config.clip_value
+        self._grad_clip_value = config.grad_clip_value
 
     def step(self, factor: float) -> Tensor:
         """Clips, updates at ``factor`` times the peak rate, clears the gradients; the norm before clipping."""
-        if self._clip_value:
+        if self._grad_clip_value:
             norm = nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-            nn.utils.clip_grad_value_(self._parameters, self._clip_value)
+            nn.utils.clip_grad_value_(self._parameters, self._grad_clip_value)
         else:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
         for optimizer, peak in self._optimizers:
@@ -142,7 +142,7 @@ class Optimizers:
 def schedule(config: TrainConfig, *, fraction: float, epoch: float, step: int) -> float:
     """The rate as a part of ``lr``, after a linear rise over the first steps.
 
-    ``boost`` multiplies it at first, and falls to 1 over BOOST_STEPS steps: a
+    ``lr_boost`` multiplies it at first, and falls to 1 over LR_BOOST_STEPS steps: a
     model that knows nothing yet learns fastest with a rate that would later
     keep it from settling.
 
@@ -151,7 +151,7 @@ def schedule(config: TrainConfig, *, fraction: float, epoch: float, step: int) -
     epochs have ended, counted from ``lr_decay_after``.
     """
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    warm *= 1 + (config.boost - 1) * max(0.0, 1 - step / BOOST_STEPS)
+    warm *= 1 + (config.lr_boost - 1) * max(0.0, 1 - step / LR_BOOST_STEPS)
     if config.schedule == "decay":
         # A hair: epochs are sums of fractions, and an end may come out just below a whole number.
         ended = math.floor(max(0.0, epoch - config.lr_decay_after) / config.lr_decay_every + 1e-9)

@@ -149,7 +149,7 @@ class Settings:
             weights = finetune.grown_weights(self.origin, corpus.vocabulary)
             if new := finetune.describe_new(self.origin.vocabulary, corpus.vocabulary):
                 notes.append(new)
-            given |= {"hidden_size", "boost"}  # a boost is for a model that knows nothing yet
+            given |= {"hidden_size", "lr_boost"}  # a boost is for a model that knows nothing yet
         from charrnn.training import defaults
 
         choice = defaults.choose_here(self.model, self.train.with_budget(), given=given, corpus=corpus, data=self.data)

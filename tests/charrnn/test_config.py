@@ -89,7 +89,7 @@ def test_durations_as_people_write_them(seconds: float, text: str) -> None:
         (TrainConfig, "weight_decay", [-1, NAN, INF]),
         (TrainConfig, "grad_clip", [-1, NAN, INF]),
         (TrainConfig, "warmup_steps", [-1, 0.5]),
-        (TrainConfig, "boost", [0.5, NAN, INF]),
+        (TrainConfig, "lr_boost", [0.5, NAN, INF]),
         (TrainConfig, "eval_steps", [0, -1]),
         (TrainConfig, "seed", [-1, 2**63]),
         (TrainConfig, "precision", ["fp16", "FP32"]),

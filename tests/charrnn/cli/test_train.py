@@ -53,7 +53,7 @@ def test_every_option_reaches_its_setting(book: Path, charrnn: Charrnn) -> None:
         "cell": "gru", "hidden_size": 9, "num_layers": 2, "embedding_size": 5, "dropout": 0.25,
         "normalize": "NFC", "val_frac": 0.2,
         "epochs": 0.1, "batch_size": 3, "seq_len": 17, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.02,
-        "grad_clip": 0.5, "warmup_steps": 3, "boost": 2.0, "eval_steps": 2, "seed": 5,
+        "grad_clip": 0.5, "warmup_steps": 3, "lr_boost": 2.0, "eval_steps": 2, "seed": 5,
         "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]

@@ -63,13 +63,13 @@ def test_dropout_grows_with_the_passes_over_the_text() -> None:
 
 
 def test_the_boost_is_for_the_rate_that_it_was_measured_with() -> None:
-    assert chosen(TrainConfig(steps=100)).train.boost == 3.0
-    for name in ("boost", "lr", "optimizer", "schedule"):
-        assert chosen(TrainConfig(steps=100), given={name}).train.boost == 1.0
+    assert chosen(TrainConfig(steps=100)).train.lr_boost == 3.0
+    for name in ("lr_boost", "lr", "optimizer", "schedule"):
+        assert chosen(TrainConfig(steps=100), given={name}).train.lr_boost == 1.0
     assert chosen(TrainConfig(steps=100)).train.warmup_steps == 5
     assert chosen(TrainConfig(steps=100, warmup_steps=30), given={"warmup_steps"}).train.warmup_steps == 30
     assert chosen(TrainConfig(steps=100), given={"lr"}).train.warmup_steps == 20
-    assert all(recipe.train["boost"] == 1.0 for recipe in presets().values())
+    assert all(recipe.train["lr_boost"] == 1.0 for recipe in presets().values())
 
 
 def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() -> None:
@@ -134,7 +134,7 @@ def test_a_preset_trains_on_its_split_and_the_command_line_wins(charrnn: Charrnn
     refused = charrnn("eval", out, run.text, "--split", "val")
     assert refused.code == 1
     assert "end of each of its streams" in refused.err
-    assert (config.optimizer, config.lr, config.clip_value, config.epochs) == ("rmsprop", 0.01, 5.0, None)
+    assert (config.optimizer, config.lr, config.grad_clip_value, config.epochs) == ("rmsprop", 0.01, 5.0, None)
 
 
 def test_init_from_grows_the_vocabulary_and_names_what_is_new(charrnn: Charrnn, run: Run, tmp_path: Path) -> None:

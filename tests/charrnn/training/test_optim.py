@@ -142,9 +142,9 @@ def test_char_rnn_s_rate_falls_after_each_epoch_from_the_tenth_on() -> None:
 
 
 def test_a_boost_is_over_after_a_hundred_steps() -> None:
-    assert [rate(0.0, step, 0, boost=3) for step in (0, 50, 100, 5000)] == [3.0, 2.0, 1.0, 1.0]
-    assert rate(0.0, 1, 4, boost=3) == pytest.approx(0.5 * 2.98)
-    assert rate(1.0, 0, 0, boost=3) == pytest.approx(0.0)
+    assert [rate(0.0, step, 0, lr_boost=3) for step in (0, 50, 100, 5000)] == [3.0, 2.0, 1.0, 1.0]
+    assert rate(0.0, 1, 4, lr_boost=3) == pytest.approx(0.5 * 2.98)
+    assert rate(1.0, 0, 0, lr_boost=3) == pytest.approx(0.0)
 
 
 def test_the_rate_rises_and_then_falls_as_a_cosine() -> None:
