@@ -6,7 +6,7 @@ import torch
 from charrnn_export import StepModule
 from charrnn_export.export import describe
 from charrnn_runtime import Sampler, Vocabulary
-from charrnn_runtime.session import Logits, Reader, State, Tokens
+from charrnn_runtime.session import Logits, SequenceRunner, State, Tokens
 
 from charrnn.model.char_rnn import CharRNN
 
@@ -28,7 +28,7 @@ class _TorchCell:
     def runner(self, batch: int, state: State | None = None) -> _TorchRunner:
         return _TorchRunner(self.step, batch, state)
 
-    def reader(self, _tokens: int | None, _state: State | None = None) -> Reader | None:
+    def sequence_runner(self, _tokens: int | None, _state: State | None = None) -> SequenceRunner | None:
         return None
 
 

@@ -64,7 +64,8 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
         local = "onnxruntime/" + Path(name).name.replace(".mjs", ".js")
         files[local] = fetch_files()[name]
         description[part] = {"url": local}
-    files |= _static(importlib.resources.files("charrnn.web").joinpath("static"))
+    files |= _files(importlib.resources.files("charrnn.web").joinpath("static"))
+    files |= _files(importlib.resources.files("charrnn.web.js"), "charrnn/", (".js", ".json"))
     index = files["index.html"].decode()
     index = index.replace("{connect}", f" {CDN}" if cdn else "").replace("{script}", " blob:" if cdn else "")
     files["index.html"] = index.encode()
@@ -80,9 +81,8 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
     return {name: len(data) for name, data in files.items()}
 
 
-def _static(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+def _files(folder: Traversable, prefix: str = "", suffixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, bytes]]:
+    """Names in the site and contents of a folder's files with these endings."""
     for item in sorted(folder.iterdir(), key=lambda item: item.name):
-        if item.is_dir():
-            yield from _static(item, f"{prefix}{item.name}/")
-        else:
+        if item.is_file() and item.name.endswith(suffixes):
             yield prefix + item.name, item.read_bytes()

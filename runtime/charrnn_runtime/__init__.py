@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.conversation import Conversation, Snapshot
     from charrnn_runtime.engine import Engine
     from charrnn_runtime.generation import Generation
-    from charrnn_runtime.jobs import Job, Scored
+    from charrnn_runtime.jobs import Job, TokenScore
     from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
     from charrnn_runtime.options import SamplingOptions
     from charrnn_runtime.sampler import Request, Sampler, Score
@@ -48,7 +48,7 @@ _LAZY = {
     "Sampler": "sampler",
     "SamplingOptions": "options",
     "Score": "sampler",
-    "Scored": "jobs",
+    "TokenScore": "jobs",
     "Snapshot": "conversation",
     "StateSpec": "model_file",
     "Vocabulary": "vocab",
@@ -71,10 +71,10 @@ __all__ = [
     "Sampler",
     "SamplingOptions",
     "Score",
-    "Scored",
     "Snapshot",
     "SnapshotError",
     "StateSpec",
+    "TokenScore",
     "UnknownCharacterError",
     "UsageError",
     "Vocabulary",

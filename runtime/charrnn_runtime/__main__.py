@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from charrnn_runtime import CharrnnError, Sampler, __version__
-from charrnn_runtime.options import DrawOptions, new_seed, parse_logit_bias
+from charrnn_runtime.options import SamplingKwargs, new_seed, parse_logit_bias
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.seed = new_seed()
         print(f"seed {args.seed}", file=sys.stderr)
     try:
-        drawing = DrawOptions(
+        drawing = SamplingKwargs(
             temperature=args.temperature,
             top_k=args.top_k,
             typical_p=args.typical_p,

@@ -26,7 +26,7 @@ class Field(NamedTuple):
     value: int  # VARINT only
 
 
-def fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Field]:
+def iter_fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Field]:
     """The fields of the message in ``data[start:end]``, in file order.
 
     Raises:
@@ -78,19 +78,19 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     raise ModelFileError(f"not an ONNX file: overlong number at byte {at}")
 
 
-def message(number: int, value: int | bytes) -> bytes:
+def encode_field(number: int, value: int | bytes) -> bytes:
     """One field: a number of at least 0 as a varint, bytes (a message, a text) with their length before them."""
     if isinstance(value, int):
-        return _encoded(number << 3 | VARINT) + _encoded(value)
-    return _encoded(number << 3 | BYTES) + _encoded(len(value)) + value
+        return encode_varint(number << 3 | VARINT) + encode_varint(value)
+    return encode_varint(number << 3 | BYTES) + encode_varint(len(value)) + value
 
 
-def text(number: int, value: str) -> bytes:
+def encode_string(number: int, value: str) -> bytes:
     """One field that holds a text."""
-    return message(number, value.encode())
+    return encode_field(number, value.encode())
 
 
-def _encoded(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

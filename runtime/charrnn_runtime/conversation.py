@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from charrnn_runtime.errors import SnapshotError, UsageError
-from charrnn_runtime.generation import read, with_start
+from charrnn_runtime.generation import prefill, with_start_token
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import check_count
-from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream
+from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream
 from charrnn_runtime.session import Cell, Logits, State
 from charrnn_runtime.vocab import Unknown
 
@@ -31,7 +31,7 @@ class Snapshot:
     state: State  # [1, size] each
     pending: int | None  # the token that the model has not read yet; None at the very beginning
     history: tuple[int, ...]
-    drawn: int
+    num_generated: int
     seed: int
     index: int
     position: int  # of the uniform numbers
@@ -43,7 +43,7 @@ class Snapshot:
             "model": self.model,
             "pending": self.pending,
             "history": list(self.history),
-            "drawn": self.drawn,
+            "num_generated": self.num_generated,
             "seed": self.seed,
             "index": self.index,
             "position": self.position,
@@ -84,7 +84,7 @@ class Snapshot:
                 state=tuple(part[None].copy() for part in np.split(values, np.cumsum(sizes)[:-1])),
                 pending=header["pending"],
                 history=tuple(header["history"]),
-                drawn=check_count("drawn", header["drawn"], least=0),
+                num_generated=check_count("num_generated", header["num_generated"], least=0),
                 seed=header["seed"],
                 index=header["index"],
                 position=check_count("position", header["position"], least=0),
@@ -95,26 +95,26 @@ class Snapshot:
 
 
 class Conversation:
-    """One text that grows by ``feed`` (yours) and ``draw`` (the model's); not for two threads at once.
+    """One text that grows by ``feed`` (yours) and ``sample`` (the model's); not for two threads at once.
 
     ``start(prompt, seed=s).draw(n)`` is ``sample(prompt, length=n, seed=s)``, and
     drawing twice 100 tokens is drawing 200. Made by ``Sampler.start`` and
     ``Sampler.resume``.
 
     Attributes:
-        finish_reason: why the last ``draw`` ended: "length", "stop" or "end"; None before the first.
+        finish_reason: why the last ``sample`` ended: "length", "stop" or "end"; None before the first.
     """
 
-    def __init__(self, cell: Cell, info: ModelInfo, drawer: Drawer, uniforms: UniformStream) -> None:
+    def __init__(self, cell: Cell, info: ModelInfo, token_sampler: TokenSampler, uniforms: UniformStream) -> None:
         self._cell = cell
         self._info = info
-        self._drawer = drawer
+        self._token_sampler = token_sampler
         self._uniforms = uniforms
         self._runner = cell.runner(1)
         self._pending: int | None = None
         self._logits: Logits | None = None  # after the pending token, where a draw from them has failed
         self._history: list[int] = []
-        self._drawn = 0  # since something was last fed
+        self._num_generated = 0  # since something was last fed
         self._decoder = info.vocabulary.decoder()
         self.finish_reason: str | None = None
 
@@ -133,21 +133,21 @@ class Conversation:
         self._history += ids.tolist()
         del self._history[:-_HISTORY]
         if len(ids):
-            self._drawn = 0
+            self._num_generated = 0
             self._decoder = self._info.vocabulary.decoder()  # an unfinished character stays unfinished
             if self._pending is not None and self._logits is None:
                 self._runner.step(self._pending)
             self._logits = None
-            tokens = ids if self._pending is not None else with_start(ids, self._info)
-            self._runner = read(self._cell, self._runner, tokens[:-1])
+            tokens = ids if self._pending is not None else with_start_token(ids, self._info)
+            self._runner = prefill(self._cell, self._runner, tokens[:-1])
             self._pending = int(tokens[-1])
 
-    def draw(self, length: int, *, stop: str | Sequence[str] = ()) -> str:
+    def sample(self, length: int, *, stop: str | Sequence[str] = ()) -> str:
         """Draws up to ``length`` tokens. A stop string ends the turn: it is part of the text, but is not returned."""
         return "".join(self.stream(length, stop=stop))
 
     def stream(self, length: int, *, stop: str | Sequence[str] = ()) -> Iterator[str]:
-        """``draw``, in pieces as they are drawn. Given up half way, the text ends with the last drawn token."""
+        """``sample``, in pieces as they are drawn. Given up half way, the text ends with the last drawn token."""
         check_count("length", length, least=1)
         return self._stream(length, StopStrings(stop))
 
@@ -160,7 +160,7 @@ class Conversation:
             logits = self._runner.step(self._pending) if self._logits is None else self._logits
             position = self._uniforms.position
             try:
-                token = self._drawer.draw(logits[0], self._uniforms.next(), self._history, self._drawn)
+                token = self._token_sampler.sample(logits[0], self._uniforms.next(), self._history, self._num_generated)
             except BaseException:
                 # A processor raised. The model has read the token: the next draw begins where this one stood.
                 self._logits = logits.copy()
@@ -168,15 +168,15 @@ class Conversation:
                 raise
             self._logits = None
             self._pending = token
-            self._drawn += 1
+            self._num_generated += 1
             self._history.append(token)
             if len(self._history) > 2 * _HISTORY:
                 del self._history[:-_HISTORY]
             if token == end:
                 self.finish_reason = "end"
                 break
-            piece = self._decoder.piece(token)
-            if self._drawn > self._drawer.options.min_length:
+            piece = self._decoder.decode(token)
+            if self._num_generated > self._token_sampler.options.min_length:
                 piece = stop.feed(piece)
             if piece:
                 yield piece
@@ -199,7 +199,7 @@ class Conversation:
             state=self._runner.state(),
             pending=self._pending,
             history=tuple(self._history[-_HISTORY:]),
-            drawn=self._drawn,
+            num_generated=self._num_generated,
             seed=self._uniforms.seed,
             index=self._uniforms.index,
             position=self._uniforms.position,
@@ -218,7 +218,7 @@ class Conversation:
         self._runner = self._cell.runner(1, snapshot.state)
         self._pending, self._logits = snapshot.pending, None
         self._history = list(snapshot.history)
-        self._drawn = snapshot.drawn
+        self._num_generated = snapshot.num_generated
         self._decoder = self._info.vocabulary.decoder()
         self._decoder.partial = snapshot.partial
 

@@ -59,7 +59,7 @@ class Device:
     """What a caller asked for: a name of ours or "auto", and which of several such devices."""
 
     name: str
-    number: int = 0
+    index: int = 0
 
     @property
     def provider(self) -> str:
@@ -105,17 +105,18 @@ def choose_providers(device: Device, ort: Any, work: int) -> list[Any]:
         remedy = " or install charrnn-runtime[gpu] in place of [cpu]" if provider == CUDA else ""
         raise DeviceError(
             f"device {device.name!r}: this onnxruntime has no {provider} (it has {', '.join(available)}); "
-            f"use device='cpu'{',' if remedy else ', or an onnxruntime that is built with it'}{remedy}{_two_wheels()}"
+            f"use device='cpu'{',' if remedy else ', or an onnxruntime that is built with it'}{remedy}"
+            f"{_conflict_hint()}"
         )
     if provider == CPU:
         return [CPU]
     if provider in (CUDA, PROVIDERS["tensorrt"]) and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds the CUDA libraries that pip or torch installed
     numbered = _NAMES.get(provider) in _NUMBERED
-    return [(provider, {"device_id": str(device.number)}) if numbered else provider, CPU]
+    return [(provider, {"device_id": str(device.index)}) if numbered else provider, CPU]
 
 
-def check_used(device: Device, providers: list[Any], session: InferenceSession) -> None:
+def check_provider(device: Device, providers: list[Any], session: InferenceSession) -> None:
     """Compares a session with what was asked of it: ONNX Runtime falls back with no more than a log line.
 
     Raises:
@@ -130,7 +131,7 @@ def check_used(device: Device, providers: list[Any], session: InferenceSession) 
         cuda = "; CUDA or cuDNN cannot be loaded. Check the driver and the CUDA version that this onnxruntime-gpu wants"
         raise DeviceError(
             f"device {device.name!r}: ONNX Runtime fell back to {used}{cuda if asked == CUDA else ''}; "
-            f"or use device='cpu'{_two_wheels()}"
+            f"or use device='cpu'{_conflict_hint()}"
         )
 
 
@@ -175,7 +176,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        if two := _two_wheels():
+        if two := _conflict_hint():
             raise DeviceError(f"ONNX Runtime cannot be imported ({error}){two}") from error
         raise DeviceError(
             "ONNX Runtime is not installed; run: pip install 'charrnn-runtime[cpu]' (or [gpu] for CUDA)"
@@ -205,13 +206,13 @@ def installed_wheels() -> list[str]:
     return [n for n, d in found if d.files is None or any(file.parts[0] == "onnxruntime" for file in d.files)]
 
 
-def warn_of_two_wheels() -> None:
+def warn_about_conflicting_wheels() -> None:
     """Logs a warning if several distributions share the module onnxruntime."""
-    if two := _two_wheels():
+    if two := _conflict_hint():
         log.warning("onnxruntime%s", two)
 
 
-def _two_wheels() -> str:
+def _conflict_hint() -> str:
     """An explanation for the end of a message, empty with one distribution or none."""
     names = installed_wheels()
     if len(names) < 2:

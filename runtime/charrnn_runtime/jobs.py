@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import CharrnnError
-from charrnn_runtime.generation import FinishReason, Text
+from charrnn_runtime.generation import FinishReason, SequenceState
 from charrnn_runtime.sampling import log_softmax
 from charrnn_runtime.session import Cell, Logits, Runner, State
 from charrnn_runtime.vocab import Ids
@@ -18,7 +18,7 @@ from charrnn_runtime.vocab import Ids
 _Item = TypeVar("_Item")
 
 
-class Scored(NamedTuple):
+class TokenScore(NamedTuple):
     """A token and how likely the model found it.
 
     Attributes:
@@ -33,11 +33,11 @@ class Scored(NamedTuple):
     top: tuple[tuple[int, float], ...] = ()
 
 
-class Keeper(Protocol):
+class JobOwner(Protocol):
     """Where a job is in work."""
 
     def resume(self, job: Job) -> None:
-        """Takes up a parked job of which something was taken."""
+        """Takes up a paused job of which something was taken."""
 
     def cancel(self, job: Job) -> None:
         """Gives a job up."""
@@ -56,55 +56,57 @@ class Job:
     What begins with an underscore is the engine's.
     """
 
-    def __init__(self, keeper: Keeper, text: Text, prompt_tokens: int, top: int, scores_prompt: bool) -> None:
+    def __init__(
+        self, keeper: JobOwner, sequence: SequenceState, prompt_tokens: int, top: int, scores_prompt: bool
+    ) -> None:
         self._keeper = keeper
-        self._text = text
-        self._ids: list[int] = text.prompt.tolist()
+        self._sequence = sequence
+        self._ids: list[int] = sequence.prompt.tolist()
         self._top = top
         self._scores_prompt = scores_prompt
         self._pieces: deque[str] = deque()
-        self._scores: deque[Scored] = deque()
+        self._scores: deque[TokenScore] = deque()
         self._fed = 0  # tokens of the prompt that were read
         self._last = 0  # the token to feed next
-        self._state: State | None = None  # while parked
-        self._parked = False
+        self._state: State | None = None  # while paused
+        self._paused = False
         self._gone = False  # cancelled: the engine drops it at its next turn
-        self._told = False  # whether a first piece was announced
+        self._announced = False  # whether a first piece was announced
         self.prompt_tokens = prompt_tokens
-        self.prompt_scores: list[Scored] = []
+        self.prompt_scores: list[TokenScore] = []
         self.finish_reason: FinishReason | None = None
         self.error: CharrnnError | None = None
         if scores_prompt and len(self._ids) == prompt_tokens and self._ids:
-            self.prompt_scores.append(Scored(self._ids[0], None))  # nothing comes before it
+            self.prompt_scores.append(TokenScore(self._ids[0], None))  # nothing comes before it
 
     @property
     def seed(self) -> int:
         """The seed, drawn or given."""
-        return self._text.uniforms.seed
+        return self._sequence.uniforms.seed
 
     @property
     def index(self) -> int:
         """Which of the texts of the seed."""
-        return self._text.uniforms.index
+        return self._sequence.uniforms.index
 
     @property
-    def drawn(self) -> int:
+    def completion_tokens(self) -> int:
         """How many tokens were drawn."""
-        return self._text.drawn
+        return self._sequence.num_generated
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will come; look before ``take``, so as to miss nothing."""
         return self.finish_reason is not None or self.error is not None or self._gone
 
-    def take(self) -> tuple[str, list[Scored]]:
+    def take(self) -> tuple[str, list[TokenScore]]:
         """The text drawn since the last call, and the scores of its tokens if asked for.
 
         Scores may run ahead of the text: a piece that might begin a stop string is held back.
         """
         text = "".join(_drain(self._pieces))
         scores = _drain(self._scores)
-        if self._parked:
+        if self._paused:
             self._keeper.resume(self)
         return text, scores
 
@@ -120,7 +122,7 @@ def _drain(queue: deque[_Item]) -> list[_Item]:
     return taken
 
 
-class Rows:
+class BatchSlots:
     """Jobs in the rows of a batch, and the runner that holds their states. A row whose job has left is None."""
 
     def __init__(self, cell: Cell, sizes: Sequence[int]) -> None:
@@ -132,7 +134,7 @@ class Rows:
 
     @property
     def count(self) -> int:
-        """Rows with a job."""
+        """BatchSlots with a job."""
         return len(self.jobs) - self.jobs.count(None)
 
     def step(self) -> Logits:
@@ -173,10 +175,10 @@ class Rows:
         self._runner = self._cell.runner(len(self.jobs), tuple(state))
 
 
-def score_of(logits: NDArray[np.float32], token: int, top: int) -> Scored:
+def token_score(logits: NDArray[np.float32], token: int, top: int) -> TokenScore:
     """Score of a token under the logits ``[vocab]``, with the ``top`` likeliest tokens."""
     log_probs = log_softmax(logits)
     if top <= 0:
-        return Scored(token, float(log_probs[token]))
+        return TokenScore(token, float(log_probs[token]))
     likeliest = np.argsort(-log_probs, kind="stable")[:top]
-    return Scored(token, float(log_probs[token]), tuple((int(i), float(log_probs[i])) for i in likeliest))
+    return TokenScore(token, float(log_probs[token]), tuple((int(i), float(log_probs[i])) for i in likeliest))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charrnn_runtime._protobuf import BYTES, VARINT, Field, fields, packed_varints
+from charrnn_runtime._protobuf import BYTES, VARINT, Field, iter_fields, packed_varints
 from charrnn_runtime.errors import ModelFileError, UsageError
 from charrnn_runtime.vocab import Vocabulary
 
@@ -197,7 +197,7 @@ def read_tensors(data: bytes, names: Set[str]) -> dict[str, NDArray[np.float32] 
     import numpy as np
 
     found: dict[str, NDArray[np.float32] | NDArray[np.int8]] = {}
-    for graph in (part for part in fields(data) if part.number == _MODEL_GRAPH):
+    for graph in (part for part in iter_fields(data) if part.number == _MODEL_GRAPH):
         for tensor in (part for part in _message(data, graph) if part.number == _GRAPH_INITIALIZER):
             name, kind, view = "", 0, memoryview(b"")
             shape: list[int] = []
@@ -224,7 +224,7 @@ def digest(data: bytes) -> str:
     """SHA-256 (hex) of an ONNX file's bytes without the metadata entry that holds the digest itself."""
     sha = hashlib.sha256()
     view = memoryview(data)
-    for part in fields(data):
+    for part in iter_fields(data):
         if part.number == _MODEL_METADATA and _entry(data, part)[0] == DIGEST_KEY:
             continue
         sha.update(view[part.offset : part.end])
@@ -237,7 +237,7 @@ def seal(data: bytes) -> bytes:
     Raises:
         ModelFileError: not an ONNX file, or already sealed.
     """
-    if any(p.number == _MODEL_METADATA and _entry(data, p)[0] == DIGEST_KEY for p in fields(data)):
+    if any(p.number == _MODEL_METADATA and _entry(data, p)[0] == DIGEST_KEY for p in iter_fields(data)):
         raise ModelFileError(f"the file already has a '{DIGEST_KEY}'")
     key, value = DIGEST_KEY.encode(), digest(data).encode()
     # StringStringEntryProto {key = 1, value = 2}; all lengths here are below 128: one byte each.
@@ -264,7 +264,7 @@ def _check_structure(data: bytes) -> tuple[dict[str, str], int]:
     metadata: dict[str, str] = {}
     opset = 0
     graphs = 0
-    for part in fields(data):
+    for part in iter_fields(data):
         if part.number == _MODEL_METADATA:
             key, value = _entry(data, part)
             if key in metadata:
@@ -333,7 +333,7 @@ def _check_domain(domain: str) -> None:
 def _message(data: bytes, part: Field) -> list[Field]:
     if part.wire_type != BYTES:
         raise ModelFileError(f"not an ONNX file: field {part.number} at byte {part.offset} is no message")
-    return list(fields(data, part.start, part.end))
+    return list(iter_fields(data, part.start, part.end))
 
 
 def _string(data: bytes, part: Field) -> str:

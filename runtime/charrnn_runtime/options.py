@@ -16,12 +16,12 @@ from charrnn_runtime.errors import UsageError
 
 Logits64 = NDArray[np.float64]
 # (ids of the prompt and of all drawn tokens, logits [vocab] to change in place) → None
-Processor = Callable[[Sequence[int], Logits64], None]
+LogitsProcessor = Callable[[Sequence[int], Logits64], None]
 
 MAX_SEED = 2**64 - 1
 
 
-class DrawOptions(TypedDict, total=False):
+class SamplingKwargs(TypedDict, total=False):
     """The fields of ``SamplingOptions`` as keyword arguments."""
 
     temperature: float
@@ -36,7 +36,7 @@ class DrawOptions(TypedDict, total=False):
     logit_bias: Mapping[str, float] | None
     allowed: str | None
     min_length: int
-    processor: Processor | None
+    logits_processor: LogitsProcessor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class SamplingOptions:
         logit_bias: character to a number that is added to its logit; minus infinity forbids it.
         allowed: only these characters (and the end token) may be drawn; None for all.
         min_length: before so many tokens are drawn, no end token is, and stop strings are not looked for.
-        processor: called with the ids so far and the float64 logits, which it changes in place.
+        logits_processor: called with the ids so far and the float64 logits, which it changes in place.
 
     Raises:
         UsageError: a value is out of its range.
@@ -78,7 +78,7 @@ class SamplingOptions:
     logit_bias: Mapping[str, float] | None = None
     allowed: str | None = None
     min_length: int = 0
-    processor: Processor | None = None
+    logits_processor: LogitsProcessor | None = None
 
     def __post_init__(self) -> None:
         _check_real("temperature", self.temperature)
@@ -106,8 +106,8 @@ class SamplingOptions:
                 _check_real(f"logit_bias[{character!r}]", bias)
         if self.allowed is not None and (not isinstance(self.allowed, str) or not self.allowed):
             raise UsageError("allowed must be a string of at least one character")
-        if self.processor is not None and not callable(self.processor):
-            raise UsageError("processor must be callable")
+        if self.logits_processor is not None and not callable(self.logits_processor):
+            raise UsageError("logits_processor must be callable")
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

@@ -12,16 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.conversation import Conversation, Snapshot
-from charrnn_runtime.devices import log, warn_of_two_wheels
+from charrnn_runtime.devices import log, warn_about_conflicting_wheels
 from charrnn_runtime.errors import ModelFileError, UsageError
-from charrnn_runtime.generation import Generation, Text, draw_many, draw_one, with_start
+from charrnn_runtime.generation import Generation, SequenceState, generate_batch, generate_one, with_start_token
 from charrnn_runtime.model_file import ModelInfo, read_model_file
-from charrnn_runtime.options import DrawOptions, SamplingOptions, check_count, new_seed
-from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, log_softmax
+from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, new_seed
+from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
 from charrnn_runtime.scoring import score_many
 from charrnn_runtime.sequence import SequenceGraph
 from charrnn_runtime.sequence_graph import sequence_possible
-from charrnn_runtime.session import Cell, Logits, OnnxCell, Reader, State, StepReader, Tokens, open_session
+from charrnn_runtime.session import (
+    Cell,
+    Logits,
+    OnnxCell,
+    SequenceRunner,
+    State,
+    StepSequenceRunner,
+    Tokens,
+    open_session,
+)
 from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
 
 if TYPE_CHECKING:
@@ -68,7 +77,7 @@ class Request:
     index: int = 0
     unknown: Unknown = "error"
     log_probs: bool = False
-    options: DrawOptions = field(default_factory=DrawOptions)
+    options: SamplingKwargs = field(default_factory=SamplingKwargs)
 
 
 class Sampler:
@@ -114,7 +123,7 @@ class Sampler:
             raise ModelFileError(f"{name}: {error}") from error
         if session is not model:
             cell.check_placement()
-            warn_of_two_wheels()
+            warn_about_conflicting_wheels()
         # Elsewhere than on the CPU, and for a session of which nobody has the file, steps will do.
         if file is not None and cell.device == "cpu" and sequence_possible(info):
             cell.sequences = SequenceGraph(file.data, info, threads)
@@ -159,7 +168,7 @@ class Sampler:
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
-        **options: Unpack[DrawOptions],
+        **options: Unpack[SamplingKwargs],
     ) -> str:
         """Continues a prompt.
 
@@ -181,8 +190,8 @@ class Sampler:
             UsageError: an argument is out of range.
             ModelOutputError: the model computes NaN.
         """
-        text = self._text(prompt, length, stop, seed, index, unknown, options)
-        return "".join(draw_one(self._cell, text))
+        text = self._sequence(prompt, length, stop, seed, index, unknown, options)
+        return "".join(generate_one(self._cell, text))
 
     def stream(
         self,
@@ -193,13 +202,13 @@ class Sampler:
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
-        **options: Unpack[DrawOptions],
+        **options: Unpack[SamplingKwargs],
     ) -> Iterator[str]:
         """Like ``sample``, but yields the text in pieces as they are drawn.
 
         Arguments are checked at the call, before the first piece is asked for.
         """
-        return draw_one(self._cell, self._text(prompt, length, stop, seed, index, unknown, options))
+        return generate_one(self._cell, self._sequence(prompt, length, stop, seed, index, unknown, options))
 
     def generate(
         self,
@@ -211,16 +220,16 @@ class Sampler:
         index: int = 0,
         unknown: Unknown = "error",
         log_probs: bool = False,
-        **options: Unpack[DrawOptions],
+        **options: Unpack[SamplingKwargs],
     ) -> Generation:
         """Like ``sample``, and says how the text came about: seed, why it ended, tokens.
 
         Args:
             log_probs: whether the result holds the log-probability of every token.
         """
-        text = self._text(prompt, length, stop, seed, index, unknown, options)
+        text = self._sequence(prompt, length, stop, seed, index, unknown, options)
         text.keep, text.wants_log_probs = True, log_probs
-        return text.result(list(draw_one(self._cell, text)))
+        return text.result(list(generate_one(self._cell, text)))
 
     def sample_batch(
         self,
@@ -231,7 +240,7 @@ class Sampler:
         seed: int | None = None,
         unknown: Unknown = "error",
         batch: int = 64,
-        **options: Unpack[DrawOptions],
+        **options: Unpack[SamplingKwargs],
     ) -> list[str]:
         """Continues several prompts at once, which is faster than one after the other.
 
@@ -270,29 +279,29 @@ class Sampler:
             UsageError: a request cannot be served; the texts in work are lost.
         """
         check_count("batch", batch, least=1)
-        drawers: dict[int, tuple[DrawOptions, Drawer]] = {}
+        token_samplers: dict[int, tuple[SamplingKwargs, TokenSampler]] = {}
 
-        def texts() -> Iterator[Text]:
+        def texts() -> Iterator[SequenceState]:
             for request in requests:
                 options = request.options
-                # One drawer for all requests with one options object: its buffers and tables are made once.
-                if id(options) not in drawers:
-                    if len(drawers) > 1000:
-                        drawers.clear()
-                    drawers[id(options)] = (options, Drawer(SamplingOptions(**options), self.vocabulary))
-                text = self._text(
+                # One token_sampler for all requests with one options object: its buffers and tables are made once.
+                if id(options) not in token_samplers:
+                    if len(token_samplers) > 1000:
+                        token_samplers.clear()
+                    token_samplers[id(options)] = (options, TokenSampler(SamplingOptions(**options), self.vocabulary))
+                text = self._sequence(
                     request.prompt,
                     request.length,
                     request.stop,
                     request.seed,
                     request.index,
                     request.unknown,
-                    drawers[id(options)][1],
+                    token_samplers[id(options)][1],
                 )
                 text.keep, text.wants_log_probs = True, request.log_probs
                 yield text
 
-        return draw_many(self._cell, texts(), batch)
+        return generate_batch(self._cell, texts(), batch)
 
     def start(
         self,
@@ -301,16 +310,16 @@ class Sampler:
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
-        **options: Unpack[DrawOptions],
+        **options: Unpack[SamplingKwargs],
     ) -> Conversation:
         """A text that is read and drawn by turns; see ``Conversation``. Arguments are those of ``sample``."""
-        drawer = Drawer(SamplingOptions(**options), self.vocabulary)
+        token_sampler = TokenSampler(SamplingOptions(**options), self.vocabulary)
         uniforms = UniformStream(new_seed() if seed is None else seed, index)
-        conversation = Conversation(self._cell, self.info, drawer, uniforms)
+        conversation = Conversation(self._cell, self.info, token_sampler, uniforms)
         conversation.feed(prompt, unknown=unknown)
         return conversation
 
-    def resume(self, data: bytes, **options: Unpack[DrawOptions]) -> Conversation:
+    def resume(self, data: bytes, **options: Unpack[SamplingKwargs]) -> Conversation:
         """The conversation that ``Conversation.to_bytes`` has saved.
 
         Options are not saved; give them again. Nothing in the data is executed.
@@ -318,9 +327,9 @@ class Sampler:
         Raises:
             SnapshotError: the data is none, is damaged, or is of another model.
         """
-        drawer = Drawer(SamplingOptions(**options), self.vocabulary)
+        token_sampler = TokenSampler(SamplingOptions(**options), self.vocabulary)
         snapshot = Snapshot.from_bytes(data, self.info)
-        conversation = Conversation(self._cell, self.info, drawer, UniformStream(snapshot.seed, snapshot.index))
+        conversation = Conversation(self._cell, self.info, token_sampler, UniformStream(snapshot.seed, snapshot.index))
         conversation.restore(snapshot)
         return conversation
 
@@ -335,19 +344,19 @@ class Sampler:
 
     def score_ids(self, targets: Ids) -> Score:
         """``score`` for token ids ``[n]``."""
-        return Score(self._score(self._reader(len(targets)), self.info.start_token, targets))
+        return Score(self._score(self._sequence_runner(len(targets)), self.info.start_token, targets))
 
-    def _reader(self, tokens: int | None) -> Reader:
+    def _sequence_runner(self, tokens: int | None) -> SequenceRunner:
         """What reads a text of so many tokens, or of nobody knows how many."""
-        return self._cell.reader(tokens) or StepReader(self._cell.runner(1), len(self.vocabulary))
+        return self._cell.sequence_runner(tokens) or StepSequenceRunner(self._cell.runner(1), len(self.vocabulary))
 
-    def _score(self, reader: Reader, before: int, targets: Ids) -> NDArray[np.float64]:
-        """Log-probabilities ``[n]`` of tokens that follow what the reader has read and ``before``, not yet read."""
+    def _score(self, runner: SequenceRunner, before: int, targets: Ids) -> NDArray[np.float64]:
+        """Log-probabilities ``[n]`` of tokens that follow what the runner has read and ``before``, not yet read."""
         inputs = np.concatenate([[before], targets[:-1]])
         log_probs = np.empty(len(targets))
         for begin in range(0, len(targets), _SCORE_BLOCK):
             here = targets[begin : begin + _SCORE_BLOCK]
-            logits = reader.read(inputs[begin : begin + len(here)])
+            logits = runner.forward(inputs[begin : begin + len(here)])
             log_probs[begin : begin + len(here)] = log_softmax(logits)[np.arange(len(here)), here]
         return log_probs
 
@@ -362,10 +371,10 @@ class Sampler:
 
     def score_blocks(self, blocks: Iterable[Ids]) -> Iterator[NDArray[np.float64]]:
         """``score_stream`` for token ids, ``[n]`` each."""
-        reader = self._reader(None)
+        runner = self._sequence_runner(None)
         last = self.info.start_token
         for targets in blocks:
-            yield self._score(reader, last, targets)
+            yield self._score(runner, last, targets)
             last = int(targets[-1]) if len(targets) else last
 
     def score_batch(self, texts: Sequence[str], *, unknown: Unknown = "error", batch: int = 64) -> list[Score]:
@@ -442,7 +451,7 @@ class Sampler:
         for token in token_ids:
             yield runner.step(token)[0], tuple(s[0] for s in runner.state())
 
-    def _text(
+    def _sequence(
         self,
         prompt: str,
         length: int,
@@ -450,16 +459,18 @@ class Sampler:
         seed: int | None,
         index: int,
         unknown: Unknown,
-        options: DrawOptions | Drawer,
-    ) -> Text:
+        options: SamplingKwargs | TokenSampler,
+    ) -> SequenceState:
         """Checks all arguments of a call."""
-        drawer = options if isinstance(options, Drawer) else Drawer(SamplingOptions(**options), self.vocabulary)
+        token_sampler = (
+            options if isinstance(options, TokenSampler) else TokenSampler(SamplingOptions(**options), self.vocabulary)
+        )
         tokens = self.vocabulary.encode(prompt, unknown=unknown)
-        return Text(
-            prompt=with_start(tokens, self.info),
-            history=tokens.tolist() if drawer.needs_history else [],
+        return SequenceState(
+            prompt=with_start_token(tokens, self.info),
+            history=tokens.tolist() if token_sampler.needs_history else [],
             vocabulary=self.vocabulary,
-            drawer=drawer,
+            token_sampler=token_sampler,
             uniforms=UniformStream(new_seed() if seed is None else seed, index),
             stop=StopStrings(stop),
             length=check_count("length", length, least=1),

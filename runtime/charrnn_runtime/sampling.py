@@ -78,7 +78,7 @@ class UniformStream:
         self._at = 0
 
 
-def draw(logits: Logits, options: SamplingOptions, uniform: float) -> int:
+def sample_token(logits: Logits, options: SamplingOptions, uniform: float) -> int:
     """One token for the logits ``[vocab]`` and a uniform number in [0, 1).
 
     Raises:
@@ -146,7 +146,7 @@ def _reaching(weights: Weights, fraction: float) -> int:
     return 1 + int(cumulative[:-1].searchsorted(fraction * cumulative[-1], side="left"))
 
 
-class Drawer:
+class TokenSampler:
     """Draws for one call of the sampler: the options, compiled for a vocabulary. Not for use by two threads.
 
     Raises:
@@ -170,33 +170,33 @@ class Drawer:
                 self._forbidden[self._end] = False
         self._size = size
         # Whether anything but the logits decides; if not, the short ways below are taken.
-        self.needs_history = options.penalizes or options.processor is not None
+        self.needs_history = options.penalizes or options.logits_processor is not None
         adjusts = self.needs_history or self._bias is not None or self._forbidden is not None
         self._adjusts = adjusts or (options.min_length > 0 and self._end is not None)
         # Below 1e-30 a quotient may overflow, which the long way looks out for.
-        self.plain = not self._adjusts and not options.filters and options.temperature > 1e-30
-        self._draw_plainly = _plain_draw(size, options.temperature) if self.plain else None
+        self.only_temperature = not self._adjusts and not options.filters and options.temperature > 1e-30
+        self._sample_directly = _temperature_sampler(size, options.temperature) if self.only_temperature else None
         self._rows = np.empty((0, size))
 
-    def draw(self, logits: NDArray[np.float32], uniform: float, history: Sequence[int] = (), drawn: int = 0) -> int:
+    def sample(self, logits: NDArray[np.float32], uniform: float, history: Sequence[int] = (), drawn: int = 0) -> int:
         """One token for the logits ``[vocab]``; ``history`` is prompt and drawn tokens, ``drawn`` how many of them.
 
         Raises:
             ModelOutputError: the logits hold NaN or infinity.
             UsageError: the options leave nothing to draw.
         """
-        if self._draw_plainly is not None:
-            return self._draw_plainly(logits, uniform)
+        if self._sample_directly is not None:
+            return self._sample_directly(logits, uniform)
         if not self._adjusts:
-            return draw(logits, self.options, uniform)
+            return sample_token(logits, self.options, uniform)
         if not math.isfinite(logits.max()):
             raise _unusable(logits)
         adjusted = self._adjusted(logits, history, drawn)
         if not adjusted.max() > -math.inf:
-            raise UsageError("the options leave no character to draw (allowed, logit_bias or the processor)")
-        return draw(adjusted, self.options, uniform)
+            raise UsageError("the options leave no character to draw (allowed, logit_bias or logits_processor)")
+        return sample_token(adjusted, self.options, uniform)
 
-    def draw_rows(self, logits: NDArray[np.float32], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+    def sample_rows(self, logits: NDArray[np.float32], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
         """``draw`` for each row of ``[batch, vocab]``, if the options are ``plain``: the same tokens, all at once."""
         if self._rows.shape != logits.shape:
             self._rows = np.empty(logits.shape)
@@ -229,10 +229,10 @@ class Drawer:
             adjusted -= options.frequency_penalty * counts + options.presence_penalty * seen
         if self._bias is not None:
             adjusted += self._bias
-        if options.processor is not None:
-            options.processor(history, adjusted)
+        if options.logits_processor is not None:
+            options.logits_processor(history, adjusted)
             if np.isnan(adjusted).any() or adjusted.max() == math.inf:
-                raise UsageError("the processor left NaN or infinity in the logits")
+                raise UsageError("the logits_processor left NaN or infinity in the logits")
         if self._forbidden is not None:
             adjusted[self._forbidden] = -math.inf
         if self._end is not None and drawn < options.min_length:
@@ -240,7 +240,7 @@ class Drawer:
         return adjusted
 
 
-def _plain_draw(size: int, temperature: float) -> Callable[[NDArray[np.float32], float], int]:
+def _temperature_sampler(size: int, temperature: float) -> Callable[[NDArray[np.float32], float], int]:
     """``draw`` for a temperature and nothing else, at a third of the cost.
 
     The specification's float64 steps in buffers of its own. What a call costs is
@@ -254,7 +254,7 @@ def _plain_draw(size: int, temperature: float) -> Callable[[NDArray[np.float32],
     divides = temperature != 1
     last = size - 1
 
-    def plain_draw(logits: NDArray[np.float32], uniform: float) -> int:
+    def sample(logits: NDArray[np.float32], uniform: float) -> int:
         top = logits.item(logits.argmax())  # argmax finds NaN first
         if not isfinite(top):
             raise _unusable(logits)
@@ -269,7 +269,7 @@ def _plain_draw(size: int, temperature: float) -> Callable[[NDArray[np.float32],
         token = bisect_right(sums, uniform * total)
         return token if token < size else bisect_left(sums, total)  # uniform * total was rounded up to total
 
-    return plain_draw
+    return sample
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Weights:

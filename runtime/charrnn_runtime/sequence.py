@@ -18,7 +18,7 @@ from charrnn_runtime.sequence_graph import sequence_graph
 from charrnn_runtime.session import Logits, State, Tokens, open_session
 
 
-class SequenceReader:
+class OnnxSequenceRunner:
     """A reader over the graph of a ``SequenceGraph``, from states ``[1, size]``."""
 
     def __init__(self, session: Any, state: State) -> None:
@@ -27,7 +27,7 @@ class SequenceReader:
         shape = session.get_inputs()[1].shape  # ONNX's operators have a dimension more, of one direction
         self._state: State = tuple(s.reshape(shape) for s in state)
 
-    def read(self, tokens: Tokens) -> Logits:
+    def forward(self, tokens: Tokens) -> Logits:
         """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
         feeds = {"token": tokens.astype(np.int64)[:, None], **dict(zip(self._names, self._state, strict=True))}
         logits, *state = self._session.run(None, feeds)
@@ -50,7 +50,7 @@ class SequenceGraph:
         self._lock = threading.Lock()
         self._session: Any = None
 
-    def reader(self, state: State | None = None) -> SequenceReader:
+    def sequence_runner(self, state: State | None = None) -> OnnxSequenceRunner:
         """A reader from the given state, each ``[1, size]``, or from zero.
 
         Raises:
@@ -61,4 +61,4 @@ class SequenceGraph:
                 data = sequence_graph(self._data, self._info)
                 self._session = open_session(data, device="cpu", threads=self._threads)
         zero = tuple(np.zeros((1, spec.size), np.float32) for spec in self._info.states)
-        return SequenceReader(self._session, state or zero)
+        return OnnxSequenceRunner(self._session, state or zero)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime._protobuf import message, text
+from charrnn_runtime._protobuf import encode_field as field
+from charrnn_runtime._protobuf import encode_string as string
 from charrnn_runtime.errors import ModelFileError
 from charrnn_runtime.model_file import ModelInfo, read_tensors
 
@@ -135,7 +136,7 @@ class _Graph:
         outputs = [_value("logits", _FLOAT, ["n", self.V])]
         outputs += [_value(f"next_{s}", _FLOAT, self.state_shape) for s in self.states]
         graph = _graph("charrnn_sequence", self.nodes, inputs, outputs, self.initializers)
-        return message(1, _IR_VERSION) + message(8, message(2, _OPSET)) + message(7, graph)
+        return field(1, _IR_VERSION) + field(8, field(2, _OPSET)) + field(7, graph)
 
 
 def _lstm_body(i: int, recurrent: str, scale: str, bias: str | None, H: int) -> bytes:
@@ -235,20 +236,20 @@ def _weights(data: bytes, info: ModelInfo, shapes: Mapping[str, Shape]) -> Weigh
 
 def _tensor(name: str, value: NDArray[Any]) -> bytes:
     little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-    dims = b"".join(message(1, size) for size in value.shape)
-    return dims + message(2, _DTYPES[little.dtype.str]) + text(8, name) + message(9, little.tobytes())
+    dims = b"".join(field(1, size) for size in value.shape)
+    return dims + field(2, _DTYPES[little.dtype.str]) + string(8, name) + field(9, little.tobytes())
 
 
 def _node(operator: str, inputs: list[str], outputs: list[str], **attributes: int | bytes) -> bytes:
     """A NodeProto; an attribute is a number or a graph."""
     return (
-        b"".join(text(1, name) for name in inputs)
-        + b"".join(text(2, name) for name in outputs)
-        + text(4, operator)
+        b"".join(string(1, name) for name in inputs)
+        + b"".join(string(2, name) for name in outputs)
+        + string(4, operator)
         + b"".join(
-            message(5, text(1, key) + message(3, value) + message(20, _INT))
+            field(5, string(1, key) + field(3, value) + field(20, _INT))
             if isinstance(value, int)
-            else message(5, text(1, key) + message(6, value) + message(20, _GRAPH))
+            else field(5, string(1, key) + field(6, value) + field(20, _GRAPH))
             for key, value in attributes.items()
         )
     )
@@ -257,12 +258,12 @@ def _node(operator: str, inputs: list[str], outputs: list[str], **attributes: in
 def _graph(name: str, nodes: list[bytes], inputs: list[bytes], outputs: list[bytes], tensors: list[bytes]) -> bytes:
     parts = [(1, node) for node in nodes] + [(5, tensor) for tensor in tensors]
     parts += [(11, value) for value in inputs] + [(12, value) for value in outputs]
-    return b"".join(message(number, part) for number, part in parts) + text(2, name)
+    return b"".join(field(number, part) for number, part in parts) + string(2, name)
 
 
 def _value(name: str, kind: int, shape: list[int | str]) -> bytes:
-    dims = b"".join(message(1, message(1, size) if isinstance(size, int) else text(2, size)) for size in shape)
-    return text(1, name) + message(2, message(1, message(1, kind) + message(2, dims)))
+    dims = b"".join(field(1, field(1, size) if isinstance(size, int) else string(2, size)) for size in shape)
+    return string(1, name) + field(2, field(1, field(1, kind) + field(2, dims)))
 
 
 def _wrong(what: str) -> ModelFileError:

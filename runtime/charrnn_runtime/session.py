@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.devices import (
     PROVIDERS,
-    check_used,
+    check_provider,
     choose_providers,
     device_name,
     import_onnxruntime,
@@ -25,7 +25,7 @@ from charrnn_runtime.options import check_count
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-MIN_TOKENS = 512  # shorter texts are read step by step: they are done before the graph over a sequence is made
+MIN_SEQUENCE_TOKENS = 512  # shorter texts are read step by step: they are done before the graph over a sequence is made
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -46,10 +46,10 @@ class Runner(Protocol):
         """A copy of the states, each ``[batch, size]``."""
 
 
-class Reader(Protocol):
+class SequenceRunner(Protocol):
     """Reads a text block by block and keeps its state in between."""
 
-    def read(self, tokens: Tokens) -> Logits:
+    def forward(self, tokens: Tokens) -> Logits:
         """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
 
     def state(self) -> State:
@@ -64,25 +64,25 @@ class Cell(Protocol):
     def runner(self, batch: int, state: State | None = None) -> Runner:
         """A runner for ``batch`` streams, from the given state or from zero."""
 
-    def reader(self, tokens: int | None, state: State | None = None, /) -> Reader | None:
+    def sequence_runner(self, tokens: int | None, state: State | None = None, /) -> SequenceRunner | None:
         """What reads a text of so many tokens, or of nobody knows how many, faster than steps do, if anything does."""
 
 
-class Sequences(Protocol):
+class SequenceRunnerFactory(Protocol):
     """Makes readers."""
 
-    def reader(self, state: State | None = None) -> Reader:
+    def sequence_runner(self, state: State | None = None) -> SequenceRunner:
         """A reader from the given state, each ``[1, size]``, or from zero."""
 
 
-class StepReader:
+class StepSequenceRunner:
     """A reader over the step."""
 
     def __init__(self, runner: Runner, vocab: int) -> None:
         self._runner = runner
         self._vocab = vocab
 
-    def read(self, tokens: Tokens) -> Logits:
+    def forward(self, tokens: Tokens) -> Logits:
         """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
         logits = np.empty((len(tokens), self._vocab), np.float32)
         for row, token in enumerate(tokens.tolist()):
@@ -109,7 +109,7 @@ class OnnxCell:
     def __init__(self, session: InferenceSession, info: ModelInfo) -> None:
         self.session = session
         self.info = info
-        self.sequences: Sequences | None = None
+        self.sequences: SequenceRunnerFactory | None = None
         self.device = device_name(session)
         self.providers = tuple(session.get_providers())
         self._check_graph()
@@ -118,11 +118,11 @@ class OnnxCell:
         """A runner for ``batch`` streams, from the given state or from zero."""
         return OnnxRunner(self, batch, state)
 
-    def reader(self, tokens: int | None, state: State | None = None, /) -> Reader | None:
+    def sequence_runner(self, tokens: int | None, state: State | None = None, /) -> SequenceRunner | None:
         """What reads a text of so many tokens, or of nobody knows how many, faster than steps do, if anything does."""
-        if self.sequences is None or (tokens is not None and tokens < MIN_TOKENS):
+        if self.sequences is None or (tokens is not None and tokens < MIN_SEQUENCE_TOKENS):
             return None
-        return self.sequences.reader(state)
+        return self.sequences.sequence_runner(state)
 
     def check_placement(self) -> None:
         """Runs a step and replaces ``providers`` by those that computed it; for a session of ``open_session``.
@@ -180,7 +180,7 @@ class OnnxRunner:
         # CUDA keeps the states on the card; other providers are fed from the CPU.
         place, number = "cpu", 0
         if cell.device.startswith("cuda"):
-            place, number = "cuda", parse_device(cell.device).number
+            place, number = "cuda", parse_device(cell.device).index
         zero = state or tuple(np.zeros((batch, s.size), np.float32) for s in info.states)
         # An OrtValue on the CPU shares the memory of its array, so all buffers here stay referenced.
         self._tokens = np.zeros(batch, np.int64)
@@ -268,7 +268,7 @@ def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) 
                 "if device='cpu' loads it, the device or its driver is at fault"
             ) from error
         raise ModelFileError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
-    check_used(wanted, providers, session)
+    check_provider(wanted, providers, session)
     return session
 
 

@@ -70,7 +70,7 @@ class Vocabulary:
     _sorted: Ids = field(init=False, repr=False, compare=False)
 
     @classmethod
-    def of_text(cls, text: str, *, kind: TokenKind = "characters", normalize: NormalForm | None = None) -> Vocabulary:
+    def from_text(cls, text: str, *, kind: TokenKind = "characters", normalize: NormalForm | None = None) -> Vocabulary:
         """The sorted vocabulary of a text; for bytes always all 256."""
         if kind == "bytes":
             return cls(kind="bytes", symbols=tuple(range(256)), normalize=normalize)
@@ -143,7 +143,7 @@ class Vocabulary:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
         decoder = self.decoder()
-        return "".join(map(decoder.piece, ids)) + decoder.flush()
+        return "".join(map(decoder.decode, ids)) + decoder.flush()
 
     def decoder(self) -> Decoder:
         """A decoder for one stream of tokens."""
@@ -206,7 +206,7 @@ class Decoder:
             self._bytes = [bytes([s]) if s >= 0 else b"" for s in vocabulary.symbols]
             self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def piece(self, token: int) -> str:
+    def decode(self, token: int) -> str:
         """The text that this token completes; may be empty."""
         if self._pieces is not None:
             return self._pieces[token]

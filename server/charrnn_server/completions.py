@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from charrnn_runtime import CharrnnError, Engine, Job, Scored
+from charrnn_runtime import CharrnnError, Engine, Job, TokenScore
 from charrnn_runtime.options import new_seed
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -212,7 +212,7 @@ class Completion(Answer):
     def _usage(self) -> dict[str, int]:
         # As OpenAI counts: a prompt once, whatever n is.
         prompt = sum(job.prompt_tokens for job in self.jobs[:: self.asked.n or 1])
-        drawn = sum(job.drawn for job in self.jobs)
+        drawn = sum(job.completion_tokens for job in self.jobs)
         return {"prompt_tokens": prompt, "completion_tokens": drawn, "total_tokens": prompt + drawn}
 
 
@@ -220,7 +220,7 @@ class Completion(Answer):
 class _Figures:
     """Sums of scores."""
 
-    scores: list[Scored] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
 
     @property
     def nats(self) -> float | None:

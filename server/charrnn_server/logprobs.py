@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from charrnn_runtime import Scored, Vocabulary
+from charrnn_runtime import TokenScore, Vocabulary
 
 
 def token_text(vocabulary: Vocabulary, token: int) -> str:
@@ -30,14 +30,14 @@ class Aligner:
         self._top = top
         self._begin = 0  # of the next token, in characters
         self._shown = 0
-        self._held: list[tuple[int, Scored]] = []
+        self._held: list[tuple[int, TokenScore]] = []
 
-    def add(self, text: str, scores: Iterable[Scored]) -> dict[str, Any]:
+    def add(self, text: str, scores: Iterable[TokenScore]) -> dict[str, Any]:
         """The ``logprobs`` object for the next piece of text, given the scores that came with it."""
         self._shown += len(text)
         for score in scores:
             self._held.append((self._begin, score))
-            self._begin += len(self._decoder.piece(score.token))
+            self._begin += len(self._decoder.decode(score.token))
         count = next((i for i, (begin, _) in enumerate(self._held) if begin >= self._shown), len(self._held))
         out, self._held = self._held[:count], self._held[count:]
         return {
@@ -47,7 +47,7 @@ class Aligner:
             "text_offset": [begin for begin, _ in out],
         }
 
-    def _likeliest(self, score: Scored) -> dict[str, float] | None:
+    def _likeliest(self, score: TokenScore) -> dict[str, float] | None:
         if score.log_prob is None:
             return None
         return {token_text(self._vocabulary, token): log_prob for token, log_prob in score.top}

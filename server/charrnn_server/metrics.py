@@ -48,8 +48,8 @@ class _Engines(Collector):
             ("charrnn_queue_length", "Texts that wait for a place or for their reader.", lambda e: e.waiting),
         ]
         counters: list[tuple[str, str, Callable[[Engine], int]]] = [
-            ("charrnn_characters_drawn", "Tokens drawn.", lambda e: e.tokens_drawn),
-            ("charrnn_characters_read", "Prompt tokens read.", lambda e: e.tokens_read),
+            ("charrnn_characters_drawn", "Tokens drawn.", lambda e: e.tokens_generated),
+            ("charrnn_characters_read", "Prompt tokens read.", lambda e: e.tokens_prefilled),
         ]
         for name, text, value in gauges:
             gauge = GaugeMetricFamily(name, text, labels=["model"])

@@ -53,7 +53,7 @@ class Models:
                 batch=options.streams,
                 queue=options.queue,
                 queue_tokens=max(4_000_000, options.max_prompt),
-                on_news=self._on_news,
+                on_update=self._on_update,
             )
             for name, sampler in samplers.items()
         }
@@ -109,7 +109,7 @@ class Models:
             vocabulary=len(info.vocabulary),
         )
 
-    def _on_news(self, jobs: Sequence[Job]) -> None:
+    def _on_update(self, jobs: Sequence[Job]) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake, jobs)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from charrnn_runtime import Request, UsageError, Vocabulary
-from charrnn_runtime.options import MAX_SEED, DrawOptions, Processor
+from charrnn_runtime.options import MAX_SEED, LogitsProcessor, SamplingKwargs
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from charrnn_server.options import ServerOptions
@@ -64,7 +64,7 @@ class CompletionRequest(Strict):
         Raises:
             UsageError: ``logit_bias`` names tokens that the model does not have.
         """
-        options = DrawOptions(
+        options = SamplingKwargs(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
@@ -92,7 +92,7 @@ class CompletionRequest(Strict):
 DEFAULT_TOKENS = 200
 
 
-def _add_bias(options: DrawOptions, bias: dict[str, float], vocabulary: Vocabulary) -> None:
+def _add_bias(options: SamplingKwargs, bias: dict[str, float], vocabulary: Vocabulary) -> None:
     """``logit_bias`` by token id: by character where the token is one, else by a processor."""
     characters: dict[str, float] = {}
     others: dict[int, float] = {}
@@ -114,8 +114,8 @@ def _add_bias(options: DrawOptions, bias: dict[str, float], vocabulary: Vocabula
         def add(_: Any, logits: Any) -> None:
             logits[ids] += values
 
-        processor: Processor = add
-        options["processor"] = processor
+        logits_processor: LogitsProcessor = add
+        options["logits_processor"] = logits_processor
 
 
 def bounded(options: ServerOptions, models: list[str]) -> type[CompletionRequest]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     conftest = pytest.importorskip("tests.server.conftest", reason="no fastapi; run: pip install 'charrnn[serve]'")
-    markup = Sampler(TinyModel(Vocabulary.of_text("\n <img src=x onerror=alert(1)>&\"'😀")).data())
+    markup = Sampler(TinyModel(Vocabulary.from_text("\n <img src=x onerror=alert(1)>&\"'😀")).data())
     with conftest.serving({"markup": markup}, max_tokens=10**9) as served:
         yield served
 

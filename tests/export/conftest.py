@@ -94,7 +94,7 @@ class Trained:
 
 
 def make(cell: str, layers: int, hidden: int = 24) -> Trained:
-    vocabulary = Vocabulary.of_text("\n abcdefghijklmnop.,")
+    vocabulary = Vocabulary.from_text("\n abcdefghijklmnop.,")
     torch.manual_seed(layers)
     config = ModelConfig(cell=cell, num_layers=layers, hidden_size=hidden, embedding_size=10, dropout=0.2)  # type: ignore[arg-type]
     model = CharRNN(config, len(vocabulary))

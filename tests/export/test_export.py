@@ -176,7 +176,7 @@ def test_parity_refuses_nan_weights() -> None:
         return torch.full((*tokens_TB.shape, 2), math.nan)
 
     with pytest.raises(ParityError):
-        export_model(weights, Vocabulary.of_text("ab"), sequence, training={}, producer={}, parity_steps=3)
+        export_model(weights, Vocabulary.from_text("ab"), sequence, training={}, producer={}, parity_steps=3)
 
 
 def test_large_logits_are_measured_by_their_size(trained: Callable[[str, int], Trained]) -> None:

@@ -14,9 +14,9 @@ import torch
 from charrnn_export import Exported, export_model
 from charrnn_runtime import ModelFileError, Sampler, Vocabulary
 from charrnn_runtime.model_file import PREFIX, seal
-from charrnn_runtime.sequence import SequenceGraph, SequenceReader
+from charrnn_runtime.sequence import OnnxSequenceRunner, SequenceGraph
 from charrnn_runtime.sequence_graph import sequence_possible
-from charrnn_runtime.session import MIN_TOKENS, Logits, StepReader, Tokens
+from charrnn_runtime.session import MIN_SEQUENCE_TOKENS, Logits, StepSequenceRunner, Tokens
 from onnx import ModelProto
 
 from charrnn.config import ModelConfig
@@ -35,12 +35,12 @@ def test_the_sequence_graph_computes_what_the_steps_compute(exported: Export, ce
     sampler = Sampler(file.data)
     tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 400)
     graph = SequenceGraph(file.data, file.info, threads=1)
-    whole = graph.reader().read(tokens)
-    steps = StepReader(sampler._cell.runner(1), len(file.info.vocabulary)).read(tokens)
+    whole = graph.sequence_runner().forward(tokens)
+    steps = StepSequenceRunner(sampler._cell.runner(1), len(file.info.vocabulary)).forward(tokens)
     np.testing.assert_allclose(whole, steps, atol=1e-5)
     assert np.abs(steps).max() > 0.1
-    reader = graph.reader()  # from zero again, and the state carried from block to block
-    parts = [reader.read(tokens[a:b]) for a, b in ((0, 1), (1, 130), (130, 400))]
+    blockwise = graph.sequence_runner()  # from zero again, and the state carried from block to block
+    parts = [blockwise.forward(tokens[a:b]) for a, b in ((0, 1), (1, 130), (130, 400))]
     np.testing.assert_allclose(np.concatenate(parts), steps, atol=1e-5)
 
 
@@ -62,19 +62,19 @@ def test_int8_sequences_keep_the_states_of_the_steps_to_the_last_bit(int8: Expor
     sampler = Sampler(file.data)
     tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 700)
     runner = sampler._cell.runner(1)
-    steps = StepReader(runner, len(file.info.vocabulary)).read(tokens)
-    reader = SequenceGraph(file.data, file.info, threads=1).reader()
-    parts = [reader.read(tokens[a:b]) for a, b in ((0, 1), (1, 257), (257, 700))]
+    steps = StepSequenceRunner(runner, len(file.info.vocabulary)).forward(tokens)
+    blockwise = SequenceGraph(file.data, file.info, threads=1).sequence_runner()
+    parts = [blockwise.forward(tokens[a:b]) for a, b in ((0, 1), (1, 257), (257, 700))]
     np.testing.assert_allclose(np.concatenate(parts), steps, atol=1e-5)
     assert np.abs(steps).max() > 0.1
-    for whole, stepped in zip(reader.state(), runner.state(), strict=True):
+    for whole, stepped in zip(blockwise.state(), runner.state(), strict=True):
         np.testing.assert_array_equal(whole, stepped)
 
 
 def test_int8_reads_long_prompts_at_once(int8: Export) -> None:
     sampler = Sampler(int8("lstm", 2).data)
-    assert sampler._cell.reader(MIN_TOKENS) is not None
-    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_TOKENS + 90))
+    assert sampler._cell.sequence_runner(MIN_SEQUENCE_TOKENS) is not None
+    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_SEQUENCE_TOKENS + 90))
     assert sampler.sample(prompt, length=300, seed=4) == sampler.sample_batch([prompt] * 2, length=300, seed=4)[0]
 
 
@@ -82,7 +82,7 @@ def test_int8_reads_long_prompts_at_once(int8: Export) -> None:
 def test_int8_files_of_other_cells_are_read_step_by_step(int8: Export, cell: str) -> None:
     file = int8(cell, 2)
     assert not file.info.sequence
-    assert Sampler(file.data)._cell.reader(MIN_TOKENS) is None
+    assert Sampler(file.data)._cell.sequence_runner(MIN_SEQUENCE_TOKENS) is None
 
 
 def test_a_file_without_one_of_the_weights_says_nothing_of_sequences() -> None:
@@ -93,17 +93,17 @@ def test_a_file_without_one_of_the_weights_says_nothing_of_sequences() -> None:
         for name, parameter in model.named_parameters():
             if "bias" in name:
                 parameter.zero_()
-    vocabulary = Vocabulary.of_text("abcde")
+    vocabulary = Vocabulary.from_text("abcde")
     out = export_model(model.export_weights(), vocabulary, model.sequence_logits, training={}, producer={})
     names = {tensor.name for tensor in ModelProto.FromString(out.data).graph.initializer}
     assert "layer_1.bias" not in names
     assert names.issuperset(out.info.sequence.get("weights", {}).values())
-    assert len(Sampler(out.data).score("abcde" * MIN_TOKENS).log_probs) == 5 * MIN_TOKENS
+    assert len(Sampler(out.data).score("abcde" * MIN_SEQUENCE_TOKENS).log_probs) == 5 * MIN_SEQUENCE_TOKENS
 
 
 def test_long_texts_are_scored_alike_at_once_in_pieces_and_in_a_batch(exported: Export) -> None:
     sampler = Sampler(exported("lstm", 2).data)
-    letters = np.random.default_rng(0).choice(list("abcdef ghi"), MIN_TOKENS + 90)
+    letters = np.random.default_rng(0).choice(list("abcdef ghi"), MIN_SEQUENCE_TOKENS + 90)
     text = "".join(letters)
     score = sampler.score(text).log_probs
     np.testing.assert_allclose(sampler.score_batch([text])[0].log_probs, score, atol=1e-5)
@@ -114,14 +114,14 @@ def test_long_texts_are_scored_alike_at_once_in_pieces_and_in_a_batch(exported: 
 def test_long_prompts_are_read_at_once_and_continued_alike(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = Sampler(exported("lstm", 2).data)
     blocks: list[int] = []
-    read = SequenceReader.read
+    forward = OnnxSequenceRunner.forward
 
-    def counted(self: SequenceReader, tokens: Tokens) -> Logits:
+    def counted(self: OnnxSequenceRunner, tokens: Tokens) -> Logits:
         blocks.append(len(tokens))
-        return read(self, tokens)
+        return forward(self, tokens)
 
-    monkeypatch.setattr(SequenceReader, "read", counted)
-    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_TOKENS + 90))
+    monkeypatch.setattr(OnnxSequenceRunner, "forward", counted)
+    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_SEQUENCE_TOKENS + 90))
     batch = sampler.sample_batch([prompt] * 2, length=300, seed=4)
     assert not blocks, "a batch reads prompts side by side"
     assert sampler.sample(prompt, length=300, seed=4) == batch[0]
@@ -132,7 +132,7 @@ def test_long_prompts_are_read_at_once_and_continued_alike(exported: Export, mon
     conversation = sampler.start(prompt[:20], seed=4)
     conversation.feed(prompt[20:])
     assert sum(blocks) == len(prompt) - 21
-    assert conversation.draw(300) == batch[0]
+    assert conversation.sample(300) == batch[0]
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_metadata_that_lies_about_the_weights_is_refused(exported: Export, chang
     sampler = Sampler(seal(model.SerializeToString()))
     assert sampler.sample(length=5, seed=1)  # the step is whole
     with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
-        sampler.sample("a" * (MIN_TOKENS + 1), length=1)
+        sampler.sample("a" * (MIN_SEQUENCE_TOKENS + 1), length=1)
     with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
-        sampler.score("a" * MIN_TOKENS)
+        sampler.score("a" * MIN_SEQUENCE_TOKENS)
 
 
 @pytest.mark.parametrize("operator", ["LSTM float4", ["LSTM"], {}, 7, None])
@@ -173,4 +173,4 @@ def test_operators_that_are_unknown_are_ignored(exported: Export, operator: Any)
 def test_metadata_that_lies_about_the_layers_is_refused_at_once(exported: Export, change: dict[str, Any]) -> None:
     file = exported("lstm", 2)
     with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
-        SequenceGraph(file.data, replace(file.info, **change), threads=1).reader()
+        SequenceGraph(file.data, replace(file.info, **change), threads=1).sequence_runner()

@@ -107,7 +107,7 @@ class TinyModel:
 
 @pytest.fixture(scope="session")
 def tiny() -> TinyModel:
-    return TinyModel(Vocabulary.of_text("\n abcdefghij,.é漢"))
+    return TinyModel(Vocabulary.from_text("\n abcdefghij,.é漢"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from charrnn_runtime.devices import (
     CUDA,
     PROVIDERS,
     Device,
-    check_used,
+    check_provider,
     choose_providers,
     installed_wheels,
     onnxruntime_version,
@@ -110,8 +110,8 @@ def test_a_fallback_in_silence_is_an_error(tiny: TinyModel, monkeypatch: pytest.
         Sampler(tiny.data(), device="cuda")
     session = onnxruntime.InferenceSession(tiny.data(), providers=[CPU])
     with pytest.raises(DeviceError, match="'coreml': ONNX Runtime fell back"):
-        check_used(Device("coreml"), [PROVIDERS["coreml"], CPU], session)
-    check_used(Device("auto"), [(CUDA, {}), CPU], session)
+        check_provider(Device("coreml"), [PROVIDERS["coreml"], CPU], session)
+    check_provider(Device("auto"), [(CUDA, {}), CPU], session)
 
 
 @pytest.mark.skipif(AZURE not in onnxruntime.get_available_providers(), reason="no second provider in this wheel")

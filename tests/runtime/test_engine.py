@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 from charrnn_runtime import BusyError, Engine, Job, Request, Sampler, UnknownCharacterError, UsageError
-from charrnn_runtime.options import DrawOptions
+from charrnn_runtime.options import SamplingKwargs
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def collect(job: Job, patience: float = 10.0) -> str:
         time.sleep(0.002)
 
 
-OPTIONS: list[DrawOptions] = [
+OPTIONS: list[SamplingKwargs] = [
     {},
     {"temperature": 0.7},
     {"top_k": 4},
@@ -61,7 +61,7 @@ def test_texts_are_their_single_runs(sampler: Sampler, engine: Engine) -> None:
             **request.options,
         )
         assert (collect(job), job.finish_reason) == (alone.text, alone.finish_reason)
-        assert (job.seed, job.index, job.drawn) == (request.seed, request.index, len(alone.tokens))
+        assert (job.seed, job.index, job.completion_tokens) == (request.seed, request.index, len(alone.tokens))
     assert (engine.active, engine.waiting) == (0, 0)
 
 
@@ -98,7 +98,7 @@ def test_scores_are_the_samplers(sampler: Sampler, engine: Engine) -> None:
 
 
 def test_a_text_nobody_takes_is_parked_and_goes_on(sampler: Sampler) -> None:
-    with Engine(sampler, batch=2, queue=4, unread=20) as engine:
+    with Engine(sampler, batch=2, queue=4, max_buffered=20) as engine:
         slow = engine.submit(Request(prompt="ab", length=200, seed=1))
         other = engine.submit(Request(length=300, seed=2))
         assert collect(other) == sampler.sample(length=300, seed=2)
@@ -106,7 +106,7 @@ def test_a_text_nobody_takes_is_parked_and_goes_on(sampler: Sampler) -> None:
         while engine.active and time.monotonic() < until:
             time.sleep(0.002)
         assert (engine.active, engine.waiting, slow.ended) == (0, 1, False)
-        assert slow.drawn == 20, "nothing is drawn that nobody takes"
+        assert slow.completion_tokens == 20, "nothing is drawn that nobody takes"
         assert collect(slow) == sampler.sample("ab", length=200, seed=1)
 
 
@@ -142,7 +142,7 @@ def test_the_queue_is_bounded(sampler: Sampler) -> None:
 
 def test_a_long_prompt_holds_nobody_up(sampler: Sampler, engine: Engine) -> None:
     long = engine.submit(Request(prompt="abcdefghij" * 100_000, length=5, seed=1))
-    while not engine.tokens_read:
+    while not engine.tokens_prefilled:
         time.sleep(0.001)
     assert collect(engine.submit(Request(prompt="ab", length=200, seed=2))) == sampler.sample("ab", length=200, seed=2)
     assert not long.ended
@@ -161,7 +161,7 @@ def test_wrong_requests_are_told_at_once_and_spoil_nothing(sampler: Sampler, eng
         logits[:] = np.nan  # type: ignore[index]
 
     good = engine.submit(Request(length=100, seed=1))
-    bad = engine.submit(Request(length=100, options={"processor": raises}))
+    bad = engine.submit(Request(length=100, options={"logits_processor": raises}))
     assert collect(bad) == ""
     assert isinstance(bad.error, UsageError)
     assert collect(good) == sampler.sample(length=100, seed=1)
@@ -171,13 +171,13 @@ def test_news_come_with_the_first_piece_and_the_end(sampler: Sampler) -> None:
     told: list[tuple[Job, bool]] = []
     ended = threading.Event()
 
-    def on_news(jobs: Sequence[Job]) -> None:
+    def on_update(jobs: Sequence[Job]) -> None:
         told.extend((job, job.ended) for job in jobs)
         if jobs[-1].ended:
             ended.set()
 
-    with Engine(sampler, interval=100.0, on_news=on_news) as engine:
-        engine._told_at = time.perf_counter()  # so that no regular announcement is due
+    with Engine(sampler, update_interval=100.0, on_update=on_update) as engine:
+        engine._announced_at = time.perf_counter()  # so that no regular announcement is due
         job = engine.submit(Request(length=50, seed=1))
         assert ended.wait(5)
     assert told == [(job, False), (job, True)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from charrnn_runtime import Request, Sampler, SnapshotError, UsageError, Vocabulary
-from charrnn_runtime.options import DrawOptions, Logits64
+from charrnn_runtime.options import Logits64, SamplingKwargs
 from charrnn_runtime.sampling import UniformStream
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_finish_reasons(sampler: Sampler, tiny_of: Callable[[Vocabulary], TinyMo
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 64])
 def test_many_at_once_are_what_each_is_alone(sampler: Sampler, batch: int) -> None:
-    options: list[DrawOptions] = [{}, {"temperature": 0.5}, {"top_p": 0.8}, {"repetition_penalty": 1.2}]
+    options: list[SamplingKwargs] = [{}, {"temperature": 0.5}, {"top_p": 0.8}, {"repetition_penalty": 1.2}]
     requests = [
         Request(
             prompt="abcdefghij"[: n % 7],
@@ -101,54 +101,54 @@ def test_wrong_batches(sampler: Sampler) -> None:
 def test_a_conversation_is_one_text(sampler: Sampler) -> None:
     whole = sampler.sample("bad", length=90, seed=4, temperature=0.8)
     talk = sampler.start("bad", seed=4, temperature=0.8)
-    assert talk.draw(30) + "".join(talk.stream(40)) + talk.draw(20) == whole
+    assert talk.sample(30) + "".join(talk.stream(40)) + talk.sample(20) == whole
     assert talk.finish_reason == "length"
     empty = sampler.start(seed=4)
-    assert empty.draw(50) == sampler.sample(length=50, seed=4)
+    assert empty.sample(50) == sampler.sample(length=50, seed=4)
 
 
 def test_feeding_goes_on_where_the_text_stands(sampler: Sampler) -> None:
     """What was drawn and what is fed make one prompt."""
     talk = sampler.start("bad", seed=4, temperature=0)
-    first = talk.draw(10)
+    first = talk.sample(10)
     talk.feed(" face")
-    assert talk.draw(20) == sampler.sample("bad" + first + " face", length=20, temperature=0)
+    assert talk.sample(20) == sampler.sample("bad" + first + " face", length=20, temperature=0)
     pieces = sampler.start("b", seed=9)
     pieces.feed("a")
     pieces.feed("")
     pieces.feed("d")
-    assert pieces.draw(20) == sampler.sample("bad", length=20, seed=9)
+    assert pieces.sample(20) == sampler.sample("bad", length=20, seed=9)
 
 
 def test_snapshots_go_back_as_often_as_one_likes(sampler: Sampler) -> None:
     talk = sampler.start("bad", seed=4, repetition_penalty=1.2)
-    talk.draw(25)
+    talk.sample(25)
     moment = talk.snapshot()
-    first = talk.draw(40)
+    first = talk.sample(40)
     talk.feed("jjj")
-    talk.draw(5)
+    talk.sample(5)
     for _ in range(2):
         talk.restore(moment)
-        assert talk.draw(40) == first
+        assert talk.sample(40) == first
 
 
 def test_bytes_come_back_in_another_process(tiny: TinyModel, sampler: Sampler) -> None:
     talk = sampler.start("bad", seed=4, frequency_penalty=0.1)
-    talk.draw(25)
+    talk.sample(25)
     data = talk.to_bytes()
-    rest = talk.draw(40)
+    rest = talk.sample(40)
     again = Sampler(tiny.data()).resume(data, frequency_penalty=0.1)
     assert again.seed == 4
-    assert again.draw(40) == rest
+    assert again.sample(40) == rest
 
 
 def test_a_byte_conversation_saved_inside_a_character(tiny_of: Callable[[Vocabulary], TinyModel]) -> None:
-    sampler = Sampler(tiny_of(Vocabulary.of_text("", kind="bytes")).data())
+    sampler = Sampler(tiny_of(Vocabulary.from_text("", kind="bytes")).data())
     talk = sampler.start("é", seed=2)
     for _ in range(60):
         talk = sampler.resume(talk.to_bytes())
-        whole = sampler.resume(talk.to_bytes()).draw(7)
-        assert talk.draw(3) + sampler.resume(talk.to_bytes()).draw(4) == whole
+        whole = sampler.resume(talk.to_bytes()).sample(7)
+        assert talk.sample(3) + sampler.resume(talk.to_bytes()).sample(4) == whole
 
 
 def test_saved_conversations_are_checked(
@@ -176,16 +176,16 @@ def test_a_failed_draw_loses_nothing(sampler: Sampler) -> None:
         if fails:
             raise RuntimeError("mine")
 
-    talk = sampler.start("bad", seed=4, processor=sometimes)
-    head = talk.draw(10)
+    talk = sampler.start("bad", seed=4, logits_processor=sometimes)
+    head = talk.sample(10)
     for _ in range(2):
         fails = True
         with pytest.raises(RuntimeError, match="mine"):
-            talk.draw(10)
+            talk.sample(10)
         with pytest.raises(UsageError, match="failed half way"):
             talk.snapshot()
         fails = False
-    assert head + talk.draw(10) == sampler.sample("bad", length=20, seed=4)
+    assert head + talk.sample(10) == sampler.sample("bad", length=20, seed=4)
 
 
 def test_a_stop_string_ends_a_turn_and_is_part_of_the_text(sampler: Sampler) -> None:
@@ -193,15 +193,15 @@ def test_a_stop_string_ends_a_turn_and_is_part_of_the_text(sampler: Sampler) -> 
     stop = whole[50:52]
     at = whole.index(stop)
     talk = sampler.start("bad", seed=4)
-    assert talk.draw(200, stop=stop) == whole[:at]
+    assert talk.sample(200, stop=stop) == whole[:at]
     assert talk.finish_reason == "stop"
-    assert talk.draw(20) == whole[at + 2 : at + 22]
+    assert talk.sample(20) == whole[at + 2 : at + 22]
 
 
 @pytest.mark.parametrize("length", [0, -1, True, 1.5])
 def test_a_conversation_checks_lengths(sampler: Sampler, length: Any) -> None:
     with pytest.raises(UsageError, match="length"):
-        sampler.start("a").draw(length)
+        sampler.start("a").sample(length)
 
 
 def test_scores_of_many_and_of_pieces(sampler: Sampler) -> None:
@@ -239,7 +239,7 @@ def test_texts_drawn_in_blocks_of_steps_are_what_each_is_alone(
 ) -> None:
     symbols = (-1, *range(97, 110)) if special else tuple(range(96, 110))
     sampler = Sampler(tiny_of(Vocabulary(symbols=symbols, special=special)).data())
-    options: DrawOptions = {"temperature": 0.9}
+    options: SamplingKwargs = {"temperature": 0.9}
     requests = [
         Request(prompt="abc"[: n % 4], length=3 + 67 * n % 230, seed=4, index=n, options=options) for n in range(30)
     ]

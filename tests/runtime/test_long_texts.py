@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from charrnn_runtime import Request, Sampler, Vocabulary
-from charrnn_runtime.options import DrawOptions, Logits64
+from charrnn_runtime.options import Logits64, SamplingKwargs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +24,7 @@ LENGTH = 10_000
 
 def test_memory_stays_flat_over_100_000_characters(sampler: Sampler) -> None:
     """A warm-up of 20,000, then 80,000 more in a batch and a stream: what is kept is each finished text alone."""
-    options: DrawOptions = {}  # shared: each options object costs a drawer, up to a thousand of them are kept
+    options: SamplingKwargs = {}  # shared: each options object costs a drawer, up to a thousand of them are kept
     requests = (Request(length=250, seed=n, options=options) for n in itertools.count())
     texts = sampler.generate_many(requests, batch=16)
     stream = sampler.stream(length=10**9, seed=1, stop="漢漢漢漢漢")
@@ -64,11 +64,11 @@ def test_a_callback_that_raises_in_a_batch_a_stream_and_many(sampler: Sampler) -
             raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine"):
-        sampler.sample_batch(["bad", "a"], length=5, processor=broken)
+        sampler.sample_batch(["bad", "a"], length=5, logits_processor=broken)
     with pytest.raises(RuntimeError, match="mine"):
-        list(sampler.stream("bad", length=5, processor=broken))
+        list(sampler.stream("bad", length=5, logits_processor=broken))
     with pytest.raises(RuntimeError, match="mine"):
-        list(sampler.generate_many([Request(length=9, options={"processor": broken})]))
+        list(sampler.generate_many([Request(length=9, options={"logits_processor": broken})]))
     assert sampler.sample("bad", length=9, seed=1) == sampler.sample("bad", length=9, seed=1)
 
 
@@ -110,7 +110,7 @@ def test_stop_strings_never_leak_from_a_sampler(sampler: Sampler, stops: list[st
 
 def test_frequencies_of_whole_texts_match_probabilities(tiny_of: Callable[[Vocabulary], TinyModel]) -> None:
     """First characters of 20,000 texts of a batch against the model's own probabilities: chi-square."""
-    tiny = tiny_of(Vocabulary.of_text("\n abcdefgh"))
+    tiny = tiny_of(Vocabulary.from_text("\n abcdefgh"))
     sampler = Sampler(tiny.data())
     n = 20_000
     requests = (Request(prompt="b", length=1, seed=n) for n in range(n))

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from charrnn_runtime import Sampler, SamplingOptions, UnknownCharacterError, UsageError, Vocabulary
-from charrnn_runtime.options import DrawOptions, Logits64
-from charrnn_runtime.sampling import Drawer, UniformStream, draw, filtered_weights
+from charrnn_runtime.options import Logits64, SamplingKwargs
+from charrnn_runtime.sampling import TokenSampler, UniformStream, filtered_weights, sample_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,10 +62,10 @@ def test_adjusted_logits(
     row: list[float], history: list[int], drawn: int, options: SamplingOptions, uniform: float
 ) -> None:
     logits = np.array(row, np.float32)
-    drawer = Drawer(options, LETTERS)
+    token_sampler = TokenSampler(options, LETTERS)
     expected = plain_adjusted(row, history, drawn, options)
-    np.testing.assert_allclose(drawer._adjusted(logits, history, drawn), expected, atol=1e-9)
-    token = drawer.draw(logits, uniform, history, drawn)
+    np.testing.assert_allclose(token_sampler._adjusted(logits, history, drawn), expected, atol=1e-9)
+    token = token_sampler.sample(logits, uniform, history, drawn)
     assert expected[token] > -math.inf
     weights = np.exp(np.array(expected) - max(expected))
     before, upto = weights[:token].sum() / weights.sum(), weights[: token + 1].sum() / weights.sum()
@@ -91,14 +91,14 @@ def test_typical_p_keeps_what_its_definition_says(row: list[float], typical_p: f
 @steady
 @given(st.lists(rows, min_size=1, max_size=6), st.sampled_from([1.0, 0.5, 1.7]), st.integers(0, 1000))
 def test_rows_drawn_together_are_the_rows_drawn_alone(batch: list[list[float]], temperature: float, seed: int) -> None:
-    drawer = Drawer(SamplingOptions(temperature=temperature), LETTERS)
+    token_sampler = TokenSampler(SamplingOptions(temperature=temperature), LETTERS)
     logits = np.array(batch, np.float32)
     stream = UniformStream(seed)
     uniforms = [stream.next() for _ in batch]
-    alone = [drawer.draw(row, u) for row, u in zip(logits, uniforms, strict=True)]
-    assert drawer.plain
-    assert drawer.draw_rows(logits, np.array(uniforms)).tolist() == alone
-    assert alone == [draw(row, drawer.options, u) for row, u in zip(logits, uniforms, strict=True)]
+    alone = [token_sampler.sample(row, u) for row, u in zip(logits, uniforms, strict=True)]
+    assert token_sampler.only_temperature
+    assert token_sampler.sample_rows(logits, np.array(uniforms)).tolist() == alone
+    assert alone == [sample_token(row, token_sampler.options, u) for row, u in zip(logits, uniforms, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_rows_drawn_together_are_the_rows_drawn_alone(batch: list[list[float]], 
         {"logit_bias": {"a": 3.0, "b": -math.inf}},
         {"allowed": "abc"},
         {"min_length": 30, "stop": "a"},
-        {"processor": lambda ids, logits: logits.__setitem__(ids[-1] if ids else 0, -math.inf)},
+        {"logits_processor": lambda ids, logits: logits.__setitem__(ids[-1] if ids else 0, -math.inf)},
     ],
     ids=lambda o: next(iter(o)),
 )
@@ -128,7 +128,7 @@ def test_every_option_in_single_batch_and_stream(sampler: Sampler, options: dict
     if "min_length" in options:
         assert single.startswith(plain[:30])
         assert "a" not in single[30:]
-    if "processor" in options:
+    if "logits_processor" in options:
         assert all(x != y for x, y in zip("d" + single, single, strict=False))
 
 
@@ -138,9 +138,9 @@ def test_greedy_obeys_the_other_options(sampler: Sampler) -> None:
 
 
 def test_min_length_forbids_the_end_token() -> None:
-    drawer = Drawer(SamplingOptions(min_length=2), LETTERS)
+    token_sampler = TokenSampler(SamplingOptions(min_length=2), LETTERS)
     logits = np.array([50, 0, 0, 0, 0, 0, 0], np.float32)
-    assert [drawer.draw(logits, 0.5, (), drawn) == 0 for drawn in range(4)] == [False, False, True, True]
+    assert [token_sampler.sample(logits, 0.5, (), drawn) == 0 for drawn in range(4)] == [False, False, True, True]
 
 
 def test_a_processor_sees_the_text_and_its_errors_come_through(tiny: TinyModel, sampler: Sampler) -> None:
@@ -150,7 +150,7 @@ def test_a_processor_sees_the_text_and_its_errors_come_through(tiny: TinyModel, 
         assert logits.dtype == np.float64
         seen.append(list(ids))
 
-    text = sampler.sample("bad", length=5, seed=1, processor=watch)
+    text = sampler.sample("bad", length=5, seed=1, logits_processor=watch)
     assert text == sampler.sample("bad", length=5, seed=1)
     whole = tiny.vocabulary.encode("bad" + text).tolist()
     assert seen == [whole[: 3 + n] for n in range(5)]
@@ -160,7 +160,7 @@ def test_a_processor_sees_the_text_and_its_errors_come_through(tiny: TinyModel, 
 
     for call in (sampler.sample, sampler.generate):
         with pytest.raises(RuntimeError, match="mine"):
-            call("bad", length=5, processor=broken)
+            call("bad", length=5, logits_processor=broken)
     assert sampler.sample("bad", length=5, seed=1) == text
 
 
@@ -172,12 +172,12 @@ def test_nothing_left_to_draw(sampler: Sampler) -> None:
     def poison(ids: Sequence[int], logits: Logits64) -> None:
         logits[0] = math.nan
 
-    with pytest.raises(UsageError, match="processor left NaN"):
-        sampler.sample("a", length=3, processor=poison)
+    with pytest.raises(UsageError, match="logits_processor left NaN"):
+        sampler.sample("a", length=3, logits_processor=poison)
 
 
 def test_characters_in_options_must_be_known(sampler: Sampler) -> None:
-    for options in (DrawOptions(allowed="aX"), DrawOptions(logit_bias={"X": 1.0})):
+    for options in (SamplingKwargs(allowed="aX"), SamplingKwargs(logit_bias={"X": 1.0})):
         with pytest.raises(UnknownCharacterError, match="'X'"):
             sampler.stream("a", length=3, **options)
 
@@ -196,7 +196,7 @@ def test_characters_in_options_must_be_known(sampler: Sampler) -> None:
         {"logit_bias": {"a": math.nan}},
         {"logit_bias": {"a": math.inf}},
         {"allowed": ""},
-        {"processor": 3},
+        {"logits_processor": 3},
     ],
 )
 def test_options_out_of_range(arguments: dict[str, Any]) -> None:
@@ -205,4 +205,4 @@ def test_options_out_of_range(arguments: dict[str, Any]) -> None:
 
 
 def test_options_and_their_keywords_are_the_same() -> None:
-    assert SamplingOptions.names() == tuple(DrawOptions.__annotations__)
+    assert SamplingOptions.names() == tuple(SamplingKwargs.__annotations__)

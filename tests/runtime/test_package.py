@@ -154,7 +154,7 @@ def test_command_takes_every_option_of_drawing(model: str, capsys: pytest.Captur
 
 def test_the_command_has_all_options() -> None:
     known = {action.dest for action in _parser()._actions}
-    assert set(SamplingOptions.names()) - {"processor"} <= known
+    assert set(SamplingOptions.names()) - {"logits_processor"} <= known
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from charrnn_runtime import (
     UsageError,
     Vocabulary,
 )
-from charrnn_runtime.sampling import UniformStream, draw, log_softmax
+from charrnn_runtime.sampling import UniformStream, log_softmax, sample_token
 from onnx import numpy_helper
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def test_a_text_is_what_the_formula_gives(tiny: TinyModel, sampler: Sampler) -> 
     drawn = []
     for _ in range(60):
         logits = tiny.logits(np.array(fed))[-1].astype(np.float32)
-        drawn.append(draw(logits, options, uniforms.next()))
+        drawn.append(sample_token(logits, options, uniforms.next()))
         fed.append(drawn[-1])
     text = sampler.sample("bad", length=60, temperature=0.9, top_k=9, seed=21, index=2)
     assert text == tiny.vocabulary.decode(drawn)
@@ -121,12 +121,12 @@ def test_end_token_ends_a_text(tiny_of: Callable[[Vocabulary], TinyModel]) -> No
     log_probs = log_softmax(tiny.logits(np.array([0, 2])).astype(np.float32))
     np.testing.assert_allclose(sampler.score("ab").log_probs, [log_probs[0, 2], log_probs[1, 3]], atol=1e-5)
     fed = tiny.logits(np.array([0, 2]))[-1].astype(np.float32)
-    first = draw(fed, SamplingOptions(), UniformStream(6).next())
+    first = sample_token(fed, SamplingOptions(), UniformStream(6).next())
     assert sampler.sample("a", length=1, seed=6) == vocabulary.decode([first])
 
 
 def test_a_byte_model_never_gives_half_a_character(tiny_of: Callable[[Vocabulary], TinyModel]) -> None:
-    sampler = Sampler(tiny_of(Vocabulary.of_text("", kind="bytes")).data())
+    sampler = Sampler(tiny_of(Vocabulary.from_text("", kind="bytes")).data())
     pieces = list(sampler.stream("é", length=400, seed=2))
     text = "".join(pieces)
     assert text == sampler.sample_batch(["é"], length=400, seed=2)[0]

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from charrnn_runtime import ModelOutputError, SamplingOptions, UsageError, Vocabulary
-from charrnn_runtime.sampling import Drawer, StopStrings, UniformStream, draw, filtered_weights, log_softmax
+from charrnn_runtime.sampling import (
+    StopStrings,
+    TokenSampler,
+    UniformStream,
+    filtered_weights,
+    log_softmax,
+    sample_token,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,14 +90,14 @@ def test_uniform_vectors_of_the_readme(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", vectors()["draws"], ids=lambda c: f"{len(c['logits'])}-{c['options']}-{c['uniform']}")
 def test_draw_vectors_of_the_readme(case: dict[str, Any]) -> None:
     logits = np.array(case["logits"], np.float32)
-    assert draw(logits, SamplingOptions(**case["options"]), case["uniform"]) == case["token"]
+    assert sample_token(logits, SamplingOptions(**case["options"]), case["uniform"]) == case["token"]
 
 
 @pytest.mark.parametrize("case", vectors()["adjusted"], ids=lambda c: f"{c['options']}-{c['uniform']}")
 def test_adjusted_vectors_of_the_readme(case: dict[str, Any]) -> None:
     vocabulary = Vocabulary(symbols=tuple(map(ord, case["tokens"])))
-    drawer = Drawer(SamplingOptions(**case["options"]), vocabulary)
-    assert drawer.draw(np.array(case["logits"], np.float32), case["uniform"], case["history"]) == case["token"]
+    token_sampler = TokenSampler(SamplingOptions(**case["options"]), vocabulary)
+    assert token_sampler.sample(np.array(case["logits"], np.float32), case["uniform"], case["history"]) == case["token"]
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
@@ -133,7 +140,7 @@ def test_ties_go_to_the_lowest_ids(logits: list[float], options: SamplingOptions
 @given(logit_lists, options_strategy, st.floats(0, 1, exclude_max=True))
 def test_threshold_rule(logits: list[float], options: SamplingOptions, uniform: float) -> None:
     array = np.array(logits, np.float32)
-    token = draw(array, options, uniform)
+    token = sample_token(array, options, uniform)
     weights = filtered_weights(array, options).tolist()
     sums, running = [], 0.0
     for w in weights:
@@ -147,7 +154,7 @@ def test_threshold_rule(logits: list[float], options: SamplingOptions, uniform: 
 
 def test_the_largest_uniform_never_runs_over_the_end() -> None:
     logits = np.array([0, 0, -745, -math.inf], np.float32)  # e**-745 is the smallest float64 above 0
-    assert draw(logits, SamplingOptions(), 1 - 2**-53) == 1
+    assert sample_token(logits, SamplingOptions(), 1 - 2**-53) == 1
 
 
 def chi_square(counts: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
@@ -173,7 +180,7 @@ def test_frequencies_match_probabilities(options: SamplingOptions) -> None:
     logits = np.random.default_rng(1).standard_normal(20).astype(np.float32) * 1.5
     stream = UniformStream(11)
     n = 20_000
-    counts = np.bincount([draw(logits, options, stream.next()) for _ in range(n)], minlength=20)
+    counts = np.bincount([sample_token(logits, options, stream.next()) for _ in range(n)], minlength=20)
     weights = np.array(plain_weights([float(x) for x in logits], options))
     kept = weights > 0
     assert counts[~kept].sum() == 0
@@ -189,25 +196,25 @@ def test_uniform_numbers_are_uniform() -> None:
 
 
 def test_greedy_takes_the_first_of_the_largest() -> None:
-    assert draw(np.array([1, 3, 3, 2], np.float32), SamplingOptions(temperature=0), 0.99) == 1
+    assert sample_token(np.array([1, 3, 3, 2], np.float32), SamplingOptions(temperature=0), 0.99) == 1
 
 
 @pytest.mark.parametrize("temperature", [1e-6, 1e-300, 5e-324])
 def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
     logits = np.array([1, 3, 2.99, 2], np.float32)
-    assert draw(logits, SamplingOptions(temperature=temperature), 0.999) == 1
+    assert sample_token(logits, SamplingOptions(temperature=temperature), 0.999) == 1
 
 
 def test_minus_infinity_is_never_drawn() -> None:
     logits = np.array([-math.inf, 0, -math.inf], np.float32)
-    assert {draw(logits, SamplingOptions(), u) for u in (0.0, 0.5, 1 - 2**-53)} == {1}
+    assert {sample_token(logits, SamplingOptions(), u) for u in (0.0, 0.5, 1 - 2**-53)} == {1}
 
 
 @pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("bad", [[0, math.nan], [math.inf, 0], [-math.inf, -math.inf]])
 def test_logits_that_nothing_can_be_drawn_from(temperature: float, bad: list[float]) -> None:
     with pytest.raises(ModelOutputError, match="NaN" if math.isnan(sum(bad)) else "infinite"):
-        draw(np.array(bad, np.float32), SamplingOptions(temperature=temperature), 0.5)
+        sample_token(np.array(bad, np.float32), SamplingOptions(temperature=temperature), 0.5)
 
 
 @steady

@@ -16,7 +16,7 @@ steady = settings(derandomize=True, deadline=None, max_examples=200)
 @steady
 @given(any_text.filter(bool))
 def test_characters_come_back(text: str) -> None:
-    vocabulary = Vocabulary.of_text(text)
+    vocabulary = Vocabulary.from_text(text)
     assert vocabulary.symbols == tuple(sorted({ord(c) for c in text}))
     ids = vocabulary.encode(text)
     assert ids.dtype == np.int64
@@ -28,7 +28,7 @@ def test_characters_come_back(text: str) -> None:
 @steady
 @given(st.text(max_size=60))
 def test_bytes_come_back(text: str) -> None:
-    vocabulary = Vocabulary.of_text("", kind="bytes")
+    vocabulary = Vocabulary.from_text("", kind="bytes")
     ids = vocabulary.encode(text)
     assert ids.tolist() == list(text.encode())
     assert vocabulary.decode(ids) == text
@@ -37,7 +37,7 @@ def test_bytes_come_back(text: str) -> None:
 @steady
 @given(st.lists(st.integers(0, 255), max_size=40))
 def test_byte_decoder_agrees_with_python_on_any_bytes(values: list[int]) -> None:
-    vocabulary = Vocabulary.of_text("", kind="bytes")
+    vocabulary = Vocabulary.from_text("", kind="bytes")
     assert vocabulary.decode(values) == bytes(values).decode("utf-8", "replace")
 
 
@@ -45,14 +45,14 @@ def test_byte_decoder_agrees_with_python_on_any_bytes(values: list[int]) -> None
 @given(any_text.filter(bool), st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]))
 def test_normal_form_is_applied_before_encoding(text: str, form: str) -> None:
     normal = unicodedata.normalize(form, text)  # type: ignore[arg-type]
-    vocabulary = Vocabulary.of_text(text, normalize=form)  # type: ignore[arg-type]
+    vocabulary = Vocabulary.from_text(text, normalize=form)  # type: ignore[arg-type]
     assert vocabulary.decode(vocabulary.encode(text)) == normal
 
 
 @steady
 @given(any_text.filter(bool), st.permutations(["begin", "end", "unknown"]), st.integers(0, 3))
 def test_json_comes_back(text: str, names: list[str], count: int) -> None:
-    plain = Vocabulary.of_text(text)
+    plain = Vocabulary.from_text(text)
     special = {name: i for i, name in enumerate(names[:count])}
     vocabulary = Vocabulary(symbols=(-1,) * count + plain.symbols, special=special)
     again = Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json())))
@@ -69,12 +69,12 @@ def test_special_tokens() -> None:
 
 @pytest.mark.parametrize(("text", "start"), [("ab\n ", "\n"), ("ab ", " "), ("ab", "a")])
 def test_start_token_of_a_plain_vocabulary(text: str, start: str) -> None:
-    vocabulary = Vocabulary.of_text(text)
+    vocabulary = Vocabulary.from_text(text)
     assert vocabulary.decode([vocabulary.start_token]) == start
 
 
 def test_unknown_characters_are_named_or_skipped() -> None:
-    vocabulary = Vocabulary.of_text("abc")
+    vocabulary = Vocabulary.from_text("abc")
     with pytest.raises(UnknownCharacterError) as caught:
         vocabulary.encode("ab漢c!")
     assert (caught.value.character, caught.value.position) == ("漢", 2)
@@ -87,10 +87,10 @@ def test_unknown_characters_are_named_or_skipped() -> None:
 
 
 def test_decoder_holds_back_unfinished_characters() -> None:
-    decoder = Vocabulary.of_text("", kind="bytes").decoder()
-    assert [decoder.piece(b) for b in "é!".encode()] == ["", "é", "!"]
+    decoder = Vocabulary.from_text("", kind="bytes").decoder()
+    assert [decoder.decode(b) for b in "é!".encode()] == ["", "é", "!"]
     assert decoder.flush() == ""
-    assert decoder.piece(0xC3) == ""
+    assert decoder.decode(0xC3) == ""
     assert decoder.flush() == "\ufffd"
 
 

@@ -69,12 +69,12 @@ def serving(samplers: dict[str, Sampler], **options: Any) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def characters() -> Sampler:
-    return Sampler(TinyModel(Vocabulary.of_text("\n abcdefghij,.é漢<>&/")).data())
+    return Sampler(TinyModel(Vocabulary.from_text("\n abcdefghij,.é漢<>&/")).data())
 
 
 @pytest.fixture(scope="session")
 def bytewise() -> Sampler:
-    return Sampler(TinyModel(Vocabulary.of_text("", kind="bytes")).data())
+    return Sampler(TinyModel(Vocabulary.from_text("", kind="bytes")).data())
 
 
 @pytest.fixture(scope="module")

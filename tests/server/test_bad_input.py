@@ -239,10 +239,10 @@ def test_a_client_that_stops_reading_is_paused_then_dropped(characters: Sampler)
             while not (engine.waiting and not engine.active) and time.monotonic() < until:
                 time.sleep(0.01)
             assert (engine.active, engine.waiting) == (0, 1), "nothing is drawn that nobody reads"
-            drawn = engine.tokens_drawn
+            drawn = engine.tokens_generated
             body = {"max_tokens": 500, "seed": 4}
             assert served.complete(**body).json()["choices"][0]["text"] == characters.sample(length=500, seed=4)
-            assert engine.tokens_drawn == drawn + 500
+            assert engine.tokens_generated == drawn + 500
             assert served.quiet(10), "in the end his place in the queue is free"
 
 
@@ -300,7 +300,7 @@ def test_the_server_runs_where_no_torch_is(tmp_path: Path) -> None:
         "sys.exit(main(sys.argv[1:]))\n"
     )
     path = tmp_path / "own.onnx"
-    path.write_bytes(TinyModel(Vocabulary.of_text("\n abc")).data())
+    path.write_bytes(TinyModel(Vocabulary.from_text("\n abc")).data())
     command = [sys.executable, "-c", code, str(path), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

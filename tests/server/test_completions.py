@@ -81,7 +81,7 @@ def test_byte_models_take_any_text(server: Served, bytewise: Sampler) -> None:
     def add(_: Any, logits: Any) -> None:
         logits[[200, 97]] += [1.5, 2]
 
-    assert biased == bytewise.sample(length=60, seed=2, processor=add)
+    assert biased == bytewise.sample(length=60, seed=2, logits_processor=add)
 
 
 def test_logprobs_and_echo(server: Served) -> None:
@@ -178,16 +178,16 @@ def test_a_text_that_cannot_be_finished(characters: Sampler) -> None:
         # Every character at -100 is as before; it takes a processor that raises to fail half way.
         assert served.complete(max_tokens=9, seed=1, logit_bias=nothing).json()["choices"][0]["text"]
         engine = served.models.engines["tiny"]
-        draw = engine._draw
+        draw = engine._generate
         failed: list[bool] = []
 
         def fail() -> None:
-            if engine.tokens_drawn > 300 and not failed:
+            if engine.tokens_generated > 300 and not failed:
                 failed.append(True)
                 raise RuntimeError("out of memory")
             draw()
 
-        engine._draw = fail  # type: ignore[method-assign]
+        engine._generate = fail  # type: ignore[method-assign]
         answer = served.complete(max_tokens=5000)
         assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
         failed.clear()

@@ -8,7 +8,7 @@ import test from "node:test";
 
 import ort from "onnxruntime-node";
 
-import { ModelFileError, Sampler, UsageError } from "../../charrnn/web/static/charrnn/sampler.js";
+import { ModelFileError, Sampler, UsageError } from "../../runtime/js/sampler.js";
 
 const folder = process.env.CHARRNN_VECTORS;
 const skip = folder ? false : "CHARRNN_VECTORS names no folder; run: python -m pytest tests/web";

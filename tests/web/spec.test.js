@@ -5,11 +5,11 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 
-import { philox, UniformStream } from "../../charrnn/web/static/charrnn/philox.js";
-import { checkOptions, draw, Drawer, StopStrings } from "../../charrnn/web/static/charrnn/sampling.js";
-import { sha256 } from "../../charrnn/web/static/charrnn/sha256.js";
-import { ModelOutputError, UnknownCharacterError, UsageError } from "../../charrnn/web/static/charrnn/errors.js";
-import { Vocabulary } from "../../charrnn/web/static/charrnn/vocab.js";
+import { philox, UniformStream } from "../../runtime/js/philox.js";
+import { checkOptions, sampleToken, TokenSampler, StopStrings } from "../../runtime/js/sampling.js";
+import { sha256 } from "../../runtime/js/sha256.js";
+import { ModelOutputError, UnknownCharacterError, UsageError } from "../../runtime/js/errors.js";
+import { Vocabulary } from "../../runtime/js/vocab.js";
 
 const readme = readFileSync(new URL("../../runtime/README.md", import.meta.url), "utf8");
 const json = /## Test vectors[^]*?```json\n([^]*?)```/.exec(readme)[1];
@@ -32,7 +32,7 @@ test("uniform numbers", () => {
 test("draws", () => {
   assert.ok(vectors.draws.length >= 20);
   for (const { logits, options, uniform, token } of vectors.draws) {
-    assert.equal(draw(Float32Array.from(logits), checkOptions(options), uniform), token, JSON.stringify(options));
+    assert.equal(sampleToken(Float32Array.from(logits), checkOptions(options), uniform), token, JSON.stringify(options));
   }
 });
 
@@ -41,19 +41,19 @@ const letters = (text) => new Vocabulary({ kind: "characters", tokens: [...text]
 test("draws with penalties, bias and allowed characters", () => {
   assert.ok(vectors.adjusted.length >= 5);
   for (const { tokens, logits, options, history, uniform, token } of vectors.adjusted) {
-    const drawer = new Drawer(options, letters(tokens));
-    assert.equal(drawer.draw(Float32Array.from(logits), uniform, history), token, JSON.stringify(options));
+    const tokenSampler = new TokenSampler(options, letters(tokens));
+    assert.equal(tokenSampler.sample(Float32Array.from(logits), uniform, history), token, JSON.stringify(options));
   }
 });
 
 test("the largest uniform number never runs over the end", () => {
-  assert.equal(draw([0, 0, -745, -Infinity], checkOptions({}), 1 - 2 ** -53), 1);
+  assert.equal(sampleToken([0, 0, -745, -Infinity], checkOptions({}), 1 - 2 ** -53), 1);
 });
 
 test("logits that nothing can be drawn from", () => {
   for (const logits of [[0, NaN], [Infinity, 0], [-Infinity, -Infinity]]) {
     for (const temperature of [0, 1]) {
-      assert.throws(() => draw(logits, checkOptions({ temperature }), 0.5), ModelOutputError);
+      assert.throws(() => sampleToken(logits, checkOptions({ temperature }), 0.5), ModelOutputError);
     }
   }
 });
@@ -98,8 +98,8 @@ test("vocabulary", () => {
   assert.deepEqual(bytes.encode("e\u0301"), [0xc3, 0xa9]);
   assert.deepEqual(bytes.encode("\ud800"), [0xed, 0xa0, 0x80]);
   const decoder = bytes.decoder();
-  assert.deepEqual([0xef, 0xbb, 0xbf, 0xe6, 0x41].map((byte) => decoder.piece(byte)), ["", "", "\ufeff", "", "\ufffdA"]);
-  assert.equal(decoder.piece(0xf0) + decoder.flush(), "\ufffd");
+  assert.deepEqual([0xef, 0xbb, 0xbf, 0xe6, 0x41].map((byte) => decoder.decode(byte)), ["", "", "\ufeff", "", "\ufffdA"]);
+  assert.equal(decoder.decode(0xf0) + decoder.flush(), "\ufffd");
 });
 
 test("SHA-256", () => {

@@ -57,7 +57,7 @@ def random_bytes_model() -> bytes:
 
     torch.manual_seed(3)
     model = CharRNN(ModelConfig(cell="gru", num_layers=2, hidden_size=16, embedding_size=8), 256)
-    vocabulary = Vocabulary.of_text("", kind="bytes")
+    vocabulary = Vocabulary.from_text("", kind="bytes")
     weights = model.export_weights()
     return export_model(weights, vocabulary, model.sequence_logits, training={}, producer={}, parity_steps=10).data
 

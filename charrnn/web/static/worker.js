@@ -2,7 +2,7 @@
 
 import { CharrnnError, newSeed, Sampler, UsageError } from "./charrnn/sampler.js";
 
-const TELL = 40; // milliseconds of drawing between two messages to the page
+const TELL = 40; // milliseconds of samplingOptions between two messages to the page
 
 /** @type {Sampler | null} */
 let sampler = null;

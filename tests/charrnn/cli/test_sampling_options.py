@@ -28,7 +28,7 @@ OPTIONS: dict[str, Any] = {
 
 def test_every_option_is_there() -> None:
     known = set(inspect.signature(sample).parameters)
-    assert set(SamplingOptions.names()) - {"processor"} <= known
+    assert set(SamplingOptions.names()) - {"logits_processor"} <= known
 
 
 def test_options_reach_the_sampler(run: Run, charrnn: Charrnn) -> None:

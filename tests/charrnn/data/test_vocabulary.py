@@ -61,7 +61,7 @@ def test_a_known_vocabulary_grows_by_frequent_characters_only(tmp_path: Path) ->
 
 
 def test_a_fixed_vocabulary(tmp_path: Path) -> None:
-    plain = Vocabulary.of_text("abc")
+    plain = Vocabulary.from_text("abc")
     assert ingest("cabbage"[:4], tmp_path, plain, "error").ids.tolist() == [2, 0, 1, 1]
     with pytest.raises(UnknownCharacterError, match=r"'g'.* at position 5 of the text \(2 such") as caught:
         ingest("cabbage", tmp_path, plain, "error")

@@ -103,7 +103,7 @@ def test_analysis_is_what_the_sampler_computes(run: Run) -> None:
 
 
 def test_bytes_are_shown_as_characters() -> None:
-    vocabulary = Vocabulary.of_text("", kind="bytes")
+    vocabulary = Vocabulary.from_text("", kind="bytes")
     read = read_text(vocabulary, "aé€".encode() + b"\xff")
     assert read.shown == "aé€\N{REPLACEMENT CHARACTER}"
     assert read.ends.tolist() == [0, 2, 5, 6]

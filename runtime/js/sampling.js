@@ -6,7 +6,7 @@ import { ModelOutputError, UsageError } from "./errors.js";
 
 /**
  * How to draw; see `SamplingOptions` of the Python runtime for what each does.
- * @typedef {object} DrawOptions
+ * @typedef {object} SamplingOptions
  * @property {number} [temperature] 0 is greedy
  * @property {number | null} [top_k]
  * @property {number | null} [typical_p]
@@ -21,7 +21,7 @@ import { ModelOutputError, UsageError } from "./errors.js";
  * @property {number} [min_length]
  */
 
-/** @type {Required<DrawOptions>} */
+/** @type {Required<SamplingOptions>} */
 const DEFAULTS = {
   temperature: 1,
   top_k: null,
@@ -59,8 +59,8 @@ export function checkCount(name, value, least) {
 
 /**
  * All options, checked, with the defaults where none are given.
- * @param {DrawOptions} options
- * @returns {Required<DrawOptions>}
+ * @param {SamplingOptions} options
+ * @returns {Required<SamplingOptions>}
  */
 export function checkOptions(options) {
   for (const name of Object.keys(options)) {
@@ -155,11 +155,11 @@ function typical(weights, ranking, fraction) {
 /**
  * One token for the logits and a uniform number in [0, 1): greedy, or temperature, filters and the draw.
  * @param {ArrayLike<number>} logits
- * @param {Required<DrawOptions>} options
+ * @param {Required<SamplingOptions>} options
  * @param {number} uniform
  * @returns {number}
  */
-export function draw(logits, options, uniform) {
+export function sampleToken(logits, options, uniform) {
   const most = largest(logits);
   const size = logits.length;
   const { temperature, top_k, typical_p, top_p, min_p } = options;
@@ -192,9 +192,9 @@ export function draw(logits, options, uniform) {
 }
 
 /** Draws for one text: the options, compiled for a vocabulary. */
-export class Drawer {
+export class TokenSampler {
   /**
-   * @param {DrawOptions} options
+   * @param {SamplingOptions} options
    * @param {Vocabulary} vocabulary
    * @throws {UsageError} an option is out of range or names a character the model does not know
    */
@@ -227,14 +227,14 @@ export class Drawer {
    * @param {number} drawn how many have been drawn
    * @returns {number}
    */
-  draw(logits, uniform, history = [], drawn = 0) {
-    if (!this._adjusts) return draw(logits, this.options, uniform);
+  sample(logits, uniform, history = [], drawn = 0) {
+    if (!this._adjusts) return sampleToken(logits, this.options, uniform);
     largest(logits); // what is wrong with the model is told before the options are blamed
     const adjusted = this._adjusted(logits, history, drawn);
     if (adjusted.every((value) => value === -Infinity)) {
       throw new UsageError("the options leave no character to draw (allowed or logit_bias)");
     }
-    return draw(adjusted, this.options, uniform);
+    return sampleToken(adjusted, this.options, uniform);
   }
 
   /** @param {Float32Array} logits @param {number[]} history @param {number} drawn */

@@ -4,14 +4,14 @@
 import { CharrnnError, ModelFileError, ModelOutputError, UnknownCharacterError, UsageError } from "./errors.js";
 import { readModelFile } from "./model_file.js";
 import { UniformStream } from "./philox.js";
-import { checkCount, Drawer, StopStrings } from "./sampling.js";
+import { checkCount, TokenSampler, StopStrings } from "./sampling.js";
 
 export { CharrnnError, ModelFileError, ModelOutputError, readModelFile, UniformStream, UnknownCharacterError, UsageError };
 
 const PENALTY_HISTORY = 4096; // tokens kept beyond the penalty window before the list is shortened
 
 /** @typedef {import("./model_file.js").ModelInfo} ModelInfo */
-/** @typedef {import("./sampling.js").DrawOptions} DrawOptions */
+/** @typedef {import("./sampling.js").SamplingOptions} SamplingOptions */
 
 /**
  * @typedef {object} TextOptions
@@ -80,7 +80,7 @@ export class Sampler {
   /**
    * Continues a prompt.
    * @param {string} prompt empty to begin a text
-   * @param {TextOptions & DrawOptions} options
+   * @param {TextOptions & SamplingOptions} options
    * @returns {Promise<string>} the continuation, without the prompt
    */
   async sample(prompt, options) {
@@ -90,7 +90,7 @@ export class Sampler {
   /**
    * Like `sample`, and says how the text came about.
    * @param {string} prompt
-   * @param {TextOptions & DrawOptions} options
+   * @param {TextOptions & SamplingOptions} options
    * @returns {Promise<Generation>}
    */
   async generate(prompt, options) {
@@ -109,18 +109,18 @@ export class Sampler {
    *
    * A step in a browser runs on the thread that called it: use a worker, or wait for a timer now and then.
    * @param {string} prompt
-   * @param {TextOptions & DrawOptions} options
+   * @param {TextOptions & SamplingOptions} options
    * @returns {AsyncGenerator<string, Omit<Generation, "text">>}
    */
   stream(prompt, options) {
-    const { length, seed, index, stop, unknown, ...drawing } = options;
+    const { length, seed, index, stop, unknown, ...samplingOptions } = options;
     const { special } = this.vocabulary;
-    const drawer = new Drawer(drawing, this.vocabulary);
+    const tokenSampler = new TokenSampler(samplingOptions, this.vocabulary);
     const ids = this.vocabulary.encode(prompt, unknown);
-    return this._draw(
+    return this._generate(
       ids.length && !special.has("begin") ? ids : [this.info.startToken, ...ids],
-      drawer.penalizes ? ids : [],
-      drawer,
+      tokenSampler.penalizes ? ids : [],
+      tokenSampler,
       new UniformStream(seed ?? newSeed(), index ?? 0),
       new StopStrings(stop),
       checkCount("length", length, 1),
@@ -130,15 +130,15 @@ export class Sampler {
   /**
    * @param {number[]} prompt tokens to feed before the first draw, at least one
    * @param {number[]} history
-   * @param {Drawer} drawer
+   * @param {TokenSampler} tokenSampler
    * @param {UniformStream} uniforms
    * @param {StopStrings} stop
    * @param {number} length
    * @returns {AsyncGenerator<string, Omit<Generation, "text">>}
    */
-  async *_draw(prompt, history, drawer, uniforms, stop, length) {
+  async *_generate(prompt, history, tokenSampler, uniforms, stop, length) {
     const end = this.vocabulary.specialId("end");
-    const { min_length, penalty_window } = drawer.options;
+    const { min_length, penalty_window } = tokenSampler.options;
     const decoder = this.vocabulary.decoder();
     const runner = new Runner(this._ort, this._session, this.info);
     /** @type {number[]} */
@@ -152,16 +152,16 @@ export class Sampler {
     let finishReason = null;
     while (finishReason === null) {
       const logits = await runner.step(last);
-      last = drawer.draw(logits, uniforms.next(), history, tokens.length);
+      last = tokenSampler.sample(logits, uniforms.next(), history, tokens.length);
       tokens.push(last);
-      if (drawer.penalizes) {
+      if (tokenSampler.penalizes) {
         history.push(last);
         if (history.length > penalty_window + PENALTY_HISTORY) history = history.slice(-penalty_window);
       }
       let piece = "";
       if (last === end) finishReason = "end";
       else {
-        piece = decoder.piece(last);
+        piece = decoder.decode(last);
         if (tokens.length > min_length) piece = stop.feed(piece);
         if (stop.stopped) finishReason = "stop";
         else if (tokens.length === length) finishReason = "length";

@@ -104,7 +104,7 @@ export class Vocabulary {
   decode(ids) {
     const decoder = this.decoder();
     let text = "";
-    for (const id of ids) text += decoder.piece(id);
+    for (const id of ids) text += decoder.decode(id);
     return text + decoder.flush();
   }
 
@@ -127,7 +127,7 @@ class Decoder {
   }
 
   /** @param {number} id @returns {string} the text that this token completes; may be empty */
-  piece(id) {
+  decode(id) {
     const symbol = this._symbols[id];
     if (symbol === null) return "";
     if (this._utf8) return this._utf8.decode(Uint8Array.of(symbol), { stream: true });
