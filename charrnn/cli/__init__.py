@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
-from charrnn_runtime import CharrnnError
+from charrnn_runtime.command_line import run_command
 
 from charrnn import __version__
 from charrnn.cli import data_cache as _data_cache  # noqa: F401  # adds its commands to data
@@ -57,14 +56,4 @@ def _options(
 
 def main() -> None:
     """Entry point: our own errors become a line and an exit code, without a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        # A sample may hold characters that this terminal's encoding does not.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
-        app()
-    except CharrnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a full disk behind standard output, for example; typer sees to broken pipes
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_command(app)

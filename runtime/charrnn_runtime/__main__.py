@@ -8,61 +8,55 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from charrnn_runtime import CharrnnError, Sampler, __version__
+from charrnn_runtime import Sampler, __version__
+from charrnn_runtime.command_line import exit_code, run_command
 from charrnn_runtime.options import SamplingKwargs, new_seed, parse_logit_bias
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    """Runs the command; the exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted."""
+    return exit_code(lambda: _sample(arguments))
+
+
+def _sample(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     args = parser.parse_args(arguments)
     if args.seed is None:
         args.seed = new_seed()
         print(f"seed {args.seed}", file=sys.stderr)
-    try:
-        drawing = SamplingKwargs(
-            temperature=args.temperature,
-            top_k=args.top_k,
-            typical_p=args.typical_p,
-            top_p=args.top_p,
-            min_p=args.min_p,
-            repetition_penalty=args.repetition_penalty,
-            frequency_penalty=args.frequency_penalty,
-            presence_penalty=args.presence_penalty,
-            penalty_window=args.penalty_window,
-            logit_bias=parse_logit_bias(args.logit_bias),
-            allowed=args.allowed,
-            min_length=args.min_length,
-        )
-        sampler = Sampler(args.model, device=args.device)
-        if args.device == "auto":
-            print(f"device {sampler.device}", file=sys.stderr)
-        text: dict[str, Any] = {
-            "length": args.length,
-            "stop": args.stop,
-            "seed": args.seed,
-            "unknown": args.unknown,
-            **drawing,
-        }
-        if args.json or args.logprobs:
-            done = sampler.generate(args.prompt, log_probs=args.logprobs, **text)
-            print(json.dumps({"prompt": args.prompt, **done.to_json()}, ensure_ascii=False))
-            return 0
-        pieces = sampler.stream(args.prompt, **text)
-        print(args.prompt, end="")
-        for piece in pieces:
-            print(piece, end="", flush=True)
-        print()
-    except CharrnnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader, head for example, has seen enough
-        sys.stderr.close()
-        return 0
-    except KeyboardInterrupt:
-        print()
-        return 130
-    return 0
+    drawing = SamplingKwargs(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        typical_p=args.typical_p,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        frequency_penalty=args.frequency_penalty,
+        presence_penalty=args.presence_penalty,
+        penalty_window=args.penalty_window,
+        logit_bias=parse_logit_bias(args.logit_bias),
+        allowed=args.allowed,
+        min_length=args.min_length,
+    )
+    sampler = Sampler(args.model, device=args.device)
+    if args.device == "auto":
+        print(f"device {sampler.device}", file=sys.stderr)
+    text: dict[str, Any] = {
+        "length": args.length,
+        "stop": args.stop,
+        "seed": args.seed,
+        "unknown": args.unknown,
+        **drawing,
+    }
+    if args.json or args.logprobs:
+        done = sampler.generate(args.prompt, log_probs=args.logprobs, **text)
+        print(json.dumps({"prompt": args.prompt, **done.to_json()}, ensure_ascii=False))
+        return
+    pieces = sampler.stream(args.prompt, **text)
+    print(args.prompt, end="")
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,4 +88,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charrnn.runs.checkpoint import Checkpoint, load_checkpoint, on_cpu
 from charrnn.errors import CheckpointError, WriteError
+from charrnn.runs.checkpoint import Checkpoint, load_checkpoint, on_cpu
 
 if TYPE_CHECKING:
     from tests.conftest import Charrnn, Run
