@@ -1,8 +1,8 @@
-"""The application: routes, and a description of them that is true."""
+"""The application: its routes, and an OpenAPI description that matches what they do."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -10,20 +10,22 @@ from typing import Any
 from charrnn_runtime import Sampler
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import Field, create_model
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from charrnn_server import schema
 from charrnn_server.completions import Completion, ScoreAnswer
-from charrnn_server.errors import ApiError, JsonResponse
+from charrnn_server.errors import ApiError
 from charrnn_server.guard import Gate, Guard
 from charrnn_server.metrics import CONTENT_TYPE, Metrics
 from charrnn_server.models import Models
 from charrnn_server.options import ServerOptions
 
-# Served by these exact names; nothing of a request's path ever reaches the file system.
+# Only these exact paths are served as files; no part of a request's path is ever used to open one.
 FILES = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/playground.css": ("playground.css", "text/css; charset=utf-8"),
@@ -32,14 +34,14 @@ FILES = {
 }
 OPEN_PATHS = frozenset({*FILES, "/health", "/openapi.json"})
 DESCRIPTIONS = {
-    400: "The request cannot be served as it is: a value out of its range, a character the model has never seen.",
-    401: "A key is needed.",
-    403: "Another host's name, or a page of another site.",
-    404: "No such model.",
-    408: "The body did not come in time.",
+    400: "The request is wrong: not JSON, a value out of its range, a character that the model has never seen.",
+    401: "The key is missing or wrong.",
+    403: "The request names another host, or comes from a page of another web site.",
+    404: "There is no such model.",
+    408: "The body was not sent in time.",
     413: "The body is too large.",
     429: "The queue is full; try again in a moment.",
-    500: "The model computed nothing usable.",
+    500: "The model failed.",
 }
 
 # One server-sent event: a piece of a completion as JSON, an error, or [DONE].
@@ -47,7 +49,7 @@ EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required
 
 
 def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI:
-    """The ASGI application for some models by name; its life span starts and ends their engines."""
+    """The ASGI application that serves models by name. Its life span starts and closes their engines."""
     models = Models(dict(samplers), options)
     metrics = Metrics(models.engines)
 
@@ -63,20 +65,26 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         description="Text from character-level recurrent models, in the form of OpenAI's completions.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the guard has removed the slash at the end of a path
         lifespan=lifespan,
     )
     app.state.models = models
-    _handle_errors(app)
+    app.router.route_class = JsonRoute
+    names = ", ".join(models.engines)
 
-    def known(model: str) -> str:
+    def known(model: str | None) -> str:
+        """The model's name; without one, the name of the only model that is served."""
+        if not model:
+            if len(models.engines) == 1:
+                return next(iter(models.engines))
+            raise ApiError(400, f"model is missing; this server has: {names}", param="model", code="missing")
         if model not in models.engines:
-            names = ", ".join(models.engines)
-            raise ApiError(404, f"no model {model!r}; there are: {names}", param="model", code="model_not_found")
+            raise ApiError(404, f"no model {model!r}; this server has: {names}", param="model", code="model_not_found")
         return model
 
     async def completions(body: schema.CompletionRequest) -> Any:
-        """Continues a prompt; with ``stream``, piece by piece as server-sent events that end in ``data: [DONE]``."""
-        known(body.model)
+        """Continues a prompt. With ``stream``, in pieces, as server-sent events that end with ``data: [DONE]``."""
+        body.model = known(body.model)
         if len(body.prompts) * (body.n or 1) > options.max_choices:
             raise ApiError(400, f"prompts times n may be at most {options.max_choices}", param="n")
         if sum(map(len, body.prompts)) > options.max_prompt:
@@ -84,11 +92,11 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         return Completion(models, metrics, body, options.stall)
 
     async def score(body: schema.ScoreRequest) -> Any:
-        """How likely the model finds a text."""
-        known(body.model)
+        """Tells how likely the model finds a text."""
+        body.model = known(body.model)
         return ScoreAnswer(models, metrics, body, options.stall)
 
-    # The server's bounds belong into the description.
+    # The description shows the limits of this server, so the types of the bodies are made here.
     completions.__annotations__["body"] = schema.bounded(options, list(models.engines))
     score.__annotations__["body"] = create_model(
         "ScoreRequest", __base__=schema.ScoreRequest, text=(str, Field(max_length=options.max_prompt))
@@ -117,7 +125,7 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
 
     @app.get("/v1/models/{model}", responses={**errors, **_errors(404)})
     async def get_model(model: str) -> schema.Model:
-        """One of them."""
+        """One of the models served."""
         return models.describe(known(model))
 
     @app.get("/health", responses=_errors())
@@ -143,15 +151,16 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         app.add_api_route(path, _serving((folder / name).read_bytes(), kind), include_in_schema=False)
 
     _describe(app, options)
+    _handle_errors(app)
     paths = frozenset({*FILES, "/v1/completions", "/score", "/v1/models", "/health", "/metrics", "/openapi.json"})
-    # The last one added is the outermost.
+    # The layer that is added last is the outermost.
     app.add_middleware(Gate, options=options, open_paths=OPEN_PATHS)
     if options.allow_origin:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=options.allow_origin,
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_origins=list(options.allow_origin),
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
         )
     app.add_middleware(Guard, options=options, metrics=metrics, paths=paths)
     return app
@@ -171,8 +180,63 @@ def _errors(*statuses: int, key: bool = False) -> dict[int | str, dict[str, Any]
     }
 
 
+class JsonRoute(APIRoute):
+    """A route that says what is wrong with a body that is not JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler of requests, behind the check of the body."""
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            if self.body_field is not None:
+                await _check_json(request)
+            return await handle(request)
+
+        return checked
+
+
+async def _check_json(request: Request) -> None:
+    """Parses the body, and marks it as JSON for FastAPI, which does not parse a body without a content type.
+
+    Raises:
+        ApiError: the headers announce something else than JSON, or the body is not JSON.
+    """
+    headers = Headers(scope=request.scope)  # not request.headers, which would keep what is replaced below
+    kind = headers.get("content-type", "application/json")
+    essence = kind.partition(";")[0].strip().lower()
+    if essence not in ("", "application/json", "text/json") and not essence.endswith("+json"):
+        raise ApiError(
+            400,
+            f"the request has the header 'Content-Type: {kind[:200]}'; send JSON with 'Content-Type: application/json' "
+            "(curl: -H 'Content-Type: application/json')",
+            code="unsupported_content_type",
+        )
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise ApiError(
+            400,
+            f"the request has the header 'Content-Encoding: {encoding[:200]}'; send the body without compression",
+            code="unsupported_content_encoding",
+        )
+    if not await request.body():
+        raise ApiError(400, 'the body is empty; send JSON, such as {"prompt": "The"}', code="json_invalid")
+    try:
+        await request.json()  # kept by the request, so that FastAPI does not parse it again
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8: {error}", code="json_invalid") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="json_invalid") from None
+    except RecursionError:
+        raise ApiError(400, "the body is JSON that is nested too deeply", code="json_invalid") from None
+    others = [(name, value) for name, value in request.scope["headers"] if name != b"content-type"]
+    request.scope["headers"] = [*others, (b"content-type", b"application/json")]
+
+
 def _handle_errors(app: FastAPI) -> None:
-    """Every error leaves in OpenAI's form."""
+    """Makes every error leave in the form of OpenAI's API."""
+    endpoints = ", ".join(
+        f"{method} {path}" for path, methods in app.openapi()["paths"].items() for method in map(str.upper, methods)
+    )
 
     @app.exception_handler(ApiError)
     async def api_error(_: Request, error: ApiError) -> Response:
@@ -182,20 +246,30 @@ def _handle_errors(app: FastAPI) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{where}: {first['msg']}" if where else f"the body is not as it should be: {first['msg']}"
+        message = f"{where}: {first['msg']}" if where else f"the body is wrong: {first['msg']}"
         return ApiError(400, message[:1000], param=where[:200] or None, code=first["type"]).response()
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
-        return ApiError(error.status_code, str(error.detail)).response(dict(error.headers or {}))
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        method, path = request.method, request.url.path[:200]
+        headers = dict(error.headers or {})
+        message, code = str(error.detail), None
+        if error.status_code == 404:
+            chat = " (these models continue text, they do not chat)" if path.endswith("/chat/completions") else ""
+            message, code = f"no {path} here{chat}; this server has: {endpoints}", "unknown_url"
+        elif error.status_code == 405:
+            allowed = [*headers["Allow"].split(", "), *(["HEAD"] if "GET" in headers["Allow"] else [])]
+            headers["Allow"] = ", ".join(dict.fromkeys(allowed))
+            message, code = f"{path} does not take {method}, only {headers['Allow']}", "method_not_allowed"
+        return ApiError(error.status_code, message, code=code).response(headers)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
-        return JsonResponse(ApiError(500, f"an error of the server's own: {type(error).__name__}").body(), 500)
+        return ApiError(500, f"an error inside the server: {type(error).__name__}").response()
 
 
 def _describe(app: FastAPI, options: ServerOptions) -> None:
-    """Takes out of the description what FastAPI assumes and we do otherwise; adds the key."""
+    """Removes from the description what FastAPI assumes and this server does differently; adds the key."""
     described = app.openapi()
     for methods in described["paths"].values():
         for operation in methods.values():

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's form."""
+"""Errors in the form of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ApiError(Exception):
 
     @classmethod
     def of(cls, error: CharrnnError, param: str | None = None) -> ApiError:
-        """The answer for one of the runtime's errors."""
+        """The answer to a request that raised this error in the runtime."""
         if isinstance(error, BusyError):
             return cls(429, str(error), code="busy")
         if isinstance(error, UsageError):
@@ -39,7 +39,7 @@ class ApiError(Exception):
 
 
 class JsonResponse(Response):
-    """JSON in ASCII: a text may hold what UTF-8 cannot (half a surrogate pair)."""
+    """JSON that is pure ASCII, because a text may hold half a surrogate pair, which UTF-8 cannot encode."""
 
     media_type = "application/json"
 

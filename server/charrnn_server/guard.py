@@ -1,15 +1,15 @@
-"""What every request passes: host, origin, key, size; and the headers that every answer gets."""
+"""What every request has to pass: host, origin, key, size; and the headers that every answer gets."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from charrnn_server.errors import ApiError
+from charrnn_server.hosts import split_host
 from charrnn_server.metrics import Metrics
 from charrnn_server.options import ServerOptions
 
@@ -28,21 +28,32 @@ HEADERS = [
 
 
 class Guard:
-    """Outermost: refuses names and web sites that are not ours, which is what DNS rebinding comes as."""
+    """Outermost layer: tidies the request's path and method, and refuses host names and web sites that are not ours.
+
+    The host name is checked because a web page can make a browser send requests to a server on the same machine
+    by letting its own name resolve to 127.0.0.1 (DNS rebinding).
+    """
 
     def __init__(self, app: ASGIApp, options: ServerOptions, metrics: Metrics, paths: frozenset[str]) -> None:
-        self.app, self.options, self.metrics, self.paths = app, options, metrics, paths
+        self.app, self.metrics, self.paths = app, metrics, paths
+        self.hosts, self.origins = options.host_rules, options.allow_origin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        path = scope["path"] if scope["path"] in self.paths else "other"
+        head = scope["method"] == "HEAD"
+        # A base URL that ends in a slash makes clients send doubled ones, and some end every path with one.
+        path = "/" + "/".join(filter(None, scope["path"].split("/")))
+        scope = {**scope, "path": path, "method": "GET" if head else scope["method"]}
+        label = path if path in self.paths else "other"
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.metrics.requests.labels(path, str(message["status"])).inc()
+                self.metrics.requests.labels(label, str(message["status"])).inc()
                 message = {**message, "headers": [*message["headers"], *HEADERS]}
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -52,27 +63,27 @@ class Guard:
         return await self.app(scope, receive, guarded)
 
     def _check(self, headers: Headers) -> None:
-        hosts = headers.getlist("host")
-        if len(hosts) != 1 or _hostname(hosts[0]) not in self.options.hosts:
-            raise ApiError(403, "this server is not addressed by that name; see --allow-host", code="foreign_host")
+        host = headers.get("host", "")
+        parts = split_host(host) if len(headers.getlist("host")) == 1 else None
+        if parts is None or not any(rule.allows(*parts) for rule in self.hosts):
+            called = f"as {host[:200]!r}" if host else "without a name (the header 'Host')"
+            raise ApiError(
+                403,
+                f"this server may not be addressed {called}; to allow another name, start it with --allow-host",
+                code="foreign_host",
+            )
         origin = headers.get("origin")
-        if origin is None or origin in self.options.allow_origin:
-            return
-        if urlsplit(origin).scheme not in ("http", "https") or origin.partition("://")[2].lower() != hosts[0].lower():
-            raise ApiError(403, "pages of other sites may not ask; see --allow-origin", code="foreign_origin")
-
-
-def _hostname(host: str) -> str | None:
-    try:
-        parts = urlsplit(f"//{host}")
-        parts.port  # noqa: B018  raises for a port that is none
-        return parts.hostname if parts.netloc == host and "@" not in host else None
-    except ValueError:
-        return None
+        allowed = {f"http://{host}".lower(), f"https://{host}".lower(), *self.origins}
+        if origin is not None and "*" not in allowed and origin.lower() not in allowed:
+            raise ApiError(
+                403,
+                f"pages of {origin[:200]!r} may not call this server; to allow them, start it with --allow-origin",
+                code="foreign_origin",
+            )
 
 
 class Gate:
-    """Inside CORS: asks for the key, and takes a body in whole, within its bounds and in time."""
+    """Inside of CORS: checks the key, and reads the whole body, up to a limit of bytes and of seconds."""
 
     def __init__(self, app: ASGIApp, options: ServerOptions, open_paths: frozenset[str]) -> None:
         self.app, self.options, self.open_paths = app, options, open_paths
@@ -87,7 +98,7 @@ class Gate:
                 self._check_key(headers)
             body = await self._body(headers, receive) if scope["method"] == "POST" else b""
         except ApiError as error:
-            # What is left of the body is not read: the connection ends here.
+            # The rest of the body is not read, so this connection cannot carry another request.
             return await error.response({"connection": "close"})(scope, receive, send)
         if body is None:
             return None
@@ -106,10 +117,12 @@ class Gate:
         kind, _, key = headers.get("authorization", "").partition(" ")
         wanted = (self.options.api_key or "").encode()
         if kind.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), wanted):
-            raise ApiError(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
+            raise ApiError(
+                401, "this server needs its key in the header 'Authorization: Bearer KEY'", code="invalid_api_key"
+            )
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
-        """The whole body; None when the client has left."""
+        """The whole body; None if the client has left."""
         most = self.options.max_body
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:

@@ -1,4 +1,4 @@
-"""Every setting of the server, documented once, and the checks that they make sense."""
+"""Every setting of the server, documented once, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from charrnn_runtime import UsageError
+
+from charrnn_server.hosts import HostRule
 
 
 def _setting(default: Any, help: str) -> Any:
@@ -25,14 +27,18 @@ class ServerOptions:
     port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
     api_key: str | None = _setting(None, "Key that clients must send (better: the variable CHARRNN_API_KEY).")
     public: bool = _setting(False, "Serve beyond this machine without a key.")
-    allow_host: tuple[str, ...] = _setting((), "Further name under which the server may be addressed.")
-    allow_origin: tuple[str, ...] = _setting((), "Web site, such as https://example.org, whose pages may call the API.")
-    streams: int = _setting(256, "How many texts are drawn side by side, for each model.")
-    queue: int = _setting(1024, "How many more may wait for a place, for each model.")
+    allow_host: tuple[str, ...] = _setting(
+        (), "Another name under which the server may be addressed: host, host:port, *.domain, or * for any."
+    )
+    allow_origin: tuple[str, ...] = _setting(
+        (), "Web site whose pages may call the API, such as https://example.org, or * for any."
+    )
+    streams: int = _setting(256, "How many texts are drawn at the same time, for each model.")
+    queue: int = _setting(1024, "How many more texts may wait for their turn, for each model.")
     max_prompt: int = _setting(100_000, "Characters in the prompts of a request, or in a text to score.")
     max_tokens: int = _setting(20_000, "Characters that a request may ask for, for each text.")
     max_choices: int = _setting(32, "Texts that a request may ask for: prompts times n.")
-    stall: int = _setting(30, "Seconds after which a client who does not read, or does not finish sending, is dropped.")
+    stall: int = _setting(30, "Seconds after which a client that stops reading or sending is dropped.")
     threads: int = _setting(1, "Threads inside an operator of the model.")
 
     def __post_init__(self) -> None:
@@ -45,13 +51,12 @@ class ServerOptions:
             raise UsageError(f"port must be from 0 to 65535, got {self.port}")
         if self.api_key is not None and not (self.api_key and self.api_key.isascii() and self.api_key.isprintable()):
             raise UsageError("the API key must be printable ASCII and not empty")
-        for origin in self.allow_origin:
-            if origin.count("/") != 2 or not origin.startswith(("http://", "https://")) or origin.endswith("/"):
-                raise UsageError(f"{origin!r} is no origin; it has the form https://example.org")
+        object.__setattr__(self, "allow_origin", tuple(map(_origin, self.allow_origin)))
+        _ = self.host_rules  # raises for a name that has another form
         if not self.local and self.api_key is None and not self.public:
             raise UsageError(
                 f"listening on {self.host} opens the server to other machines; "
-                "set the variable CHARRNN_API_KEY (or --api-key), or say --public"
+                "set a key with the variable CHARRNN_API_KEY (or --api-key), or pass --public to serve without one"
             )
 
     @property
@@ -65,11 +70,15 @@ class ServerOptions:
             return False
 
     @property
-    def hosts(self) -> frozenset[str]:
-        """The names, without ports, under which the server may be addressed."""
-        own = () if self.host in ("0.0.0.0", "::") else (self.host,)
-        names = ("localhost", "127.0.0.1", "::1", *own, *self.allow_host)
-        return frozenset(name.strip("[]").lower() for name in names)
+    def host_rules(self) -> tuple[HostRule, ...]:
+        """The names under which the server may be addressed.
+
+        Raises:
+            UsageError: one of ``allow_host`` has another form than those that ``HostRule.parse`` takes.
+        """
+        every_interface = self.host in ("", "0.0.0.0", "::")
+        own = () if every_interface else (self.host,)
+        return tuple(map(HostRule.parse, ("localhost", "127.0.0.1", "::1", *own, *self.allow_host)))
 
     @property
     def max_body(self) -> int:
@@ -80,3 +89,15 @@ class ServerOptions:
     def help(cls, name: str) -> str:
         """A setting's text."""
         return next(str(f.metadata["help"]) for f in fields(cls) if f.name == name)
+
+
+def _origin(text: str) -> str:
+    """An origin in the form in which browsers send it.
+
+    Raises:
+        UsageError: the text has another form.
+    """
+    origin = text.removesuffix("/").lower()
+    if origin != "*" and (origin.count("/") != 2 or not origin.startswith(("http://", "https://"))):
+        raise UsageError(f"allowed origin {text!r}: write a web site such as https://example.org, or * for any")
+    return origin
