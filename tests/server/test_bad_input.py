@@ -232,15 +232,16 @@ def test_a_client_that_leaves_frees_his_place(characters: Sampler) -> None:
 
 
 def test_a_client_that_stops_reading_is_paused_then_dropped(characters: Sampler) -> None:
-    with serving({"tiny": characters}, streams=2, max_tokens=10**9, stall=2) as served:
+    with serving({"tiny": characters}, streams=2, max_tokens=10**9, stall=3) as served:
         engine = served.models.engines["tiny"]
-        engine.unread = 64  # paused long before it is dropped, on a busy machine too
+        engine.max_buffered = 64  # few, so that the text is paused long before its client is dropped
         with request(served, {"max_tokens": 10**9, "logprobs": 20}):
             until = time.monotonic() + 10
-            while not (engine.waiting and not engine.active) and time.monotonic() < until:
-                time.sleep(0.01)
-            assert (engine.active, engine.waiting) == (0, 1), "nothing is drawn that nobody reads"
-            drawn = engine.tokens_generated
+            drawn = -1
+            while time.monotonic() < until and not (drawn == engine.tokens_generated > 0):  # the buffers are full
+                drawn = engine.tokens_generated
+                time.sleep(0.3)
+            assert (engine.active, engine.waiting) == (0, 1), "a text that its client does not read is not drawn"
             body = {"max_tokens": 500, "seed": 4}
             assert served.complete(**body).json()["choices"][0]["text"] == characters.sample(length=500, seed=4)
             assert engine.tokens_generated == drawn + 500
