@@ -236,9 +236,9 @@ def test_a_client_that_stops_reading_is_paused_then_dropped(characters: Sampler)
         engine = served.models.engines["tiny"]
         engine.max_buffered = 64  # few, so that the text is paused long before its client is dropped
         with request(served, {"max_tokens": 10**9, "logprobs": 20}):
-            until = time.monotonic() + 10
-            drawn = -1
-            while time.monotonic() < until and not (drawn == engine.tokens_generated > 0):  # the buffers are full
+            until, drawn = time.monotonic() + 10, -1
+            # Until nothing changes: all the buffers on the way are full.
+            while time.monotonic() < until and not (engine.waiting and drawn == engine.tokens_generated):
                 drawn = engine.tokens_generated
                 time.sleep(0.3)
             assert (engine.active, engine.waiting) == (0, 1), "a text that its client does not read is not drawn"
