@@ -1,4 +1,4 @@
-"""What a training run tells whoever listens; the loop itself knows no terminal."""
+"""Events of a training run, and the ``Listener`` that receives them. The training loop itself prints nothing."""
 
 from __future__ import annotations
 
@@ -78,22 +78,22 @@ class Finished:
 
 
 class Listener:
-    """Hears of a training run; the methods do nothing until overridden."""
+    """Receives the events of a training run. Override the methods you need; the others do nothing."""
 
-    def read(self, event: Reading) -> None:
+    def on_read_progress(self, event: Reading) -> None:
         """Some of the text has been read."""
 
-    def started(self, event: Started) -> None:
+    def on_start(self, event: Started) -> None:
         """The run begins."""
 
-    def progressed(self, event: Progress) -> None:
+    def on_progress(self, event: Progress) -> None:
         """Some steps have been made."""
 
-    def validated(self, event: Validated) -> None:
+    def on_validation(self, event: Validated) -> None:
         """A validation has been made and a checkpoint written."""
 
-    def noticed(self, message: str) -> None:
+    def on_notice(self, message: str) -> None:
         """Something the user should know."""
 
-    def finished(self, event: Finished) -> None:
+    def on_finish(self, event: Finished) -> None:
         """The run has ended."""

@@ -87,10 +87,10 @@ class _Reading(events.Listener):
         self._console = console
         self.bar = ReadingBar(console)
 
-    def read(self, event: events.Reading) -> None:
+    def on_read_progress(self, event: events.Reading) -> None:
         self.bar.update(event)
 
-    def noticed(self, message: str) -> None:
+    def on_notice(self, message: str) -> None:
         self._console.print(Text(f"note   {_visible(message)}"), soft_wrap=True)
 
 
@@ -100,7 +100,7 @@ class _Printer(events.Listener):
     def _line(self, text: str) -> None:
         raise NotImplementedError
 
-    def started(self, event: events.Started) -> None:
+    def on_start(self, event: events.Started) -> None:
         self._line(f"text   {event.description}: {event.characters:,} characters, {event.vocab_size} distinct")
         if event.vocabulary:
             self._line(f"       {event.vocabulary}")
@@ -112,10 +112,10 @@ class _Printer(events.Listener):
         if event.step:
             self._line(f"       resumed at step {event.step:,}")
 
-    def noticed(self, message: str) -> None:
+    def on_notice(self, message: str) -> None:
         self._line(f"note   {message}")
 
-    def finished(self, event: events.Finished) -> None:
+    def on_finish(self, event: events.Finished) -> None:
         how = "interrupted and saved" if event.interrupted else "finished"
         self._line(
             f"{how} after {format_duration(event.elapsed)}, {event.step:,} steps, {event.epoch:.2f} epochs: "
@@ -145,7 +145,7 @@ class PlainListener(_Printer):
     def __init__(self) -> None:
         self._shown_at = time.monotonic()
 
-    def read(self, event: events.Reading) -> None:
+    def on_read_progress(self, event: events.Reading) -> None:
         now = time.monotonic()
         if event.done < event.total and now - self._shown_at >= PLAIN_SECONDS:
             self._shown_at = now
@@ -154,7 +154,7 @@ class PlainListener(_Printer):
     def _line(self, text: str) -> None:
         print(_visible(text), flush=True)
 
-    def progressed(self, event: events.Progress) -> None:
+    def on_progress(self, event: events.Progress) -> None:
         now = time.monotonic()
         if now - self._shown_at < PLAIN_SECONDS:
             return
@@ -164,7 +164,7 @@ class PlainListener(_Printer):
             f"{event.chars_per_second:,.0f} chars/s  {format_duration(event.seconds_left)} left"
         )
 
-    def validated(self, event: events.Validated) -> None:
+    def on_validation(self, event: events.Validated) -> None:
         self._line(_validation(event))
         if event.sample:
             self._line("\n".join(f"    | {line}" for line in event.sample.splitlines()))
@@ -197,17 +197,17 @@ class LiveListener(_Printer):
         self._bar.stop()
         self._progress.stop()
 
-    def read(self, event: events.Reading) -> None:
+    def on_read_progress(self, event: events.Reading) -> None:
         self._bar.update(event)
 
     def _line(self, text: str) -> None:
         self._progress.console.print(Text(_visible(text)), soft_wrap=True)
 
-    def started(self, event: events.Started) -> None:
-        super().started(event)
+    def on_start(self, event: events.Started) -> None:
+        super().on_start(event)
         self._progress.start()
 
-    def progressed(self, event: events.Progress) -> None:
+    def on_progress(self, event: events.Progress) -> None:
         self._losses.append(event.loss)
         if len(self._losses) > 2 * CURVE:  # every other one: the curve shows the whole run
             self._losses = self._losses[1::2]
@@ -221,7 +221,7 @@ class LiveListener(_Printer):
             left=format_duration(event.seconds_left),
         )
 
-    def validated(self, event: events.Validated) -> None:
+    def on_validation(self, event: events.Validated) -> None:
         self._progress.update(self._task, val=f"{event.val_loss:.4f}")
         title = Text(_validation(event), style="bold" if event.best else "")
         if event.sample:
@@ -229,8 +229,8 @@ class LiveListener(_Printer):
         else:
             self._progress.console.print(title)
 
-    def finished(self, event: events.Finished) -> None:
+    def on_finish(self, event: events.Finished) -> None:
         if not event.interrupted:
             self._progress.update(self._task, completed=1.0, left="0 s")
         self._progress.stop()
-        super().finished(event)
+        super().on_finish(event)

@@ -160,10 +160,10 @@ def train(
         keep_freed_memory()
         # What is chosen depends on a measurement, which every process would make with another result.
         settings = settings.completed(corpus)
-        model_config, train_config, notes = group.from_first((settings.model, settings.train, settings.notes))
+        model_config, train_config, notes = group.broadcast((settings.model, settings.train, settings.notes))
         settings = replace(settings, model=model_config, train=train_config, notes=notes)
         for note in (*corpus.notes, *settings.notes):
-            shown.noticed(note)
+            shown.on_notice(note)
         trainer = Trainer(
             model_config=settings.model,
             data_config=settings.data,

@@ -195,17 +195,17 @@ def _cached(
     """What the cache has of this text."""
     if known is not None and (own := _key(sources, config, None, None)):
         # A resumed run, or the evaluation of a model on its text: the vocabulary that is to be kept is the text's own.
-        stored = cache.find(own, listener.noticed)
+        stored = cache.find(own, listener.on_notice)
         if stored is not None and Vocabulary.from_json(stored.facts["vocabulary"]) == known:
             return stored
-    return cache.find(key, listener.noticed)
+    return cache.find(key, listener.on_notice)
 
 
 def _read(reader: _Reader, key: str | None, name: str, listener: Listener) -> cache.Stored:
     """Reads the text into the cache, or where that cannot be written into the system's temporary folder."""
     for at in (key, None) if key else (None,):
         try:
-            with cache.Building(at, listener.noticed) as building:
+            with cache.Building(at, listener.on_notice) as building:
                 facts = reader.read(building.draft())
                 return building.finish({"name": name, **facts}, description=reader.description, keep=reader.unchanged())
         except cache.AlreadyThere as done:
@@ -220,7 +220,7 @@ def _read(reader: _Reader, key: str | None, name: str, listener: Listener) -> ca
                     f"{reader.description}: its token ids cannot be kept in {tempfile.gettempdir()}: {reason}; let "
                     "CHARRNN_CACHE name a folder with room for as many bytes as the text has (TMPDIR, for a pipe)"
                 ) from error
-            listener.noticed(
+            listener.on_notice(
                 f"the cache {cache.folder()} cannot be written ({reason}): the text is read into the temporary "
                 "folder, and again by the next run; let CHARRNN_CACHE name another folder"
             )
@@ -323,7 +323,7 @@ class _Reader:
 
     def _tell(self, done: int) -> None:
         self._told_at = time.monotonic()
-        self._listener.read(Reading(description=self.description, done=done, total=self._total))
+        self._listener.on_read_progress(Reading(description=self.description, done=done, total=self._total))
 
     def _refuse(self, into: Draft, coder: Coder, new: NDArray[np.int64]) -> None:
         """Raises an error that names the first character outside the vocabulary."""

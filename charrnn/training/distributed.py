@@ -89,11 +89,11 @@ class Processes:
         total, numbers = both.unbind()
         return total / numbers, number * self.size / numbers
 
-    def sum(self, *values: float) -> tuple[float, ...]:
+    def all_reduce_sum(self, *values: float) -> tuple[float, ...]:
         """The sum over all processes of each value."""
         return self._reduced(values, dist.ReduceOp.SUM)
 
-    def agree(self, *values: float) -> tuple[float, ...]:
+    def all_reduce_max(self, *values: float) -> tuple[float, ...]:
         """The largest of each value, the same in all processes; for clocks and signals."""
         return self._reduced(values, dist.ReduceOp.MAX)
 
@@ -104,7 +104,7 @@ class Processes:
         dist.all_reduce(tensor, how, group=self.control)
         return tuple(tensor.tolist())
 
-    def gather(self, value: _T) -> list[_T]:
+    def all_gather(self, value: _T) -> list[_T]:
         """Everyone's value, in the order of ranks, in all processes; tensors must be on the CPU."""
         if self.size == 1:
             return [value]
@@ -112,7 +112,7 @@ class Processes:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def from_first(self, value: _T) -> _T:
+    def broadcast(self, value: _T) -> _T:
         """The value that rank 0 has, in all processes."""
         if self.size == 1:
             return value

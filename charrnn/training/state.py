@@ -35,7 +35,7 @@ class Counters:
 class RunState:
     """What changes as a run goes on: weights, optimizer, place in the text, carried state, losses and counters.
 
-    ``checkpoint()`` puts all of it down, and ``take_up()`` goes on from there bit for bit.
+    ``checkpoint()`` puts all of it down, and ``load_state()`` goes on from there bit for bit.
 
     Args:
         model: on its device.
@@ -93,7 +93,7 @@ class RunState:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         places = self.streams.places if isinstance(self.streams, ItemStreams) else None
-        parts = self.processes.gather((on_cpu(self.state), rng, places))
+        parts = self.processes.all_gather((on_cpu(self.state), rng, places))
         checkpoint = Checkpoint(
             model_config=self.model.config,
             data_config=self.data_config,
@@ -135,9 +135,9 @@ class RunState:
                 f"the run was trained on another text ({checkpoint.corpus.get('description')}); "
                 "resume with the same one, or begin a new run"
             )
-        self.take_up(checkpoint)
+        self.load_state(checkpoint)
 
-    def take_up(self, checkpoint: Checkpoint) -> None:
+    def load_state(self, checkpoint: Checkpoint) -> None:
         """``restore`` for a checkpoint of this run.
 
         Raises:
@@ -159,13 +159,13 @@ class RunState:
             counters.best_val_loss = float(progress["best_val_loss"])
             counters.lr_scale = float(progress["lr_scale"])
             self.history = list(checkpoint.history)
-            self._take_up_rng([checkpoint.resume["rng"], *checkpoint.resume.get("rng_of_others", [])])
+            self._load_rng([checkpoint.resume["rng"], *checkpoint.resume.get("rng_of_others", [])])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"this checkpoint cannot be resumed: {error}") from error
         if shapes != [tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)]:
             raise CheckpointError("this checkpoint cannot be resumed with another batch size or architecture")
 
-    def _take_up_rng(self, states: list[dict[str, Tensor]]) -> None:
+    def _load_rng(self, states: list[dict[str, Tensor]]) -> None:
         """The random-number states of all processes; a run that had fewer has none for this one."""
         if self.processes.rank >= len(states):
             self._reseed()

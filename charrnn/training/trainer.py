@@ -179,7 +179,7 @@ class Trainer:
                 dropout=self.run.model.config.dropout,
             ),
         )
-        self.listener.finished(finished)
+        self.listener.on_finish(finished)
         return finished
 
     def _open_metrics(self) -> MetricsFile:
@@ -204,7 +204,7 @@ class Trainer:
         next_validation = self._validation_after(self.run.fraction)
         saved_at = reported_at = counters.elapsed
         report_every, step_of_report, validating = 1, counters.step, 0.0
-        agree = self.processes.agree
+        agree = self.processes.all_reduce_max
         (stopped,) = agree(stop())
         # The first step is always made, so that there is something to save.
         while (fraction := self.run.fraction) < 1.0 and not (counters.step and stopped):
@@ -265,7 +265,7 @@ class Trainer:
             DivergedError: the rate has been halved often enough.
         """
         step, elapsed, lr_scale = self.run.counters.step, self.run.counters.elapsed, self.run.counters.lr_scale / 2
-        self.run.take_up(self._good)
+        self.run.load_state(self._good)
         self.run.counters.lr_scale, self.run.counters.elapsed = lr_scale, elapsed
         self._metrics.drop_after(self.run.counters.step)
         if self.processes.first:
@@ -277,7 +277,7 @@ class Trainer:
                 f"the loss exploded ({loss:.3g} at step {step:,}) though the rate was halved {TRIES} times: training "
                 f"has diverged; begin again with a lower --lr (it was {self.config.lr:g}){kept}"
             )
-        self.listener.noticed(
+        self.listener.on_notice(
             f"the loss exploded ({loss:.3g} at step {step:,}): back to step {self.run.counters.step:,}, "
             f"with the rate halved to {self.config.lr * lr_scale:g}"
         )
@@ -358,7 +358,7 @@ class Trainer:
             )
         self._save(*names)
         self._forget_old(periodic)
-        self.listener.validated(
+        self.listener.on_validation(
             Validated(
                 step=counters.step,
                 epoch=epoch,
@@ -401,7 +401,7 @@ class Trainer:
     def _report(self, speed: float) -> None:
         fraction = min(1.0, self.run.fraction)
         left = self.run.counters.elapsed * (1 - fraction) / fraction if fraction else math.inf
-        self.listener.progressed(
+        self.listener.on_progress(
             Progress(
                 step=self.run.counters.step,
                 epoch=self.run.streams.epoch,
@@ -421,7 +421,7 @@ class Trainer:
             if config.epochs is not None
             else format_duration(config.time or 0)
         )
-        self.listener.started(
+        self.listener.on_start(
             Started(
                 folder=self.folder,
                 description=self.corpus.description,
@@ -460,7 +460,7 @@ class Trainer:
         # Behind the end of an item there is nothing to predict: of two steps, one has a target at least.
         seq_len = max(min(seq_len, n_train - 1), 2 if self.data_config.has_items else 1)
         if (batch_size, seq_len) != (config.batch_size, config.seq_len):
-            self.listener.noticed(
+            self.listener.on_notice(
                 f"the training text has {n_train:,} characters, and one batch of {config.batch_size} streams × "
                 f"{config.seq_len} characters needs {config.batch_size * config.seq_len:,}: "
                 f"shrunk to {batch_size} × {seq_len}"

@@ -55,7 +55,7 @@ def validation_loss(
         own = pieces[at : at + _STREAMS][processes.rank :: processes.size]
         if own:
             total += _pieces_loss(model, ids, start_token, np.array(own))
-    return processes.sum(total)[0] / sum(end - begin for begin, end in pieces)
+    return processes.all_reduce_sum(total)[0] / sum(end - begin for begin, end in pieces)
 
 
 def _pieces_loss(
@@ -103,7 +103,7 @@ def items_loss(
                 F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum", ignore_index=NO_TARGET)
             )
             count += int((y != NO_TARGET).sum())
-    total, count = processes.sum(total, count)
+    total, count = processes.all_reduce_sum(total, count)
     return total / count
 
 
@@ -127,5 +127,5 @@ def streams_loss(
             logits, state = model(x, state)
             total += float(F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="sum"))
             count += y.numel()
-    total, count = processes.sum(total, count)
+    total, count = processes.all_reduce_sum(total, count)
     return total / count

@@ -59,14 +59,14 @@ FINISHED = events.Finished(
 
 def tell(listener: events.Listener) -> None:
     """A whole run in events."""
-    listener.started(STARTED)
-    listener.noticed("a [blink]notice[/blink]")
+    listener.on_start(STARTED)
+    listener.on_notice("a [blink]notice[/blink]")
     for fraction in (0.0, 0.3, 1.0):
-        listener.progressed(replace(PROGRESS, fraction=fraction, loss=math.nan if fraction else 2.5))
-    listener.progressed(replace(PROGRESS, seconds_left=math.inf))
-    listener.validated(VALIDATED)
-    listener.validated(replace(VALIDATED, sample="", best=False))
-    listener.finished(FINISHED)
+        listener.on_progress(replace(PROGRESS, fraction=fraction, loss=math.nan if fraction else 2.5))
+    listener.on_progress(replace(PROGRESS, seconds_left=math.inf))
+    listener.on_validation(VALIDATED)
+    listener.on_validation(replace(VALIDATED, sample="", best=False))
+    listener.on_finish(FINISHED)
 
 
 def harmless(text: str) -> bool:
@@ -104,9 +104,9 @@ def test_the_live_listener_shows_samples_as_they_are(live: tuple[console.LiveLis
 def test_the_progress_bar_shows_where_the_run_is(live: tuple[console.LiveListener, io.StringIO]) -> None:
     listener, written = live
     with listener:
-        listener.started(STARTED)
-        listener.validated(VALIDATED)
-        listener.progressed(PROGRESS)
+        listener.on_start(STARTED)
+        listener.on_validation(VALIDATED)
+        listener.on_progress(PROGRESS)
         listener._progress.refresh()
     for part in ("30%", "loss 2.5000", "val 2.6250", "epoch 0.50", "12,346 chars/s", "1 min 15 s left"):
         assert part in written.getvalue()
@@ -115,7 +115,7 @@ def test_the_progress_bar_shows_where_the_run_is(live: tuple[console.LiveListene
 def test_the_terminal_is_given_back_when_a_run_fails(live: tuple[console.LiveListener, io.StringIO]) -> None:
     listener, written = live
     with contextlib.suppress(KeyboardInterrupt), listener:
-        listener.started(STARTED)
+        listener.on_start(STARTED)
         assert listener._progress.live.is_started
         raise KeyboardInterrupt
     assert not listener._progress.live.is_started
@@ -141,12 +141,12 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 def test_plain_progress_is_sparse(capsys: pytest.CaptureFixture[str]) -> None:
     listener = console.PlainListener()
     for _ in range(100):
-        listener.progressed(PROGRESS)
+        listener.on_progress(PROGRESS)
     assert capsys.readouterr().out == ""
 
 
 def test_an_interrupted_run_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
-    console.PlainListener().finished(replace(FINISHED, interrupted=True))
+    console.PlainListener().on_finish(replace(FINISHED, interrupted=True))
     out = capsys.readouterr().out
     assert "interrupted and saved after 1 min 01 s" in out
     assert "charrnn train --resume --out runs/x" in out

@@ -36,10 +36,10 @@ class Heard(Listener):
         self.notices: list[str] = []
         self.readings: list[Reading] = []
 
-    def noticed(self, message: str) -> None:
+    def on_notice(self, message: str) -> None:
         self.notices.append(message)
 
-    def read(self, event: Reading) -> None:
+    def on_read_progress(self, event: Reading) -> None:
         self.readings.append(event)
 
 
@@ -163,7 +163,7 @@ def test_a_file_added_to_a_folder_is_noticed(path: Path) -> None:
 
 def test_a_text_that_changes_while_it_is_read_is_not_kept(path: Path) -> None:
     class Meddling(Heard):
-        def read(self, event: Reading) -> None:
+        def on_read_progress(self, event: Reading) -> None:
             with path.open("a") as file:
                 file.write("x")
 

@@ -50,4 +50,4 @@ if __name__ == "__main__":
     with processes("cpu") as joined:
         for each in json.loads((path / "jobs.json").read_text()):
             run(path, each, joined)
-            joined.gather(0)  # a folder that the next job resumes from is written by rank 0
+            joined.all_gather(0)  # a folder that the next job resumes from is written by rank 0

@@ -222,9 +222,9 @@ def test_one_process_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     with processes("auto") as group:
         assert group is SINGLE
     assert not dist.is_initialized()
-    assert SINGLE.agree(1.5, True) == (1.5, True)
-    assert SINGLE.sum(2.0) == (2.0,)
-    assert SINGLE.gather("x") == ["x"]
+    assert SINGLE.all_reduce_max(1.5, True) == (1.5, True)
+    assert SINGLE.all_reduce_sum(2.0) == (2.0,)
+    assert SINGLE.all_gather("x") == ["x"]
     assert SINGLE.rows(7) == slice(0, 7)
 
 

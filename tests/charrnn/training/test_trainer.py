@@ -29,19 +29,19 @@ class Recorder(Listener):
         self.events: list[Any] = []
         self.notices: list[str] = []
 
-    def started(self, event: Started) -> None:
+    def on_start(self, event: Started) -> None:
         self.events.append(event)
 
-    def progressed(self, event: Progress) -> None:
+    def on_progress(self, event: Progress) -> None:
         self.events.append(event)
 
-    def validated(self, event: Validated) -> None:
+    def on_validation(self, event: Validated) -> None:
         self.events.append(event)
 
-    def noticed(self, message: str) -> None:
+    def on_notice(self, message: str) -> None:
         self.notices.append(message)
 
-    def finished(self, event: Finished) -> None:
+    def on_finish(self, event: Finished) -> None:
         self.events.append(event)
 
     def of(self, kind: type) -> list[Any]:
