@@ -1,12 +1,18 @@
-"""A training run shown on the terminal, or as plain lines where there is none."""
+"""A training run shown on the terminal, or as plain lines where the output is a file or a pipe.
+
+Training must not end because its output cannot be written: a reader that went away, a full disk, a terminal that
+was closed. From the first failure on nothing more is shown; the files of the run tell how it went.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
+from charrnn_runtime.command_line import discard_unwritten
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,7 +20,7 @@ from rich.text import Text
 
 from charrnn import events
 from charrnn.config import format_duration
-from charrnn.reports.plots import sparkline
+from charrnn.reports.plots import ASCII_LEVELS, BLOCKS, sparkline
 from charrnn.training.advice import size_advice
 
 CURVE = 12  # characters of the loss curve
@@ -35,11 +41,56 @@ def listener() -> Iterator[events.Listener]:
 @contextmanager
 def reading() -> Iterator[events.Listener]:
     """A listener for commands that only read a text: a bar and notices on the standard error."""
-    shown = _Reading(Console(stderr=True))
+    shown = _Reading(Console(file=_output(sys.stderr)))
     try:
         yield shown
     finally:
         shown.bar.stop()
+
+
+class _ForgivingStream:
+    """A text stream whose failures are swallowed: after the first one nothing more is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes the text, if the stream has not failed yet."""
+        self._attempt(self._stream.write, _in_encoding(text, self._stream.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes the stream, if it has not failed yet."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, call: Callable[..., object], *arguments: str) -> None:
+        if self._failed:
+            return
+        try:
+            call(*arguments)
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._failed = True
+            discard_unwritten(self._stream)
+
+
+def _output(stream: TextIO) -> TextIO:
+    return cast(TextIO, _ForgivingStream(stream))
+
+
+_PLAIN = str.maketrans({"×": "x", "–": "-", "…": "..."})
+
+
+def _in_encoding(text: str, encoding: str | None) -> str:
+    """The text with plain characters for our own signs, where the encoding lacks one of its characters."""
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN)
+    return text
 
 
 class ReadingBar:
@@ -143,6 +194,7 @@ class PlainListener(_Printer):
     """Lines for a file or a pipe."""
 
     def __init__(self) -> None:
+        self._out = _output(sys.stdout)
         self._shown_at = time.monotonic()
 
     def on_read_progress(self, event: events.Reading) -> None:
@@ -152,7 +204,8 @@ class PlainListener(_Printer):
             self._line(f"reading the text: {event.done / event.total:.0%}")
 
     def _line(self, text: str) -> None:
-        print(_visible(text), flush=True)
+        self._out.write(_visible(text) + "\n")
+        self._out.flush()
 
     def on_progress(self, event: events.Progress) -> None:
         now = time.monotonic()
@@ -174,7 +227,8 @@ class LiveListener(_Printer):
     """A progress bar that stays at the bottom, validations and samples scrolling by above it."""
 
     def __init__(self) -> None:
-        self._console = Console()
+        self._console = Console(file=_output(sys.stdout))
+        self._levels = ASCII_LEVELS if self._console.options.ascii_only else BLOCKS
         self._bar = ReadingBar(self._console)
         self._losses: list[float] = []
         self._progress = Progress(
@@ -213,7 +267,7 @@ class LiveListener(_Printer):
             self._losses = self._losses[1::2]
         self._progress.update(
             self._task,
-            curve=sparkline(self._losses[-CURVE:] if len(self._losses) <= CURVE else self._losses[1::2]),
+            curve=sparkline(self._losses if len(self._losses) <= CURVE else self._losses[1::2], self._levels),
             completed=event.fraction,
             loss=f"{event.loss:.4f}",
             epoch=f"{event.epoch:.2f}",

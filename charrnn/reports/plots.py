@@ -12,6 +12,7 @@ from charrnn.errors import RunFolderError
 from charrnn.runs.metrics import read_metrics
 
 SUFFIXES = (".png", ".svg", ".pdf")
+BLOCKS, ASCII_LEVELS = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # levels of a sparkline, where the terminal has blocks and elsewhere
 X_AXES = {"step": "step", "epoch": "epoch", "elapsed": "seconds"}
 
 
@@ -87,11 +88,11 @@ def _save(figure: Any, target: Path) -> None:
     write_atomically(target, buffer.getvalue())
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """A row of block characters, one a value, the lowest of them ▁ and the highest █; NaN is a space."""
+def sparkline(values: Sequence[float], levels: str = BLOCKS) -> str:
+    """A row of characters, one a value: the first level for the lowest, the last for the highest; NaN is a space."""
     finite = [v for v in values if v == v and abs(v) != float("inf")]
     if not finite:
         return ""
     low, high = min(finite), max(finite)
-    scale = 7.999 / (high - low) if high > low else 0.0
-    return "".join("▁▂▃▄▅▆▇█"[int((v - low) * scale)] if v in finite else " " for v in values)
+    scale = (len(levels) - 0.001) / (high - low) if high > low else 0.0
+    return "".join(levels[int((v - low) * scale)] if v in finite else " " for v in values)

@@ -27,7 +27,7 @@ def run_command(command: Callable[[], int | None]) -> NoReturn:
     # What is still buffered may fail as well. Without this Python would print a traceback while it exits.
     code = code or exit_code(_flush)
     for stream in (sys.stdout, sys.stderr):
-        _discard_unwritten(stream)
+        discard_unwritten(stream)
     sys.exit(code)
 
 
@@ -86,8 +86,11 @@ def _flush() -> None:
             stream.flush()
 
 
-def _discard_unwritten(stream: object) -> None:
-    """Lets what a stream could not write go to the null device, so that Python's exit does not try it again."""
+def discard_unwritten(stream: object) -> None:
+    """Lets what a stream could not write, and all that follows, go to the null device.
+
+    Without this Python tries again when it exits, prints a traceback and changes the exit code.
+    """
     try:
         stream.flush()  # type: ignore[attr-defined]
     except (OSError, ValueError):

@@ -78,7 +78,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> tuple[console.LiveListener, io.Stri
     """The live listener on a terminal that is recorded."""
     written = io.StringIO()
     terminal = Console(file=written, force_terminal=True, width=100, color_system=None, record=True, _environ={})
-    monkeypatch.setattr(console, "Console", lambda: terminal)
+    monkeypatch.setattr(console, "Console", lambda file: terminal)
     return console.LiveListener(), written
 
 
@@ -136,6 +136,55 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert "step 5  epoch 0.75  train 2.5000  val 2.6250  best" in lines
     assert any(line.startswith("    | [bold]not bold[/bold]") for line in lines)
     assert lines[-1] == "a word of advice"
+
+
+class FullDisk(io.TextIOWrapper):
+    """An output that has room for a few bytes, as a log on a full disk."""
+
+    def __init__(self, room: int, encoding: str = "utf-8") -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors="backslashreplace")
+        self.room = room
+
+    def write(self, text: str) -> int:
+        if self.room < 0:
+            raise OSError(28, "No space left on device")
+        self.room -= len(text)
+        return super().write(text)
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [console.PlainListener, console.LiveListener])
+@pytest.mark.parametrize("room", [-1, 10, 1000])
+def test_a_run_goes_on_when_its_output_fails(
+    kind: type[console.PlainListener | console.LiveListener], room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", FullDisk(room))
+    listener = kind()
+    if isinstance(listener, console.LiveListener):
+        with listener:
+            tell(listener)
+    else:
+        tell(listener)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "shift_jis", "utf-8"])
+def test_the_output_has_a_form_for_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = FullDisk(1_000_000, encoding)
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    with console.LiveListener() as listener:
+        tell(listener)
+    plain = console.PlainListener()
+    plain.started(STARTED)
+    out.flush()
+    assert isinstance(out.buffer, io.BytesIO)
+    shown = out.buffer.getvalue().decode(encoding)
+    assert "\\u2588" not in shown
+    assert ("lstm 1×256" if encoding in ("utf-8", "cp1252", "shift_jis") else "lstm 1x256") in shown
+    assert any(level in shown for level in "▁▂▃▄▅▆▇█") == (encoding == "utf-8")
 
 
 def test_plain_progress_is_sparse(capsys: pytest.CaptureFixture[str]) -> None:
