@@ -1,22 +1,23 @@
-"""Texts as token ids, kept between runs: what a large text has become is never computed twice.
+"""Texts as token ids, kept between runs, so that a large text is read and encoded only once.
 
     corpora/
       entries/NAME/   ids, items, hashes: plain little-endian arrays; header.json: what they are
       index/KEY.json  which entry belongs to these files and options
-      building/KEY/   an entry that is not whole yet; its writer holds the lock
+      building/KEY/   an incomplete entry; the process that writes it holds the lock
       locks/KEY.lock
 
-An entry is named by the digest of its ids. To hash gigabytes anew at every
-start would take long, so the index goes by path, size, and the two times
-(contents, directory entry) of every source, to the nanosecond. That notices
-every change a program can make to a file, unless it keeps the size and comes
-within the same tick of the clock as the reading; for files as young as that,
-nothing is kept. A folder whose times changed though its contents did not is
-read again, and ends at the same entry.
+An entry is named by the digest of its contents. Hashing gigabytes at every
+start would take long, so the index key is made of the path, the size, and the
+modification and status change times of every source, in nanoseconds. Every
+change that a program can make to a file changes the key, unless it keeps the
+size and happens within the clock tick in which the file was read. Therefore
+nothing is kept of files that were modified within the last 0.1 s. If the times
+of a file changed but its contents did not, the text is read again, and the
+result is the entry that is already there.
 
-An entry appears under its name by a rename, whole. Before use its header's
-checksum, all lengths, and a digest over blocks spread over the ids are
-checked; what fails is removed and made again.
+An entry is renamed to its name when it is complete. Before use, the checksum of
+its header, the lengths of its arrays, and the digest of blocks spread over the
+ids are checked. A damaged entry is removed, and the text is read again.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.token_buffer import Draft, NoRoom
+from charrnn.data.token_buffer import NoSpaceError, TokenBuffer
 from charrnn.errors import WriteError
 from charrnn.files import cache_folder, write_atomically
 
 FORMAT = 1
-YOUNG = 0.1  # seconds: clocks of file systems tick up to every 10 ms
-_SAMPLES, _SAMPLE = 256, 4096  # blocks of the ids that are looked at before use, and their bytes
+YOUNG = 0.1  # seconds; the clocks of file systems tick every 10 ms or faster
+_SAMPLES, _SAMPLE = 256, 4096  # blocks of the ids that are checked before use, and bytes of each
 _ARRAYS = {"ids": None, "items": "<i8", "hashes": "<u8"}
 
 Notice = Callable[[str], None]
@@ -56,7 +57,7 @@ class Stored:
         ids: ``[n]``.
         items: boundaries ``[M + 1]`` int64, or None.
         hashes: ``[M]`` uint64, or None.
-        facts: what the reader of the text put down: vocabulary, counts, digest.
+        facts: what was found while reading the text: vocabulary, counts, digest, notes.
     """
 
     ids: NDArray[np.unsignedinteger]
@@ -77,29 +78,22 @@ class Entry:
     folder: Path
 
 
-class AlreadyThere(Exception):
-    """Another process has stored the same text meanwhile."""
-
-    def __init__(self, stored: Stored) -> None:
-        self.stored = stored
-
-
 def folder() -> Path:
-    """Where texts are kept: ``corpora`` in ``$CHARRNN_CACHE`` or in the user's cache folder."""
+    """The folder of this cache: ``corpora`` in ``$CHARRNN_CACHE`` or in the user's cache folder."""
     return cache_folder() / "corpora"
 
 
 def key_of(stamps: object, options: object) -> str:
-    """The name under which the index knows these files read in this way."""
+    """The index key of these files, read with these options."""
     return hashlib.sha256(json.dumps([FORMAT, stamps, options], sort_keys=True).encode()).hexdigest()[:32]
 
 
 def find(key: str, notice: Notice) -> Stored | None:
-    """What the cache has under a key; a damaged entry is told of and removed."""
+    """The text stored under a key, or None; a damaged entry is reported and removed."""
     root = folder()
     try:
         name = json.loads((root / "index" / f"{key}.json").read_text("utf-8"))["entry"]
-        # Checked before it is a path: what is damaged may be removed.
+        # The name is checked before it becomes a path, since a damaged entry is deleted.
         if not re.fullmatch("[0-9a-f]{32}", name) or not (place := root / "entries" / name).is_dir():
             return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -113,84 +107,82 @@ def find(key: str, notice: Notice) -> Stored | None:
 
 
 class Building:
-    """A place for a draft that has become too large for memory; leaves nothing unless it is kept.
+    """Reads one text into ``buffer``, with a folder for it when it outgrows memory.
+
+    Leaving the context removes the folder, unless ``finish`` moved it into the cache.
 
     Args:
-        key: what the text will be known by, or None to use the system's temporary folder.
-        notice: told of what the user should know.
+        key: index key of the text, or None to use the system's temporary folder and keep nothing.
+        notice: called with messages for the user.
     """
 
     def __init__(self, key: str | None, notice: Notice) -> None:
         self._key, self._notice = key, notice
         self._lock: contextlib.AbstractContextManager[object] | None = None
         self._folder: Path | None = None
-        self._draft: Draft | None = None
+        self.buffer = TokenBuffer()
 
     def __enter__(self) -> Building:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._draft is not None:
-            for tape in (self._draft.ids, self._draft.items, self._draft.hashes):
-                tape.close()
+        self.buffer.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         if self._lock is not None:
             self._lock.__exit__(None, None, None)
 
-    def draft(self) -> Draft:
-        """An empty draft that will come here when it grows."""
-        self._draft = Draft(self._place)
-        return self._draft
+    def move_to_disk(self) -> Stored | None:
+        """Moves the buffer into a folder of its own; waits while another process reads the same text.
 
-    def _place(self) -> Path:
-        """A new folder; waits for another process that builds the same.
+        Returns:
+            The stored text, if the other process has completed it: then there
+            is no more to read. None otherwise.
 
         Raises:
-            AlreadyThere: it has done so.
-            NoRoom: no folder can be made.
+            NoSpaceError: the folder cannot be made or written.
         """
         try:
             if self._key is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="charrnn-"))
-                return self._folder
-            root = folder()
-            for name in ("entries", "index", "building", "locks"):
-                (root / name).mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(root, self._key, self._notice)
-            if (stored := find(self._key, lambda _: None)) is not None:
-                raise AlreadyThere(stored)
-            _sweep(root, self._key)
-            self._folder = root / "building" / self._key
-            self._folder.mkdir()
+            else:
+                root = folder()
+                for name in ("entries", "index", "building", "locks"):
+                    (root / name).mkdir(parents=True, exist_ok=True)
+                self._lock = _locked(root, self._key, self._notice)
+                if (stored := find(self._key, lambda _: None)) is not None:
+                    return stored
+                _remove_abandoned(root, self._key)
+                self._folder = root / "building" / self._key
+                self._folder.mkdir()
         except OSError as error:
-            raise NoRoom from error
-        return self._folder
+            raise NoSpaceError from error
+        self.buffer.move_to(self._folder)
+        return None
 
     def finish(self, facts: Mapping[str, Any], *, description: str, keep: bool) -> Stored:
-        """The arrays of a draft that is whole; ``keep`` puts them into the cache.
+        """The arrays of the complete buffer; with ``keep``, those in files are moved into the cache.
 
         Raises:
-            NoRoom: they cannot be written.
+            NoSpaceError: they cannot be written.
         """
-        draft = self._draft
-        assert draft is not None
-        items = draft.items.size > 0
-        arrays = [name for name in _ARRAYS if items or name == "ids"]
-        if draft.folder is None:
-            found = {name: getattr(draft, name).array(_ARRAYS[name] or draft.dtype) for name in arrays}
+        buffer = self.buffer
+        has_items = buffer.items.size > 0
+        arrays = [name for name in _ARRAYS if has_items or name == "ids"]
+        if buffer.folder is None:
+            found = {name: getattr(buffer, name).array(_ARRAYS[name] or buffer.dtype) for name in arrays}
             return Stored(**{"items": None, "hashes": None, **found}, facts=dict(facts))
         for name in _ARRAYS:
-            getattr(draft, name).sync()
+            getattr(buffer, name).sync()
         body = {
             "format": FORMAT,
             "description": description,
-            "dtype": draft.dtype.str,
-            "sizes": {name: getattr(draft, name).size for name in arrays},
-            "samples": _sampled(draft.folder / "ids", draft.ids.size),
+            "dtype": buffer.dtype.str,
+            "sizes": {name: getattr(buffer, name).size for name in arrays},
+            "samples": _sampled(buffer.folder / "ids", buffer.ids.size),
             "facts": dict(facts),
         }
-        place = draft.folder
+        place = buffer.folder
         if keep and self._key is not None:
             try:
                 place = _publish(folder(), place, body, self._key)
@@ -200,16 +192,16 @@ class Building:
 
 
 def _publish(root: Path, built: Path, body: Mapping[str, Any], key: str) -> Path:
-    """Moves a whole entry to its name, and says in the index what it belongs to."""
+    """Renames a complete entry into its place, and adds it to the index; returns its folder."""
     data = json.dumps(body, sort_keys=True)
     header = {"body": body, "sha256": hashlib.sha256(data.encode()).hexdigest()}
     write_atomically(built / "header.json", json.dumps(header).encode())
-    # By what it is, not by how the files are called: the same text elsewhere finds it.
+    # The name depends on the contents alone, so a copy of the text in another file shares the entry.
     content = {k: v for k, v in body["facts"].items() if k != "name"}
     name = hashlib.sha256(json.dumps([FORMAT, content], sort_keys=True).encode()).hexdigest()[:32]
     place = root / "entries" / name
     try:
-        _open(place)  # the same text under another name
+        _open(place)  # a copy of the text has been stored before
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         shutil.rmtree(place, ignore_errors=True)
         with contextlib.suppress(FileExistsError):
@@ -219,7 +211,7 @@ def _publish(root: Path, built: Path, body: Mapping[str, Any], key: str) -> Path
 
 
 def _open(place: Path) -> Stored:
-    """Checks an entry and maps it; raises OSError, ValueError or KeyError for one that is damaged."""
+    """Checks an entry and maps it; raises OSError, ValueError, KeyError or the like if it is damaged."""
     header = json.loads((place / "header.json").read_text("utf-8"))
     body = header["body"]
     if hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest() != header["sha256"]:
@@ -255,7 +247,7 @@ def _sampled(path: Path, size: int) -> str:
 
 
 def _locked(root: Path, key: str, notice: Notice) -> contextlib.AbstractContextManager[object]:
-    """The lock of a key, held; a process that dies lets go of it."""
+    """Acquires the lock of a key; the system releases it when the process ends, however it ends."""
     import filelock
 
     lock = filelock.FileLock(root / "locks" / f"{key}.lock")
@@ -267,8 +259,8 @@ def _locked(root: Path, key: str, notice: Notice) -> contextlib.AbstractContextM
     return lock
 
 
-def _sweep(root: Path, own: str) -> int:
-    """Removes what killed processes left half built; returns how many bytes. The lock of ``own`` is held."""
+def _remove_abandoned(root: Path, own: str) -> int:
+    """Removes incomplete entries of killed processes; returns their bytes. The caller holds the lock of ``own``."""
     import filelock
 
     freed = 0
@@ -285,7 +277,7 @@ def _sweep(root: Path, own: str) -> int:
 
 
 def young(times_ns: tuple[int, ...]) -> bool:
-    """Whether a file changed so lately that the next change might not show in its times."""
+    """Whether a file changed so recently that its next change might leave its times the same."""
     return time.time() - max(times_ns) / 1e9 < YOUNG
 
 
@@ -301,7 +293,7 @@ def _all() -> Iterator[tuple[Path, int]]:
 
 
 def entries() -> list[Entry]:
-    """What is in the cache, the newest first; a damaged entry is there with a description that says so."""
+    """The texts in the cache, newest first; the description of a damaged one is "damaged"."""
     found = []
     for path, size in _all():
         try:
@@ -317,15 +309,15 @@ def entries() -> list[Entry]:
 
 
 def clear() -> tuple[int, int]:
-    """Empties the cache, but for what another process is building now.
+    """Empties the cache, except for entries that another process is writing.
 
-    Runs that use an entry go on: a file that is mapped lives until it is let go.
+    Runs that use an entry are not disturbed: a deleted file exists until the last mapping of it is closed.
 
     Returns:
-        How many texts were removed, and how many bytes in all.
+        Number of texts removed, and their bytes.
 
     Raises:
-        WriteError: one cannot be removed.
+        WriteError: an entry cannot be removed.
     """
     root = folder()
     count, freed = 0, 0
@@ -334,7 +326,7 @@ def clear() -> tuple[int, int]:
             shutil.rmtree(path)
             count, freed = count + 1, freed + size
         if (root / "building").is_dir():
-            freed += _sweep(root, "")
+            freed += _remove_abandoned(root, "")
         for path in (root / "index").glob("*.json"):
             path.unlink(missing_ok=True)
     except OSError as error:

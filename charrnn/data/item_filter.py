@@ -8,7 +8,7 @@ a chance of M / 2**64: for a million items about 5 in 10**14.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -23,9 +23,14 @@ _BLOCK = 1 << 20
 Hashes = NDArray[np.uint64]
 
 
+def item_hashes(items: Sequence[str], encoding: str = "utf-8") -> bytes:
+    """The hash of each item: BLAKE2b-64 of its text in ``encoding``, as little-endian uint64."""
+    return b"".join([blake2b(item.encode(encoding, "surrogatepass"), digest_size=8).digest() for item in items])
+
+
 def item_hash(item: str) -> int:
-    """The hash of an item."""
-    return int.from_bytes(blake2b(item.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    """The hash of one item."""
+    return int.from_bytes(item_hashes([item]), "little")
 
 
 class Membership:

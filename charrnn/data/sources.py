@@ -30,7 +30,7 @@ _BOM = b"\xef\xbb\xbf"
 _HEAD = 8192  # bytes looked at to tell text from binary
 _SPOOL = 8 << 20  # bytes of a pipe that stay in memory
 
-Told = Callable[[int], None]
+OnRead = Callable[[int], None]  # called with the number of bytes read since the last call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ class Source:
         assert self.spool is not None
         return self.spool.seek(0, os.SEEK_END)
 
-    def chunks(self, told: Told | None = None) -> Iterator[bytes]:
-        """Its bytes, unpacked, in chunks; ``told`` hears how many bytes of ``size`` have been read.
+    def chunks(self, on_read: OnRead | None = None) -> Iterator[bytes]:
+        """Its bytes, unpacked, in chunks; ``on_read`` is called with how many bytes of ``size`` each has taken.
 
         Raises:
             CorpusError: it cannot be read, or is a damaged .gz.
@@ -69,10 +69,12 @@ class Source:
         try:
             with self._open() as raw:
                 file: IO[bytes] = gzip.GzipFile(fileobj=raw) if self._zipped else raw  # type: ignore[assignment]
+                done = 0
                 while chunk := file.read(CHUNK):
                     yield chunk
-                    if told is not None:
-                        told(raw.tell())
+                    if on_read is not None:
+                        done, before = raw.tell(), done
+                        on_read(done - before)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise CorpusError(f"{self.name}: damaged gzip file: {error}") from error
         except OSError as error:
@@ -95,7 +97,7 @@ class Source:
 
 
 def text_pieces(
-    source: Source, *, as_bytes: bool = False, keep_bom: bool = False, told: Told | None = None
+    source: Source, *, as_bytes: bool = False, keep_bom: bool = False, on_read: OnRead | None = None
 ) -> Iterator[str]:
     """The characters of a source as strict UTF-8, in pieces; a byte-order mark at its beginning is dropped.
 
@@ -106,7 +108,7 @@ def text_pieces(
     """
     head, begun, offset = b"", False, 0
     decoder = codecs.getincrementaldecoder("utf-8")()
-    for chunk in source.chunks(told):
+    for chunk in source.chunks(on_read):
         if not begun:
             head += chunk
             if len(head) < len(_BOM) and _BOM.startswith(head):
@@ -134,7 +136,7 @@ def _decoded(
         ) from error
 
 
-def joined_pieces(sources: Sequence[Source], *, as_bytes: bool = False, told: Told | None = None) -> Iterator[str]:
+def joined_pieces(sources: Sequence[Source], *, as_bytes: bool = False, on_read: OnRead | None = None) -> Iterator[str]:
     """All sources as one text, in pieces; each but the last ends with a newline.
 
     With ``as_bytes`` they follow each other as they are.
@@ -142,20 +144,15 @@ def joined_pieces(sources: Sequence[Source], *, as_bytes: bool = False, told: To
     Raises:
         CorpusError: as ``text_pieces``.
     """
-    last, done = "", 0
+    last = ""
     for source in sources:
         if last and last != "\n" and not as_bytes:
             last = "\n"
             yield last
-        for piece in text_pieces(source, as_bytes=as_bytes, keep_bom=as_bytes, told=told and _after(told, done)):
+        for piece in text_pieces(source, as_bytes=as_bytes, keep_bom=as_bytes, on_read=on_read):
             if piece:
                 last = piece[-1]
                 yield piece
-        done += source.size
-
-
-def _after(told: Told, before: int) -> Told:
-    return lambda read: told(before + read)
 
 
 def read_text(arguments: Sequence[str]) -> str:

@@ -10,9 +10,9 @@ from charrnn_runtime import Vocabulary
 
 if TYPE_CHECKING:
     from charrnn.config import DataConfig
+    from charrnn.data.encoder import CharEncoder
     from charrnn.data.items import ItemCounts
     from charrnn.data.normalize import LineEnds
-    from charrnn.data.token_buffer import Coder
 
 _SHOWN = 6  # of the rarest characters
 _NULS = 0.01  # of a text: more are no accident
@@ -52,7 +52,7 @@ def share(part: int, total: int) -> str:
     return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.1g} %" if percent >= 1e-4 else "less than 0.0001 %"
 
 
-def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, coder: Coder) -> list[str]:
+def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, encoder: CharEncoder) -> list[str]:
     """Sentences on line ends, items and NUL characters."""
     notes = []
     if config.has_items:
@@ -70,8 +70,8 @@ def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, coder: Co
         what = "line ends are mixed" if ends.mixed else "lines do not end in LF"
         advice = "" if config.lines and not ends.cr else "; --newlines lf makes all of them LF"
         notes.append(f"{what}: {ends.crlf:,} CRLF, {ends.cr:,} CR, {ends.lf:,} LF, kept as they are{advice}")
-    if not config.bytes and 0 in coder.symbols:
-        nuls = int(coder.counts[coder.symbols.index(0)])
-        if nuls > _NULS * coder.counts.sum():
+    if not config.bytes and 0 in encoder.symbols:
+        nuls = int(encoder.counts[encoder.symbols.index(0)])
+        if nuls > _NULS * encoder.counts.sum():
             notes.append(f"{nuls:,} NUL characters: is this UTF-16, or no text? (--bytes takes it as it is)")
     return notes

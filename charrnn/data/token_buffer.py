@@ -1,10 +1,11 @@
-"""Token ids while a text is read: in memory as long as they are few, then in files of a folder.
+"""Token ids of a text that is still being read: in memory while they are few, then in files of a folder.
 
-The vocabulary is known only when the whole text has been read, so characters
-are numbered as they come, one byte each as long as that is enough, and
-numbered anew in a second pass over the ids. That pass works in place, from the
-front where ids get narrower and from the back where they get wider, so there
-are never two copies, and no more than a block is in memory.
+The vocabulary is known only when the whole text has been read. Until then each
+character has a provisional id (see ``encoder``), stored in one byte as long as
+that is enough. A second pass over the ids replaces them by the final ones. The
+pass works in place, from the front where ids become narrower and from the back
+where they become wider, so the ids are never stored twice and only a block of
+them is in memory.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,84 +21,83 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-IN_MEMORY = 16 << 20  # bytes of ids; a text of fewer is read again in a fraction of a second, and never stored
-BLOCK = 1 << 20  # ids renumbered at a time
-_NEW = np.uint32(0xFFFFFFFF)
+# Bytes of ids that are kept in memory. A text with fewer ids is read again in a fraction of a second and never stored.
+IN_MEMORY = 16 << 20
+BLOCK = 1 << 20  # ids that are renumbered at a time
 
 Ids = NDArray[np.unsignedinteger]
 
 
-class NoRoom(Exception):
-    """The ids cannot be written to their folder; ``__cause__`` says why."""
+class NoSpaceError(Exception):
+    """The ids cannot be written to their folder; ``__cause__`` is the system's error."""
 
 
 class Tape:
-    """Bytes that grow at their end and can be changed in place, in memory or in a file."""
+    """Bytes that grow at their end and can be changed in place, in memory or in a file.
+
+    Every method that writes to or reads from the file raises ``NoSpaceError`` if that fails.
+    """
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._file: IO[bytes] | None = None
         self.size = 0
 
-    def to_file(self, path: Path) -> None:
-        """Goes on in this file.
-
-        Raises:
-            NoRoom: it cannot be written.
-        """
-        with _writing():
+    def move_to(self, path: Path) -> None:
+        """Moves the bytes into a new file; from then on the tape is that file."""
+        with _no_space():
             self._file = path.open("w+b")
             self._file.write(self._data)
         self._data = bytearray()
 
     def append(self, data: bytes) -> None:
-        """More at the end; raises NoRoom."""
+        """Adds bytes at the end."""
         self.write(self.size, data)
 
     def write(self, at: int, data: bytes) -> None:
-        """New bytes from ``at`` on; raises NoRoom."""
+        """Replaces the bytes from ``at`` on; the tape grows where they reach beyond its end."""
         if self._file is None:
             self._data.extend(bytes(max(0, at - len(self._data))))
             self._data[at : at + len(data)] = data
         else:
-            with _writing():
+            with _no_space():
                 self._file.seek(at)
                 self._file.write(data)
         self.size = max(self.size, at + len(data))
 
     def read(self, at: int, count: int) -> bytes | bytearray:
-        """The bytes ``[at, at + count)``, as far as they are there."""
+        """The bytes ``[at, at + count)``, fewer at the end of the tape."""
         if self._file is None:
             return self._data[at : at + count]
-        with _writing():
+        with _no_space():
             self._file.seek(at)
             return self._file.read(count)
 
     def truncate(self, size: int) -> None:
-        """Forgets everything from ``size`` on."""
+        """Removes everything from ``size`` on."""
         if self._file is None:
             del self._data[size:]
         else:
-            with _writing():
+            with _no_space():
                 self._file.truncate(size)
         self.size = size
 
     def sync(self) -> None:
-        """Sees to it that the bytes are on the disk, and closes the file; raises NoRoom."""
+        """Flushes the bytes to the disk and closes the file."""
         if self._file is not None:
-            with _writing():
+            with _no_space():
                 self._file.flush()
                 os.fsync(self._file.fileno())
                 self._file.close()
 
     def close(self) -> None:
-        """Lets go of the file, whatever became of it."""
+        """Closes the file; errors are ignored, since its contents are no longer needed."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # a buffer that a full disk would not take
+            with contextlib.suppress(OSError):  # closing flushes, which fails on a full disk
                 self._file.close()
 
     def array(self, dtype: str | np.dtype[np.unsignedinteger]) -> NDArray[Any]:
-        """The bytes as an array, where they are in memory; the tape cannot grow any more."""
+        """The bytes in memory as a read-only array; the tape cannot grow any more."""
         assert self._file is None
         array = np.frombuffer(self._data, dtype=dtype)
         array.flags.writeable = False
@@ -105,41 +105,57 @@ class Tape:
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _no_space() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise NoRoom from error
+        raise NoSpaceError from error
 
 
-class Draft:
-    """The ids of a text as they come, and, of a text in items, the items' ends and hashes.
+class TokenBuffer:
+    """The ids of a text in the order of reading and, for a text of items, the items' boundaries and hashes.
 
-    Args:
-        place: asked for a folder when the ids get too many for memory.
+    Every method that writes raises ``NoSpaceError`` if the folder cannot be written.
+
+    Attributes:
+        ids: the ids, ``width`` bytes each.
+        items: after ``renumber``, the items' boundaries, int64 ``[M + 1]``; empty for plain text.
+        hashes: the items' hashes, uint64 ``[M]``; empty for plain text.
+        folder: the folder of the three files, or None while everything is in memory.
     """
 
-    def __init__(self, place: Callable[[], Path]) -> None:
-        self._place = place
+    def __init__(self) -> None:
         self.ids, self.items, self.hashes = Tape(), Tape(), Tape()
-        self.width = 1  # bytes an id
+        self.width = 1
         self.folder: Path | None = None
 
     def __len__(self) -> int:
         return self.ids.size // self.width
 
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        """The type of the ids."""
+        return _dtype(self.width)
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the ids are in memory and should be moved into a folder."""
+        return self.folder is None and self.ids.size > IN_MEMORY
+
+    def move_to(self, folder: Path) -> None:
+        """Moves everything into files of an empty folder, and goes on there."""
+        self.folder = folder
+        for name in ("ids", "items", "hashes"):
+            getattr(self, name).move_to(folder / name)
+
     def append(self, ids: Ids) -> None:
-        """More ids; the width grows with theirs. Raises NoRoom."""
+        """Adds ids; if theirs are wider, all ids are widened first."""
         if ids.itemsize > self.width:
             self.widen(ids.itemsize)
-        self.ids.append(ids.astype(_dtype(self.width), copy=False).tobytes())
-        if self.folder is None and self.ids.size > IN_MEMORY:
-            self.folder = self._place()
-            for name in ("ids", "items", "hashes"):
-                getattr(self, name).to_file(self.folder / name)
+        self.ids.append(ids.astype(self.dtype, copy=False).tobytes())
 
     def widen(self, width: int) -> None:
-        """The same ids in more bytes each, from the last block to the first."""
+        """Stores the same ids in more bytes each, from the last block to the first."""
         count, old = len(self), self.width
         for at in reversed(range(0, count, BLOCK)):
             block = np.frombuffer(self.ids.read(at * old, BLOCK * old), _dtype(old))
@@ -149,29 +165,29 @@ class Draft:
     def blocks(self) -> Iterator[Ids]:
         """All ids, a block at a time."""
         for at in range(0, len(self), BLOCK):
-            yield np.frombuffer(self.ids.read(at * self.width, BLOCK * self.width), _dtype(self.width))
+            yield np.frombuffer(self.ids.read(at * self.width, BLOCK * self.width), self.dtype)
 
     def renumber(self, new: NDArray[np.int64], *, size: int, end: int | None, digest: hashlib._Hash) -> None:
-        """Gives every id its final number, in the narrowest type.
+        """Replaces every id by its final one, in the narrowest type.
 
         Args:
-            new: number by provisional id; -1 for one that is left out.
-            size: of the vocabulary.
-            end: the id that ends an item, where there are items; then the
-                items' boundaries are written too.
-            digest: told of the final ids.
+            new: final id by provisional id; -1 removes an id.
+            size: size of the vocabulary.
+            end: the final id of the token that ends an item, or None for plain
+                text. With it, the items' boundaries are written too.
+            digest: updated with the final ids.
         """
         width = np.min_scalar_type(size - 1).itemsize
         if width > self.width:
             self.widen(width)
         out = _dtype(width)
-        dropping, written = bool((new < 0).any()), 0
+        removing, written = bool((new < 0).any()), 0
         table = np.where(new < 0, 0, new).astype(out)
         if end is not None:
             self.items.append(np.zeros(1, "<i8").tobytes())
         for block in self.blocks():
             ids = table[block]
-            if dropping:
+            if removing:
                 ids = ids[new[block] >= 0]
             if end is not None:
                 self.items.append((np.flatnonzero(ids == end).astype("<i8") + written + 1).tobytes())
@@ -182,79 +198,11 @@ class Draft:
         self.width = width
         self.ids.truncate(written * width)
 
-    @property
-    def dtype(self) -> np.dtype[np.unsignedinteger]:
-        """Of the ids."""
-        return _dtype(self.width)
+    def close(self) -> None:
+        """Closes the files, if there are any."""
+        for tape in (self.ids, self.items, self.hashes):
+            tape.close()
 
 
 def _dtype(width: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype(f"<u{width}")
-
-
-class Coder:
-    """Numbers characters in the order in which they come, and counts them.
-
-    Args:
-        special: numbers that are taken, from 0 on.
-        as_bytes: the text's characters are bytes, and all 256 are numbered.
-    """
-
-    def __init__(self, special: int, *, as_bytes: bool) -> None:
-        self.special, self._as_bytes = special, as_bytes
-        self._table = np.full(0x110000, _NEW, np.uint32)
-        self.symbols: list[int] = [-1] * special
-        self.counts = np.zeros(special, np.int64)
-        if as_bytes:
-            self._add(np.arange(256))
-
-    def _add(self, symbols: NDArray[np.integer]) -> None:
-        self._table[symbols] = np.arange(len(self.symbols), len(self.symbols) + len(symbols))
-        self.symbols += symbols.tolist()
-        self.counts = np.concatenate([self.counts, np.zeros(len(symbols), np.int64)])
-
-    def encode(self, text: str) -> Ids:
-        """Provisional ids ``[n]``, in the narrowest type that holds all of them so far."""
-        if text.isascii() or self._as_bytes:
-            raw = np.frombuffer(text.encode("latin-1"), np.uint8)
-            seen = np.bincount(raw, minlength=256)
-            present = np.flatnonzero(seen)
-            new = present[self._table[present] == _NEW]
-            if len(new):
-                self._add(new)
-            self.counts[self._table[present]] += seen[present]
-            codes: Ids = raw
-            table = self._table[:256].astype(self._dtype)
-            return table[codes]
-        codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-        ids = self._table[codes]
-        missing = ids == _NEW
-        if missing.any():
-            self._add(np.unique(codes[missing]))
-            ids = self._table[codes]
-        self.counts += np.bincount(ids, minlength=len(self.symbols))
-        return ids.astype(self._dtype)
-
-    def encode_items(self, items: Sequence[str]) -> Ids:
-        """Provisional ids of items, each between special tokens 0 (begin) and 1 (end)."""
-        lengths = np.fromiter(map(len, items), np.int64, len(items)) + 2
-        ends = np.cumsum(lengths)
-        inner = self.encode("".join(items))
-        ids = np.empty(int(ends[-1]), inner.dtype)
-        within = np.ones(len(ids), np.bool_)
-        within[ends - 1] = within[ends - lengths] = False
-        ids[within] = inner
-        ids[ends - lengths], ids[ends - 1] = 0, 1
-        self.counts[:2] += len(items)
-        return ids
-
-    @property
-    def _dtype(self) -> np.dtype[np.unsignedinteger]:
-        # No character is numbered more than once, so there are never more than 0x110000 and the specials.
-        return np.dtype("<u1" if len(self.symbols) <= 1 << 8 else "<u2" if len(self.symbols) <= 1 << 16 else "<u4")
-
-
-def item_hashes(items: Sequence[str], encoding: str) -> bytes:
-    """BLAKE2b-64 of each item's text, as uint64 in little-endian bytes."""
-    blake2b = hashlib.blake2b
-    return b"".join([blake2b(item.encode(encoding), digest_size=8).digest() for item in items])

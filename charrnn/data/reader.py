@@ -1,0 +1,243 @@
+"""Reads a text from its sources, once and a piece at a time, into token ids."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+from charrnn_runtime import UnknownCharacterError, Vocabulary
+from charrnn_runtime.vocab import NormalForm, Unknown
+from numpy.typing import NDArray
+
+from charrnn.config import DataConfig
+from charrnn.data import cache, text_report
+from charrnn.data.encoder import CharEncoder
+from charrnn.data.item_filter import item_hashes
+from charrnn.data.items import ItemCounts, by_column, by_line, by_separator
+from charrnn.data.normalize import LineEnds, line_ends, normalized
+from charrnn.data.sources import Source, joined_pieces, stamp_now, text_pieces
+from charrnn.data.token_buffer import Ids, TokenBuffer
+from charrnn.errors import CorpusError
+from charrnn.events import Listener, Reading
+
+_REPORT_SECONDS = 0.1  # between two reports of progress
+
+
+class TextReader:
+    """Reads one text in one way.
+
+    Args:
+        description: what is read, for messages.
+        sources: the pieces of the text.
+        config: how the text becomes tokens.
+        known, fixed: see ``corpus.read_corpus``.
+        listener: is told how far the reading is.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        sources: Sequence[Source],
+        config: DataConfig,
+        known: Vocabulary | None = None,
+        fixed: Unknown | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.description = description
+        self._sources, self._config, self._known, self._fixed = sources, config, known, fixed
+        self._listener = listener or Listener()
+        self._done, self._total = 0, sum(source.size for source in sources)
+        self._reported_at = time.monotonic()
+        self.ends, self.counts = LineEnds(), ItemCounts()
+
+    def read(self, building: cache.Building, name: str) -> cache.Stored:
+        """Reads everything into a place of the cache.
+
+        Args:
+            building: the place.
+            name: a short name for the text, stored with it.
+
+        Raises:
+            CorpusError: the text cannot be read, or is not usable.
+            UnknownCharacterError: the known vocabulary lacks a character, and ``fixed`` is "error".
+            NoSpaceError: the ids cannot be written.
+        """
+        self._done, self.ends, self.counts = 0, LineEnds(), ItemCounts()
+        config, buffer = self._config, building.buffer
+        encoder = CharEncoder(2 if config.has_items else 0, as_bytes=config.bytes)
+        for ids, hashes in self._encoded_items(encoder) if config.has_items else self._encoded_text(encoder):
+            buffer.append(ids)
+            buffer.hashes.append(hashes)
+            if buffer.too_large and (stored := building.move_to_disk()) is not None:
+                return stored
+        self._report(self._total)
+        if not len(buffer) and self._fixed is None:
+            raise CorpusError(f"{self.description}: there is no {'item' if config.has_items else 'text'} in it")
+        vocabulary = self._vocabulary(encoder)
+        final_ids = _final_ids(encoder, vocabulary)
+        if self._fixed == "error":
+            _check_known(buffer, encoder, final_ids)
+        kept = final_ids >= 0
+        token_counts = np.bincount(final_ids[kept], encoder.counts[kept], minlength=len(vocabulary)).astype(np.int64)
+        if self._fixed is None:
+            _check_distinct(self.description, encoder, vocabulary, token_counts)
+        digest = corpus_digest(vocabulary)
+        end = vocabulary.special["end"] if config.has_items else None
+        buffer.renumber(final_ids, size=len(vocabulary), end=end, digest=digest)
+        facts = {
+            "name": name,
+            "vocabulary": vocabulary.to_json(),
+            "sha256": digest.hexdigest(),
+            "counts": token_counts.tolist(),
+            "notes": text_report.text_notes(config, self.ends, self.counts, encoder),
+            "items": asdict(self.counts),
+        }
+        return building.finish(facts, description=self.description, keep=self._unchanged())
+
+    def item_batches(self) -> Iterator[list[str]]:
+        """The items in batches, as they are divided and treated; ``ends`` and ``counts`` are counted along.
+
+        Raises:
+            CorpusError: the text cannot be read, or an item is too long.
+        """
+        config = self._config
+        for source in self._sources:
+            pieces = text_pieces(source, as_bytes=config.bytes, on_read=self._advance)
+            # Items are normalised one by one: the characters between them neither combine nor are combined with.
+            text = line_ends(pieces, self.ends, fold=config.newlines == "lf")
+            if config.column is not None:
+                batches = by_column(text, self._as_read(config.column), source.name, self.counts)
+            elif config.separator is not None:
+                batches = by_separator(text, self._as_read(config.separator), source.name)
+            else:
+                batches = by_line(text, source.name)
+            for batch in batches:
+                yield _normal_items(batch, config.normalize) if config.normalize else batch
+
+    def _encoded_items(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
+        """Provisional ids and hashes of batches of items, without the empty ones."""
+        encoding = "latin-1" if self._config.bytes else "utf-8"
+        for batch in self.item_batches():
+            items = [item for item in batch if item]
+            self.counts.items += len(items)
+            self.counts.empty += len(batch) - len(items)
+            if items:
+                yield encoder.encode_items(items), item_hashes(items, encoding)
+
+    def _encoded_text(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
+        """Provisional ids of pieces of running text; the hashes are empty."""
+        config = self._config
+        pieces = joined_pieces(self._sources, as_bytes=config.bytes, on_read=self._advance)
+        text = line_ends(pieces, self.ends, fold=config.newlines == "lf")
+        for piece in normalized(text, config.normalize) if config.normalize else text:
+            if piece:
+                yield encoder.encode(piece), b""
+
+    def _vocabulary(self, encoder: CharEncoder) -> Vocabulary:
+        """The vocabulary of the text, or the known one if that is fixed.
+
+        Raises:
+            CorpusError: the text consists of items, and the fixed vocabulary has no begin and end.
+        """
+        special = ["begin", "end"] if self._config.has_items else []
+        if self._fixed is None:
+            return _grown(self._known, self._config, encoder, special)
+        assert self._known is not None
+        if set(special) - set(self._known.special):
+            raise CorpusError("the model was trained on plain text and knows no items: leave out --lines and the like")
+        return self._known
+
+    def _unchanged(self) -> bool:
+        """Whether every source is a file that has not changed since, and whose next change would show in its times."""
+        return all(
+            source.stamp is not None and source.stamp == stamp_now(source) and not cache.young(source.stamp[1:])
+            for source in self._sources
+        )
+
+    def _as_read(self, text: str) -> str:
+        """A setting in the characters of the text: in byte mode those stand for bytes."""
+        return text.encode().decode("latin-1") if self._config.bytes else text
+
+    def _advance(self, count: int) -> None:
+        """Adds bytes that have been read, and reports from time to time."""
+        self._done += count
+        if time.monotonic() - self._reported_at > _REPORT_SECONDS:
+            self._report(self._done)
+
+    def _report(self, done: int) -> None:
+        self._reported_at = time.monotonic()
+        self._listener.on_read_progress(Reading(description=self.description, done=done, total=self._total))
+
+
+def corpus_digest(vocabulary: Vocabulary) -> hashlib._Hash:
+    """A SHA-256 that has been updated with a vocabulary; the ids of the text come next."""
+    parts: tuple[object, ...] = (vocabulary.kind, vocabulary.symbols)
+    if vocabulary.special:
+        parts += (sorted(vocabulary.special.items()),)
+    return hashlib.sha256(repr(parts).encode())
+
+
+def _normal_items(items: list[str], form: NormalForm) -> list[str]:
+    return [unicodedata.normalize(form, item) for item in items]
+
+
+def _grown(
+    known: Vocabulary | None, config: DataConfig, encoder: CharEncoder, special_tokens: Sequence[str]
+) -> Vocabulary:
+    """The known vocabulary, or an empty one, with what the text has beyond it.
+
+    New characters are sorted by code point. Those that occur fewer than
+    ``min_count`` times are left to an unknown token. Special tokens come last.
+    """
+    counts = dict(
+        zip(encoder.symbols[encoder.num_special :], encoder.counts[encoder.num_special :].tolist(), strict=True)
+    )
+    symbols, special = (list(known.symbols), dict(known.special)) if known else ([], {})
+    new = sorted(counts.keys() - set(symbols))
+    min_count = 0 if config.bytes else config.min_count
+    symbols += [symbol for symbol in new if counts[symbol] >= min_count]
+    rare = any(counts[symbol] < min_count for symbol in new)
+    for name in (*special_tokens, *["unknown"] * rare):
+        if name not in special:
+            special[name] = len(symbols)
+            symbols.append(-1)
+    base = known or Vocabulary(kind="bytes" if config.bytes else "characters", symbols=(0,), normalize=config.normalize)
+    return replace(base, symbols=tuple(symbols), special=special)
+
+
+def _final_ids(encoder: CharEncoder, vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """The id in the vocabulary by provisional id; -1 for characters that it cannot represent."""
+    id_of = {symbol: i for i, symbol in enumerate(vocabulary.symbols) if symbol >= 0}
+    unknown = vocabulary.special.get("unknown", -1)
+    special = [vocabulary.special[name] for name in ("begin", "end")[: encoder.num_special]]
+    return np.array(special + [id_of.get(s, unknown) for s in encoder.symbols[encoder.num_special :]], np.int64)
+
+
+def _check_known(buffer: TokenBuffer, encoder: CharEncoder, final_ids: NDArray[np.int64]) -> None:
+    """Raises UnknownCharacterError for the first character of the text that has no final id."""
+    unknown = (final_ids < 0) & (encoder.counts > 0)
+    if not unknown.any():
+        return
+    at = 0
+    for block in buffer.blocks():
+        found = unknown[block]
+        if found.any():
+            first = int(np.argmax(found))
+            symbol = encoder.symbols[int(block[first])]
+            raise UnknownCharacterError(chr(symbol), at + first, int(encoder.counts[unknown].sum()))
+        at += len(block)
+
+
+def _check_distinct(description: str, encoder: CharEncoder, vocabulary: Vocabulary, counts: NDArray[np.int64]) -> None:
+    """Raises CorpusError for a text with fewer than two distinct characters."""
+    if np.count_nonzero(encoder.counts[encoder.num_special :]) < 2:
+        raise CorpusError(
+            f"{description}: the text holds one distinct character only; there is nothing to learn from it"
+        )
+    plain = [int(n) for i, n in enumerate(counts) if i not in vocabulary.special.values()]
+    if np.count_nonzero(plain) < 2:
+        raise CorpusError(f"{description}: --min-count leaves fewer than two distinct characters; give a lower one")
