@@ -178,7 +178,7 @@ def test_the_output_has_a_form_for_every_encoding(encoding: str, monkeypatch: py
     with console.LiveListener() as listener:
         tell(listener)
     plain = console.PlainListener()
-    plain.started(STARTED)
+    plain.on_start(STARTED)
     out.flush()
     assert isinstance(out.buffer, io.BytesIO)
     shown = out.buffer.getvalue().decode(encoding)
