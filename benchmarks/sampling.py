@@ -64,7 +64,7 @@ def eager(model: CharRNN, length: int) -> None:
 
 def plain_loop(sampler: Sampler, length: int) -> None:
     """session.run and numpy's choice: what an ONNX user writes first."""
-    session = sampler._cell.session  # type: ignore[attr-defined]
+    session = sampler.cell.session  # type: ignore[attr-defined]
     names = [value.name for value in session.get_inputs()]
     feeds = dict(zip(names[1:], sampler.initial_state(), strict=True))
     rng = np.random.default_rng(0)

@@ -28,11 +28,11 @@ from charrnn_runtime.errors import (
 if TYPE_CHECKING:
     from charrnn_runtime.conversation import Conversation, Snapshot
     from charrnn_runtime.engine import Engine
-    from charrnn_runtime.generation import Generation
+    from charrnn_runtime.generation import Generation, Request
     from charrnn_runtime.jobs import Job, TokenScore
     from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
     from charrnn_runtime.options import SamplingOptions
-    from charrnn_runtime.sampler import Request, Sampler, Score
+    from charrnn_runtime.sampler import Sampler, Score
     from charrnn_runtime.vocab import Vocabulary
 
 __version__ = "0.1.0"
@@ -44,7 +44,7 @@ _LAZY = {
     "Job": "jobs",
     "ModelFile": "model_file",
     "ModelInfo": "model_file",
-    "Request": "sampler",
+    "Request": "generation",
     "Sampler": "sampler",
     "SamplingOptions": "options",
     "Score": "sampler",

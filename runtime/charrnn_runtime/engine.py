@@ -1,52 +1,61 @@
-"""``Engine``: texts for many callers at once, side by side in one batch; submitted and given up at any time."""
+"""``Engine``: texts for many callers at once, side by side in one batch; submitted and cancelled at any time."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Self
 
 import numpy as np
 
+from charrnn_runtime.batching import BatchSlots, Slot, sample_rows
 from charrnn_runtime.errors import BusyError, CharrnnError, ModelOutputError, UsageError
-from charrnn_runtime.generation import SequenceState, sample_tokens
-from charrnn_runtime.jobs import BatchSlots, Job, token_score
-from charrnn_runtime.options import SamplingOptions, check_count, new_seed
-from charrnn_runtime.sampler import Request, Sampler
+from charrnn_runtime.generation import Request, SequenceState, start_sequence
+from charrnn_runtime.jobs import Job, TokenScore, token_score
+from charrnn_runtime.options import SamplingOptions, check_count
+from charrnn_runtime.sampler import Sampler
 from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream
-from charrnn_runtime.session import Logits
+from charrnn_runtime.session import Logits, State
 from charrnn_runtime.vocab import Unknown
 
 log = logging.getLogger("charrnn_runtime")
 
-_IDLE_READ = 0.02  # seconds of reading between two looks at the queue, where nobody waits for a character
+_IDLE_PREFILL_S = 0.02  # seconds of prefill between two looks at the queue while no text is being generated
 _MAX_TOKEN_SAMPLERS = 256  # sets of options whose tables are kept
+_UPDATE_S_PER_JOB = 0.0004  # updates come less often when there are many jobs: each costs the receiver some work
 
 
 class Engine:
-    """Draws texts that are submitted one by one, at any time and from any thread, side by side.
+    """Generates texts that are submitted one by one, at any time and from any thread, side by side.
 
     Each text is the one that ``Sampler.generate`` gives for its request alone.
-    Prompts are read in a batch of their own, a little between two characters of
-    the others, so that a long one holds nobody up. A job whose text nobody takes
-    is paused and costs no time until somebody does.
+    Prompts are fed in a batch of their own, a few tokens between two tokens of
+    the texts that are being generated, so that a long prompt delays nothing. A
+    job with ``max_buffered`` pieces that nobody has taken is paused: it costs
+    no time until ``Job.take`` is called.
 
         with Engine(sampler) as engine:
             job = engine.submit(Request(prompt="ROMEO:", length=200, seed=7))
 
     Args:
         sampler: the model.
-        batch: how many texts are in work at a time.
+        batch: how many texts are generated side by side.
         queue: how many more may wait or be paused.
-        queue_tokens: how many prompt tokens they may have together.
-        max_buffered: how many pieces of a job may lie there untaken before it is paused.
-        update_interval: seconds between two announcements of the same job; a first piece
-            and an end are announced at once. With many jobs it grows.
-        on_update: called on the engine's thread with jobs that have something to
+        queue_tokens: how many prompt tokens the waiting ones may have together.
+        max_buffered: how many pieces of a job may wait to be taken before the job is paused.
+        update_interval: seconds between two updates about the same job; the first piece and the
+            end of a text are reported at once. With many jobs the interval grows.
+        on_update: called on the engine's thread with the jobs that have something new to
             take. It must return at once and raise nothing.
+
+    Attributes:
+        tokens_generated: how many tokens have been sampled, over all jobs.
+        tokens_prefilled: how many prompt tokens have been fed.
     """
 
     def __init__(
@@ -69,96 +78,60 @@ class Engine:
         self.tokens_generated = 0
         self.tokens_prefilled = 0
         self._on_update = on_update
-        # Guards what callers and the engine both change: the three collections below and the jobs' flags.
+        # The condition guards what callers and the engine's thread both change: the attributes
+        # from here to _token_samplers, and the flags of slots and jobs.
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[_JobSlot] = deque()
         self._waiting_tokens = 0
-        self._resuming: deque[Job] = deque()  # paused jobs whose text was taken
-        self._paused = 0
-        self._cancelled = False  # whether a row may belong to a cancelled job
-        self._reading = self._rows()
-        self._drawing = self._rows()
+        self._resuming: deque[_JobSlot] = deque()  # were paused, and their text has been taken
+        self._paused: set[_JobSlot] = set()
+        self._any_cancelled = False  # whether the batches may hold cancelled jobs
+        self._token_samplers: dict[SamplingOptions, TokenSampler] = {}
+        self._prefilling = self._batch_slots()
+        self._generating = self._batch_slots()
+        # Jobs to be reported in the next update, and those to be reported at once (dicts keep the order).
         self._updated: dict[Job, None] = {}
         self._urgent: dict[Job, None] = {}
-        self._announced_at = 0.0
-        self._turn = 0.0  # seconds that the last characters took
-        self._token_samplers: dict[SamplingOptions, TokenSampler] = {}
+        self._last_update = 0.0
+        self._step_seconds = 0.0  # what the last step of all generated texts took
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
 
     def __enter__(self) -> Self:
         self.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def active(self) -> int:
-        """How many texts are in work."""
-        return self._reading.count + self._drawing.count
+        """How many texts are being prefilled or generated."""
+        return self._prefilling.count + self._generating.count
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place, or are paused."""
-        return len(self._waiting) + self._paused + len(self._resuming)
-
-    def submit(self, request: Request, *, top: int = 0, scores_prompt: bool = False) -> Job:
-        """Takes a request; its text begins as soon as there is a place.
-
-        Args:
-            request: as for ``Sampler.generate_many``; a length of 0 only reads the prompt.
-            top: how many of the likeliest tokens to report at each token, where ``request.log_probs`` asks for scores.
-            scores_prompt: score the tokens of the prompt too.
-
-        Raises:
-            UsageError: the request cannot be served, or the engine is closed.
-            BusyError: the queue is full.
-        """
-        token_sampler = self._token_sampler(SamplingOptions(**request.options))
-        vocabulary, info = self.sampler.vocabulary, self.sampler.info
-        ids = vocabulary.encode(request.prompt, unknown=request.unknown)
-        begins = "begin" in vocabulary.special or not len(ids)
-        text = SequenceState(
-            prompt=np.concatenate([[info.start_token], ids]) if begins else ids,
-            history=ids.tolist() if token_sampler.needs_history else [],
-            vocabulary=vocabulary,
-            token_sampler=token_sampler,
-            uniforms=UniformStream(new_seed() if request.seed is None else request.seed, request.index),
-            stop=StopStrings(request.stop),
-            length=check_count("length", request.length, least=0),
-            wants_log_probs=False,  # scored here, with the likeliest tokens beside it
-        )
-        return self._enqueue(
-            Job(self, text, len(ids), check_count("top", top, least=0) if request.log_probs else -1, scores_prompt)
-        )
-
-    def score(self, text: str, *, unknown: Unknown = "error", top: int = 0) -> Job:
-        """Takes a text to score as ``Sampler.score`` does: its ``prompt_scores`` are there when it has ended.
-
-        Raises:
-            UsageError, BusyError: as ``submit``.
-        """
-        ids = self.sampler.vocabulary.encode(text, unknown=unknown)
-        fed = SequenceState(
-            prompt=np.concatenate([[self.sampler.info.start_token], ids]),
-            history=[],
-            vocabulary=self.sampler.vocabulary,
-            token_sampler=self._token_sampler(SamplingOptions()),
-            uniforms=UniformStream(0),
-            stop=StopStrings(()),
-            length=0,
-        )
-        return self._enqueue(Job(self, fed, len(ids), check_count("top", top, least=0), True))
+        """How many wait for a place in the batch, or are paused."""
+        return len(self._waiting) + len(self._paused) + len(self._resuming)
 
     def start(self) -> None:
-        """Starts the engine's thread; ``with`` does it too."""
+        """Starts the engine's thread; ``with`` does it too.
+
+        Raises:
+            UsageError: the engine was closed, or was made before this process was forked.
+        """
+        self._check_process()
+        if self._closed:
+            raise UsageError("the engine is closed; make a new one")
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="charrnn-engine", daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Ends the thread; texts in work and in the queue are given up."""
+        """Ends the thread; all texts that have not ended get an error."""
+        if os.getpid() != self._pid:
+            return  # nothing of the parent's engine runs in a forked child
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -166,31 +139,57 @@ class Engine:
             self._thread.join()
         self._fail_all(UsageError("the engine was closed"))
 
-    def step(self) -> bool:
-        """One turn: takes in new jobs, reads some of their prompts, draws one character of each text.
+    def submit(self, request: Request, *, top: int = 0, scores_prompt: bool = False) -> Job:
+        """Takes a request; generation begins as soon as there is a place in the batch.
 
-        For the engine's thread, or for a caller that has not started it.
+        Args:
+            request: as for ``Sampler.generate_many``; a length of 0 only feeds the prompt.
+            top: how many of the most likely tokens to report with each token, if ``request.log_probs`` is set.
+            scores_prompt: whether to score the tokens of the prompt too.
 
-        Returns:
-            Whether there was anything to do.
+        Raises:
+            UsageError: the request cannot be served, the engine does not run, or it runs in another process.
+            BusyError: the queue is full.
         """
-        self._admit()
-        if self._reading.count:
-            self._prefill()
-        if self._drawing.count:
-            begin = time.perf_counter()
-            self._generate()
-            self._turn = time.perf_counter() - begin
-        self._announce()
-        return bool(self.active)
+        token_sampler = self._token_sampler(SamplingOptions(**request.options))
+        sequence = start_sequence(request, self.sampler.info, token_sampler, min_length=0)
+        sequence.wants_log_probs = False  # _sample scores the tokens, together with the most likely ones
+        return self._enqueue(sequence, check_count("top", top, least=0) if request.log_probs else -1, scores_prompt)
 
-    def _rows(self) -> BatchSlots:
-        return BatchSlots(self.sampler._cell, [s.size for s in self.sampler.info.states])
+    def score(self, text: str, *, unknown: Unknown = "error", top: int = 0) -> Job:
+        """Takes a text to score as ``Sampler.score`` does; when the job has ended, ``prompt_scores`` holds the result.
 
-    # From any thread.
+        Raises:
+            UsageError, BusyError: as ``submit``.
+        """
+        info = self.sampler.info
+        ids = self.sampler.vocabulary.encode(text, unknown=unknown)
+        sequence = SequenceState(
+            prompt=np.concatenate([[info.start_token], ids]),
+            prompt_tokens=len(ids),
+            history=[],
+            vocabulary=info.vocabulary,
+            token_sampler=self._token_sampler(SamplingOptions()),
+            uniforms=UniformStream(0),
+            stop=StopStrings(()),
+            length=0,
+        )
+        return self._enqueue(sequence, check_count("top", top, least=0), scores_prompt=True)
+
+    # Called on any thread.
+
+    def _batch_slots(self) -> BatchSlots[_JobSlot]:
+        return BatchSlots(self.sampler.cell, self.sampler.info)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise UsageError(
+                "this process was forked after the engine was made, and the engine's thread stayed in the parent; "
+                "make and start an Engine after the fork"
+            )
 
     def _token_sampler(self, options: SamplingOptions) -> TokenSampler:
-        """One token_sampler for all requests with equal options: they are drawn together."""
+        """One sampler for all requests with equal options: their tokens are sampled together."""
         if options.logit_bias or options.logits_processor is not None:
             return TokenSampler(options, self.sampler.vocabulary)
         with self._changed:
@@ -200,43 +199,51 @@ class Engine:
                 self._token_samplers[options] = TokenSampler(options, self.sampler.vocabulary)
             return self._token_samplers[options]
 
-    def _enqueue(self, job: Job) -> Job:
+    def _enqueue(self, sequence: SequenceState, top: int, scores_prompt: bool) -> Job:
+        self._check_process()
+        slot = _JobSlot(sequence, top, scores_prompt)
+        slot.job = Job(sequence, on_take=partial(self._resume, slot), on_cancel=partial(self._cancel, slot))
+        if scores_prompt and len(slot.prompt) == sequence.prompt_tokens:
+            slot.job.prompt_scores.append(TokenScore(slot.prompt[0], None))  # no start token comes before it
         with self._changed:
             if self._closed:
-                raise UsageError("the engine is closed")
+                raise UsageError("the engine is closed; make a new one")
+            if self._thread is None:
+                raise UsageError("the engine is not started; use it in a with statement, or call start()")
             full = self.waiting >= self.queue + max(0, self.batch - self.active)
-            if full or (self._waiting and self._waiting_tokens + len(job._ids) > self.queue_tokens):
+            if full or (self._waiting and self._waiting_tokens + len(slot.prompt) > self.queue_tokens):
                 raise BusyError(f"{self.active} texts are in work and {self.waiting} wait; try again in a moment")
-            self._waiting.append(job)
-            self._waiting_tokens += len(job._ids)
+            self._waiting.append(slot)
+            self._waiting_tokens += len(slot.prompt)
             self._changed.notify()
-        return job
+        return slot.job
 
-    def resume(self, job: Job) -> None:
-        """Takes a paused job up again; ``Job.take`` calls it."""
+    def _resume(self, slot: _JobSlot) -> None:
+        """Lets a paused job go on, since its text was taken."""
+        self._check_process()
+        if slot not in self._paused:
+            return
         with self._changed:
-            if job._paused and not job._gone:
-                job._paused = False
-                self._paused -= 1
-                self._resuming.append(job)
+            if slot in self._paused:
+                self._paused.remove(slot)
+                self._resuming.append(slot)
                 self._changed.notify()
 
-    def cancel(self, job: Job) -> None:
-        """Gives a job up, as ``Job.cancel`` does."""
+    def _cancel(self, slot: _JobSlot) -> None:
+        if os.getpid() != self._pid:
+            return
         with self._changed:
-            if job.ended:
+            if slot.job.ended:
                 return
-            job._gone = True
-            self._cancelled = True
-            if job._paused:
-                job._paused = False
-                self._paused -= 1
-            elif job in self._waiting:
-                self._waiting.remove(job)
-                self._waiting_tokens -= len(job._ids)
+            slot.job.cancelled = True
+            self._any_cancelled = True
+            self._paused.discard(slot)
+            if slot in self._waiting:
+                self._waiting.remove(slot)
+                self._waiting_tokens -= len(slot.prompt)
             self._changed.notify()
 
-    # On the engine's thread.
+    # Called on the engine's thread only.
 
     def _run(self) -> None:
         while True:
@@ -246,149 +253,170 @@ class Engine:
                 if self._closed:
                     return
             try:
-                self.step()
-            except Exception as error:  # ONNX Runtime's own; whoever waits must hear of it
+                self._turn()
+            except Exception as error:  # ONNX Runtime's own; those who wait for a text must learn of it
                 log.exception("a batch failed")
                 self._fail_all(ModelOutputError(f"the model could not be run: {error}"))
 
+    def _turn(self) -> None:
+        """Takes in new jobs, feeds some prompt tokens, samples one token of each text, reports."""
+        self._admit()
+        if self._prefilling.count:
+            self._prefill()
+        if self._generating.count:
+            begin = time.perf_counter()
+            self._generate()
+            self._step_seconds = time.perf_counter() - begin
+        self._report()
+
     def _admit(self) -> None:
         with self._changed:
-            if self._cancelled:
-                self._cancelled = False
-                for rows in (self._reading, self._drawing):
-                    rows.drop([i for i, job in enumerate(rows.jobs) if job is not None and job._gone])
+            if self._any_cancelled:
+                self._any_cancelled = False
+                for batch_slots in (self._prefilling, self._generating):
+                    batch_slots.remove([row for row, slot in batch_slots.occupied if slot.job.cancelled])
             free = self.batch - self.active
-            back: list[Job] = []
-            new: list[Job] = []
-            while free > len(back) and self._resuming:
-                job = self._resuming.popleft()
-                if not job._gone:
-                    back.append(job)
-            while free > len(back) + len(new) and self._waiting:
-                job = self._waiting.popleft()
-                self._waiting_tokens -= len(job._ids)
-                new.append(job)
-            # Inside the lock: a job is always in exactly one place.
-            self._drawing.join([(job, job._state) for job in back])
-            self._reading.join([(job, None) for job in new])
-        for job in back:
-            job._state = None
+            resumed: list[_JobSlot] = []
+            new: list[_JobSlot] = []
+            while free > len(resumed) and self._resuming:
+                slot = self._resuming.popleft()
+                if not slot.job.cancelled:
+                    resumed.append(slot)
+            while free > len(resumed) + len(new) and self._waiting:
+                slot = self._waiting.popleft()
+                self._waiting_tokens -= len(slot.prompt)
+                new.append(slot)
+            # Inside the lock, so that a job is always counted in exactly one place.
+            self._generating.add([(slot, slot.state) for slot in resumed])
+            self._prefilling.add([(slot, None) for slot in new])
+        for slot in resumed:
+            slot.state = None
 
     def _prefill(self) -> None:
-        """Reads prompts for as long as the last characters took, or until one is at its end."""
-        until = time.perf_counter() + (self._turn if self._drawing.count else _IDLE_READ)
-        rows = self._reading
+        """Feeds prompts for about as long as a step of the generated texts takes, or until one of them is complete."""
+        until = time.perf_counter() + (self._step_seconds if self._generating.count else _IDLE_PREFILL_S)
         while True:
-            tokens = rows.tokens
-            for i, job in enumerate(rows.jobs):
-                if job is not None:
-                    tokens[i] = job._ids[job._fed]
-                    job._fed += 1
-            logits = rows.step()
-            self.tokens_prefilled += rows.count
-            done = []
-            for i, job in enumerate(rows.jobs):
-                if job is None:
-                    continue
-                if job._fed == len(job._ids):
-                    done.append(i)
-                elif job._scores_prompt:
-                    job.prompt_scores.append(token_score(logits[i], job._ids[job._fed], job._top))
-            if done:
-                return self._begin(done, logits)
-            if self._cancelled or time.perf_counter() > until:
-                return None
+            logits = self._prefilling.step()
+            self.tokens_prefilled += self._prefilling.count
+            complete = []
+            for row, slot in self._prefilling.occupied:
+                if slot.prefilled:
+                    complete.append(row)
+                elif slot.scores_prompt:
+                    slot.job.prompt_scores.append(token_score(logits[row], slot.prompt[slot.num_fed], slot.top))
+            if complete:
+                self._begin(complete, logits)
+                return
+            if self._any_cancelled or time.perf_counter() > until:
+                return
 
-    def _begin(self, done: list[int], logits: Logits) -> None:
-        """Draws the first token of rows whose prompt has been read, and moves them over."""
-        rows = self._reading
-        first = []
-        for i in done:
-            job = rows.jobs[i]
-            assert job is not None
-            if job._sequence.length:
-                first.append(i)
+    def _begin(self, rows: list[int], logits: Logits) -> None:
+        """Samples the first token of rows whose prompt is complete, and moves them to the other batch."""
+        generating = []
+        slots = self._prefilling.slots
+        for row in rows:
+            slot = slots[row]
+            assert slot is not None
+            if slot.sequence.length:
+                generating.append(row)
             else:
-                job.finish_reason = "length"
-                self._urgent[job] = None
-        self._sample_rows(rows, first, logits)
-        staying = [i for i in first if rows.jobs[i] is not None]
-        moving = [(job, state) for i, state in rows.states(staying) if (job := rows.jobs[i]) is not None]
-        for i in done:
-            rows.jobs[i] = None
-        with self._changed:  # nobody may see the texts in neither place
-            rows.drop([])
-            self._drawing.join(moving)
+                slot.job.finish_reason = "length"
+                self._urgent[slot.job] = None
+        self._sample(self._prefilling, generating, logits)
+        staying = [row for row in generating if slots[row] is not None]
+        states = self._prefilling.states(staying)
+        moving = [(slot, state) for row, state in zip(staying, states, strict=True) if (slot := slots[row]) is not None]
+        with self._changed:  # inside the lock, so that a job is always counted in exactly one place
+            self._prefilling.remove(rows)
+            self._generating.add(moving)
 
     def _generate(self) -> None:
-        rows = self._drawing
-        for i, job in enumerate(rows.jobs):
-            if job is not None:
-                rows.tokens[i] = job._last
-        logits = rows.step()
-        self._sample_rows(rows, [i for i, job in enumerate(rows.jobs) if job is not None], logits)
-        rows.drop([])
+        logits = self._generating.step()
+        self._sample(self._generating, [row for row, _ in self._generating.occupied], logits)
+        self._generating.remove([])  # shrinks the batch if half of it has left
 
-    def _sample_rows(self, rows: BatchSlots, which: list[int], logits: Logits) -> None:
-        """Draws a token in some rows; those that end or are paused leave."""
-        texts = [(i, job._sequence) for i in which if (job := rows.jobs[i]) is not None]
-        for i, token in sample_tokens(texts, logits):
-            job = rows.jobs[i]
-            assert job is not None
+    def _sample(self, batch_slots: BatchSlots[_JobSlot], rows: list[int], logits: Logits) -> None:
+        """Samples a token in some rows; jobs that end or are paused leave the batch."""
+        slots = batch_slots.slots
+        sequences = [(row, slot.sequence) for row in rows if (slot := slots[row]) is not None]
+        for row, token in sample_rows(sequences, logits):
+            slot = slots[row]
+            assert slot is not None
+            job = slot.job
             if isinstance(token, CharrnnError):
-                rows.jobs[i], job.error = None, token
+                slots[row], job.error = None, token
                 self._urgent[job] = None
                 continue
             self.tokens_generated += 1
-            job._last = token
-            if job._top >= 0:
-                job._scores.append(token_score(logits[i], token, job._top))
-            if piece := job._sequence.append(token):
-                job._pieces.append(piece)
-                if job._announced:
+            slot.last_token = token
+            if slot.top >= 0:
+                job.put_score(token_score(logits[row], token, slot.top))
+            if piece := slot.sequence.append(token):
+                job.put(piece)
+                if slot.reported:
                     self._updated[job] = None
                 else:
-                    job._announced = True
+                    slot.reported = True
                     self._urgent[job] = None
-            if job._sequence.finish_reason:
-                rows.jobs[i], job.finish_reason = None, job._sequence.finish_reason
+            if slot.sequence.finish_reason:
+                slots[row], job.finish_reason = None, slot.sequence.finish_reason
                 self._urgent[job] = None
-            elif len(job._pieces) >= self.max_buffered:
-                self._pause(rows, i, job)
+            elif job.num_buffered >= self.max_buffered:
+                self._pause(batch_slots, row, slot)
 
-    def _pause(self, rows: BatchSlots, i: int, job: Job) -> None:
-        ((_, job._state),) = rows.states([i])
-        self._urgent[job] = None
+    def _pause(self, batch_slots: BatchSlots[_JobSlot], row: int, slot: _JobSlot) -> None:
+        (slot.state,) = batch_slots.states([row])
+        self._urgent[slot.job] = None
         with self._changed:
-            rows.jobs[i] = None
-            if not job._gone:
-                job._paused = True
-                self._paused += 1
-        if len(job._pieces) < self.max_buffered:  # taken in the meantime, by a caller who saw no paused job
-            self.resume(job)
+            batch_slots.slots[row] = None
+            if not slot.job.cancelled:
+                self._paused.add(slot)
+        if slot.job.num_buffered < self.max_buffered:  # taken since, by a caller who did not see it paused
+            self._resume(slot)
 
-    def _announce(self) -> None:
+    def _report(self) -> None:
         now = time.perf_counter()
-        if now - self._announced_at >= max(self.update_interval, 0.0004 * self.active):
+        if now - self._last_update >= max(self.update_interval, _UPDATE_S_PER_JOB * self.active):
             self._urgent.update(self._updated)
             self._updated.clear()
-            self._announced_at = now
+            self._last_update = now
         if self._urgent:
-            for job in self._urgent:
+            jobs, self._urgent = list(self._urgent), {}
+            for job in jobs:
                 self._updated.pop(job, None)
-            told, self._urgent = list(self._urgent), {}
             if self._on_update:
-                self._on_update(told)
+                self._on_update(jobs)
 
     def _fail_all(self, error: CharrnnError) -> None:
         with self._changed:
-            jobs = [*self._waiting, *self._resuming, *self._reading.jobs, *self._drawing.jobs]
-            self._waiting.clear()
-            self._resuming.clear()
+            running = [slot for batch in (self._prefilling, self._generating) for _, slot in batch.occupied]
+            slots = [*self._waiting, *self._resuming, *self._paused, *running]
+            for outside in (self._waiting, self._resuming, self._paused):
+                outside.clear()
             self._waiting_tokens = 0
-            self._reading, self._drawing = self._rows(), self._rows()
-        failed = [job for job in jobs if job is not None and not job.ended]
+            self._prefilling, self._generating = self._batch_slots(), self._batch_slots()
+        failed = [slot.job for slot in slots if not slot.job.ended]
         for job in failed:
             job.error = error
         if failed and self._on_update:
             self._on_update(failed)
+
+
+class _JobSlot(Slot):
+    """A job in the engine: its text, and where it stands.
+
+    Attributes:
+        top: how many of the most likely tokens are reported with each token; -1 for no scores at all.
+        scores_prompt: whether the prompt's tokens are scored.
+        state: the model's states, while the job is paused or resuming.
+        reported: whether its first piece has been reported.
+    """
+
+    job: Job
+
+    def __init__(self, sequence: SequenceState, top: int, scores_prompt: bool) -> None:
+        super().__init__(sequence)
+        self.top = top
+        self.scores_prompt = scores_prompt
+        self.state: State | None = None
+        self.reported = False

@@ -1,36 +1,48 @@
-"""One text being drawn, and many of them side by side."""
+"""One text in the making: its prompt, its options, its random numbers, and what has been generated so far."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.errors import CharrnnError
 from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.options import SamplingKwargs, check_count, new_seed
 from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
-from charrnn_runtime.session import Cell, Logits, Runner, State
-from charrnn_runtime.vocab import Ids, Vocabulary
+from charrnn_runtime.session import Cell, Runner
+from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
 
-_BLOCK = 64  # steps drawn before the texts get to know of it
-_PREFILL_BLOCK = 256  # tokens of a long prompt that are read at once
-_FEW = 8  # rows; fewer are drawn one by one as fast
+_PREFILL_BLOCK = 256  # tokens of a long prompt that one call of a sequence runner reads
 
 FinishReason = Literal["length", "stop", "end"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Request:
+    """A text to generate: the arguments of ``Sampler.generate``. Share one ``options`` object between like requests."""
+
+    prompt: str = ""
+    length: int
+    stop: str | Sequence[str] = ()
+    seed: int | None = None
+    index: int = 0
+    unknown: Unknown = "error"
+    log_probs: bool = False
+    options: SamplingKwargs = field(default_factory=SamplingKwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A drawn text and how it came about.
+    """A generated text and how it came about.
 
     Attributes:
         text: the continuation, without the prompt and the stop string.
         finish_reason: "length", "stop" (a stop string) or "end" (the model's end token).
-        seed, index: what draws the same text again.
-        tokens: ids of all drawn tokens, those of a stop string or an end token included.
+        seed, index: with these the same text is generated again.
+        tokens: ids of all sampled tokens, including those of a stop string and the end token.
         log_probs: the model's own log-probability of each of them, before penalties,
             temperature and filters; float64 ``[n]``. None unless asked for.
     """
@@ -43,27 +55,34 @@ class Generation:
     log_probs: NDArray[np.float64] | None = field(default=None, repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON: text, finish_reason, seed, index and, where asked for, log_probs."""
+        """Plain values for JSON: text, finish_reason, seed, index and, if they were asked for, log_probs."""
         values = {"text": self.text, "finish_reason": self.finish_reason, "seed": self.seed, "index": self.index}
         return values if self.log_probs is None else {**values, "log_probs": self.log_probs.tolist()}
 
 
 @dataclass(kw_only=True)
 class SequenceState:
-    """One text in the making: its prompt, random numbers, decoder, stop strings and what it has drawn.
+    """The state of one text while it is generated, apart from the states of the model.
 
-    ``keep`` says that the tokens are wanted in the end; without it a text of
-    any length takes constant memory.
+    Attributes:
+        prompt: token ids to feed before the first token is sampled ``[n]``, at least one.
+        prompt_tokens: how many of them are the prompt's own; one less if the start token comes first.
+        history: prompt (without a start token) and sampled tokens, if the options look at them; else empty.
+        keeps_tokens: whether the result needs the sampled tokens. Without it a text of any length takes
+            constant memory.
+        num_generated: how many tokens have been sampled.
+        finish_reason: set by the token that ends the text; None before.
     """
 
-    prompt: Ids  # tokens to feed before the first draw, at least one
-    history: list[int]  # prompt without a start token, and drawn tokens where the options need them
+    prompt: Ids
+    prompt_tokens: int
+    history: list[int]
     vocabulary: Vocabulary
     token_sampler: TokenSampler
     uniforms: UniformStream
     stop: StopStrings
     length: int
-    keep: bool = False
+    keeps_tokens: bool = False
     wants_log_probs: bool = False
 
     def __post_init__(self) -> None:
@@ -75,16 +94,21 @@ class SequenceState:
         self.finish_reason: FinishReason | None = None
 
     def sample(self, logits: NDArray[np.float32]) -> int:
-        """Draws the next token for the logits ``[vocab]``."""
+        """Samples the next token from the logits ``[vocab]``."""
         token = self.token_sampler.sample(logits, self.uniforms.next(), self.history, self.num_generated)
         if self.wants_log_probs:
             self.log_probs.append(float(log_softmax(logits)[token]))
         return token
 
     def append(self, token: int) -> str:
-        """Takes a drawn token; the text that can now be given out. Sets ``finish_reason`` at the end."""
+        """Adds a sampled token.
+
+        Returns:
+            The text that is now certain, which may be empty: a part of a character and the beginning of a
+            stop string are held back. The last call, which sets ``finish_reason``, returns all that is left.
+        """
         self.num_generated += 1
-        if self.keep:
+        if self.keeps_tokens:
             self.tokens.append(token)
         options = self.token_sampler.options
         if self.token_sampler.needs_history:
@@ -107,12 +131,12 @@ class SequenceState:
 
     @property
     def extendable(self) -> bool:
-        """Whether nothing needs a look at each token as it is drawn but its end token: see ``extend``."""
+        """Whether tokens may be sampled in blocks and added by ``extend``: only an end token must be looked for."""
         return self.token_sampler.only_temperature and not self.stop.strings and not self.wants_log_probs
 
     def extend(self, tokens: list[int]) -> str:
-        """``append`` for several tokens of an ``extendable`` text, at least one; an end token may only come last."""
-        if self.keep:
+        """``append`` for at least one token of an ``extendable`` text; an end token may only come last."""
+        if self.keeps_tokens:
             self.tokens += tokens[:-1]
         self.num_generated += len(tokens) - 1
         return "".join(map(self._decoder.decode, tokens[:-1])) + self.append(tokens[-1])
@@ -137,163 +161,57 @@ class SequenceState:
         )
 
 
-def generate_one(cell: Cell, text: SequenceState) -> Iterator[str]:
-    """The pieces of one text."""
-    runner = prefill(cell, cell.runner(1), text.prompt[:-1])
-    step, sample, add = runner.step, text.sample, text.append
-    logits = step(int(text.prompt[-1]))[0]
+def start_sequence(
+    request: Request, info: ModelInfo, token_sampler: TokenSampler, *, min_length: int = 1
+) -> SequenceState:
+    """The state of a request's text before its first token.
+
+    Args:
+        request: its ``options`` are those that ``token_sampler`` was made from.
+        info: the model.
+        token_sampler: may be shared by many sequences that advance on one thread.
+        min_length: the smallest ``request.length`` that makes sense to the caller.
+
+    Raises:
+        UsageError: an argument of the request has a wrong type or is out of range.
+        UnknownCharacterError: the prompt has a character the model has never seen.
+    """
+    ids = info.vocabulary.encode(request.prompt, unknown=request.unknown)
+    return SequenceState(
+        prompt=with_start_token(ids, info),
+        prompt_tokens=len(ids),
+        history=ids.tolist() if token_sampler.needs_history else [],
+        vocabulary=info.vocabulary,
+        token_sampler=token_sampler,
+        uniforms=UniformStream(new_seed() if request.seed is None else request.seed, request.index),
+        stop=StopStrings(request.stop),
+        length=check_count("length", request.length, least=min_length),
+        wants_log_probs=request.log_probs,
+    )
+
+
+def with_start_token(prompt: Ids, info: ModelInfo) -> Ids:
+    """The tokens to feed for a prompt ``[n]``: with the start token first if the model or an empty prompt needs it."""
+    begins = "begin" in info.vocabulary.special
+    return prompt if len(prompt) and not begins else np.concatenate([[info.start_token], prompt])
+
+
+def generate_one(cell: Cell, sequence: SequenceState) -> Iterator[str]:
+    """Generates one text; yields its pieces."""
+    runner = prefill(cell, cell.runner(1), sequence.prompt[:-1])
+    step, sample, append = runner.step, sequence.sample, sequence.append
+    logits = step(int(sequence.prompt[-1]))[0]
     while True:
         token = sample(logits)
-        if piece := add(token):
+        if piece := append(token):
             yield piece
-        if text.finish_reason:
+        if sequence.finish_reason:
             return
         logits = step(token)[0]
 
 
-def generate_batch(cell: Cell, texts: Iterator[SequenceState], batch: int) -> Iterator[tuple[int, Generation]]:
-    """Draws up to ``batch`` texts side by side; a new one is taken as soon as one is finished.
-
-    Yields:
-        (number of the text in ``texts``, the finished text), in the order in which they finish.
-    """
-    numbered = enumerate(texts)
-    rows: list[_Row | None] = []  # None: a finished row that no text has taken over
-    runner: Runner | None = None
-    while True:
-        free = rows.count(None) + batch - len(rows)
-        new = [_Row(number, text) for _, (number, text) in zip(range(free), numbered, strict=False)] if free else []
-        active = [i for i, row in enumerate(rows) if row is not None]
-        if not active and not new:
-            return
-        # Rows move only where it pays: for new texts, or when half of them have nothing left to do.
-        if runner is None or new or 2 * len(active) <= len(rows):
-            kept = [row for row in rows if row is not None]
-            rows = [*kept, *new]
-            runner = _regroup(cell, runner, active, len(new))
-        finished = False
-        while not finished:
-            for i, drawn in _sample_block(rows, runner) or _sample_step(rows, runner):
-                row = rows[i]
-                assert row is not None
-                row.drew(drawn)
-                if row.sequence.finish_reason:
-                    yield row.number, row.sequence.result(row.pieces)
-                    rows[i] = None
-                    finished = True
-
-
-class _Row:
-    """A text in its row of the batch."""
-
-    def __init__(self, number: int, text: SequenceState) -> None:
-        self.number = number
-        self.sequence = text
-        self.pieces: list[str] = []
-        self._fed = 0
-        self._last = 0
-
-    @property
-    def before_last(self) -> bool:
-        """Whether the next token is fed for its state alone, and nothing is drawn after it."""
-        return self._fed + 1 < len(self.sequence.prompt)
-
-    @property
-    def reading(self) -> bool:
-        """Whether the prompt is not yet read."""
-        return self._fed < len(self.sequence.prompt)
-
-    def next_token(self) -> int:
-        if self.reading:
-            self._fed += 1
-            return int(self.sequence.prompt[self._fed - 1])
-        return self._last
-
-    def drew(self, tokens: list[int]) -> None:
-        self._last = tokens[-1]
-        if piece := self.sequence.append(tokens[0]) if len(tokens) == 1 else self.sequence.extend(tokens):
-            self.pieces.append(piece)
-
-
-def _sample_step(rows: list[_Row | None], runner: Runner) -> list[tuple[int, list[int]]]:
-    """One step of all rows: (row, its token) for every one whose prompt has been read."""
-    logits = runner.step(np.array([0 if row is None else row.next_token() for row in rows]))
-    ready = [(i, row.sequence) for i, row in enumerate(rows) if row is not None and not row.reading]
-    drawn = []
-    for i, token in sample_tokens(ready, logits):
-        if isinstance(token, CharrnnError):
-            raise token
-        drawn.append((i, [token]))
-    return drawn
-
-
-def sample_tokens(texts: list[tuple[int, SequenceState]], logits: Logits) -> list[tuple[int, int | CharrnnError]]:
-    """(row, token) for each (row, text), or why nothing can be drawn for it."""
-    together: dict[int, list[tuple[int, SequenceState]]] = {}
-    drawn: list[tuple[int, int | CharrnnError]] = []
-    for i, text in texts:
-        key = id(text.token_sampler) if text.token_sampler.only_temperature and not text.wants_log_probs else -1
-        together.setdefault(key, []).append((i, text))
-    for key, group in together.items():
-        if key >= 0 and len(group) >= _FEW:  # below that, one by one is as fast
-            rows = [i for i, _ in group]
-            uniforms = np.array([text.uniforms.next() for _, text in group])
-            here = logits if len(rows) == len(logits) else logits[rows]
-            try:
-                drawn += zip(rows, group[0][1].token_sampler.sample_rows(here, uniforms).tolist(), strict=True)
-            except CharrnnError as error:
-                drawn += [(i, error) for i in rows]
-            continue
-        for i, text in group:
-            try:
-                drawn.append((i, text.sample(logits[i])))
-            except CharrnnError as error:
-                drawn.append((i, error))
-    return drawn
-
-
-def _sample_block(rows: list[_Row | None], runner: Runner) -> list[tuple[int, list[int]]]:
-    """Several steps at once, where all rows draw and none needs a look at its tokens: (row, its tokens).
-
-    It ends before a row must leave. Nothing, if the rows are few or differ.
-    """
-    ready = [(i, row) for i, row in enumerate(rows) if row is not None]
-    first = ready[0][1].sequence
-    if len(ready) < _FEW or not all(
-        row.sequence.extendable and row.sequence.token_sampler is first.token_sampler and not row.before_last
-        for _, row in ready
-    ):
-        return []
-    steps = min(_BLOCK, *(row.sequence.length - row.sequence.num_generated for _, row in ready))
-    uniforms = np.array([row.sequence.uniforms.peek(steps) for _, row in ready]).T.copy()
-    numbers = np.array([i for i, _ in ready])
-    everyone = len(ready) == len(rows)
-    tokens = np.zeros(len(rows), np.int64)
-    tokens[numbers] = [row.next_token() for _, row in ready]
-    sample_rows, end = first.token_sampler.sample_rows, first.end
-    drawn = np.empty((steps, len(ready)), np.int64)
-    for at in range(steps):
-        logits = runner.step(tokens)
-        drawn[at] = sample_rows(logits if everyone else logits[numbers], uniforms[at])
-        tokens[numbers] = drawn[at]
-        if end is not None and (drawn[at] == end).any():
-            steps = at + 1
-            break
-    for _, row in ready:
-        row.sequence.uniforms.skip(steps)
-    return list(zip(numbers.tolist(), drawn[:steps].T.tolist(), strict=True))
-
-
-def _regroup(cell: Cell, runner: Runner | None, keep: list[int], new: int) -> Runner:
-    """A runner for the kept rows and, behind them, new ones from the zero state."""
-    if runner is None or not keep:
-        return cell.runner(len(keep) + new)
-    state: State = tuple(np.concatenate([s[keep], np.zeros((new, s.shape[1]), np.float32)]) for s in runner.state())
-    return cell.runner(len(keep) + new, state)
-
-
 def prefill(cell: Cell, runner: Runner, tokens: Ids) -> Runner:
-    """Feeds tokens ``[n]`` to one stream for its state alone; the runner to go on with."""
+    """Feeds tokens ``[n]`` to a single stream, for its state alone; returns the runner that holds the new state."""
     sequence_runner = cell.sequence_runner(len(tokens), runner.state()) if len(tokens) else None
     if sequence_runner is None:
         for token in tokens.tolist():
@@ -302,9 +220,3 @@ def prefill(cell: Cell, runner: Runner, tokens: Ids) -> Runner:
     for begin in range(0, len(tokens), _PREFILL_BLOCK):
         sequence_runner.forward(tokens[begin : begin + _PREFILL_BLOCK])
     return cell.runner(1, sequence_runner.state())
-
-
-def with_start_token(prompt: Ids, info: ModelInfo) -> Ids:
-    """What is fed for a prompt ``[n]``: it alone, or behind the start token."""
-    begins = "begin" in info.vocabulary.special
-    return prompt if len(prompt) and not begins else np.concatenate([[info.start_token], prompt])

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.batching import generate_batch
 from charrnn_runtime.conversation import Conversation, Snapshot
 from charrnn_runtime.devices import log, warn_about_conflicting_wheels
 from charrnn_runtime.errors import ModelFileError, UsageError
-from charrnn_runtime.generation import Generation, SequenceState, generate_batch, generate_one, with_start_token
+from charrnn_runtime.generation import Generation, Request, SequenceState, generate_one, start_sequence
 from charrnn_runtime.model_file import ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, new_seed
-from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
+from charrnn_runtime.sampling import TokenSampler, UniformStream, log_softmax
 from charrnn_runtime.scoring import score_many
 from charrnn_runtime.sequence import SequenceGraph
 from charrnn_runtime.sequence_graph import sequence_possible
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _SCORE_BLOCK = 256  # steps whose logits are turned into log-probabilities at once
+_MAX_TOKEN_SAMPLERS = 1000  # sets of options whose tables generate_many keeps
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,6 @@ class Score:
     def perplexity(self) -> float:
         """exp of ``nats_per_char``: among how many equally likely characters the model wavers."""
         return math.exp(self.nats_per_char)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A text to draw: the arguments of ``Sampler.generate``. Share one ``options`` between like requests."""
-
-    prompt: str = ""
-    length: int
-    stop: str | Sequence[str] = ()
-    seed: int | None = None
-    index: int = 0
-    unknown: Unknown = "error"
-    log_probs: bool = False
-    options: SamplingKwargs = field(default_factory=SamplingKwargs)
 
 
 class Sampler:
@@ -127,7 +115,7 @@ class Sampler:
         # Elsewhere than on the CPU, and for a session of which nobody has the file, steps will do.
         if file is not None and cell.device == "cpu" and sequence_possible(info):
             cell.sequences = SequenceGraph(file.data, info, threads)
-        self._cell: Cell = cell
+        self.cell: Cell = cell
         self.info = info
         if info.dtype == "float16" and self.device == "cpu":
             log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", name)
@@ -136,14 +124,14 @@ class Sampler:
     def from_cell(cls, cell: Cell, info: ModelInfo) -> Self:
         """A sampler over another implementation of the step (the trainer's, in torch)."""
         sampler = cls.__new__(cls)
-        sampler._cell = cell
+        sampler.cell = cell
         sampler.info = info
         return sampler
 
     @property
     def device(self) -> str:
         """The device that is really used, such as "cpu" or "cuda:0"."""
-        return self._cell.device
+        return self.cell.device
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -152,7 +140,7 @@ class Sampler:
         Empty for a cell that is not ONNX Runtime's. For a session of your own,
         the providers it was made with: what they take of the graph it does not say.
         """
-        return self._cell.providers if isinstance(self._cell, OnnxCell) else ()
+        return self.cell.providers if isinstance(self.cell, OnnxCell) else ()
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -174,9 +162,9 @@ class Sampler:
 
         Args:
             prompt: text to continue; empty to begin a text.
-            length: how many tokens to draw at most, at least 1.
+            length: how many tokens to generate at most, at least 1.
             stop: strings at which the text ends; they are not part of it.
-            seed: 0 to 2**64 - 1; the same seed gives the same text. None draws one
+            seed: 0 to 2**64 - 1; the same seed gives the same text. None chooses a new one
                 (``generate`` reports it).
             index: which of the texts of this seed (item i of a batch is index i).
             unknown: "error", or "skip" to leave out prompt characters the model does not know.
@@ -187,11 +175,12 @@ class Sampler:
 
         Raises:
             UnknownCharacterError: the prompt has a character the model has never seen.
-            UsageError: an argument is out of range.
+            UsageError: an argument has a wrong type or is out of range.
             ModelOutputError: the model computes NaN.
         """
-        text = self._sequence(prompt, length, stop, seed, index, unknown, options)
-        return "".join(generate_one(self._cell, text))
+        return "".join(
+            self.stream(prompt, length=length, stop=stop, seed=seed, index=index, unknown=unknown, **options)
+        )
 
     def stream(
         self,
@@ -204,11 +193,14 @@ class Sampler:
         unknown: Unknown = "error",
         **options: Unpack[SamplingKwargs],
     ) -> Iterator[str]:
-        """Like ``sample``, but yields the text in pieces as they are drawn.
+        """Like ``sample``, but yields the text in pieces as they are generated.
 
         Arguments are checked at the call, before the first piece is asked for.
         """
-        return generate_one(self._cell, self._sequence(prompt, length, stop, seed, index, unknown, options))
+        request = Request(
+            prompt=prompt, length=length, stop=stop, seed=seed, index=index, unknown=unknown, options=options
+        )
+        return generate_one(self.cell, self._start_sequence(request))
 
     def generate(
         self,
@@ -222,14 +214,24 @@ class Sampler:
         log_probs: bool = False,
         **options: Unpack[SamplingKwargs],
     ) -> Generation:
-        """Like ``sample``, and says how the text came about: seed, why it ended, tokens.
+        """Like ``sample``, and tells how the text came about: its seed, why it ended, its tokens.
 
         Args:
             log_probs: whether the result holds the log-probability of every token.
         """
-        text = self._sequence(prompt, length, stop, seed, index, unknown, options)
-        text.keep, text.wants_log_probs = True, log_probs
-        return text.result(list(generate_one(self._cell, text)))
+        request = Request(
+            prompt=prompt,
+            length=length,
+            stop=stop,
+            seed=seed,
+            index=index,
+            unknown=unknown,
+            log_probs=log_probs,
+            options=options,
+        )
+        sequence = self._start_sequence(request)
+        sequence.keeps_tokens = True
+        return sequence.result(list(generate_one(self.cell, sequence)))
 
     def sample_batch(
         self,
@@ -245,7 +247,7 @@ class Sampler:
         """Continues several prompts at once, which is faster than one after the other.
 
         Item i is the text that ``sample(prompts[i], seed=seed, index=i)`` gives.
-        At most ``batch`` of them are in work at a time. Arguments and errors are
+        At most ``batch`` of them are generated at a time. Arguments and errors are
         those of ``sample``.
         """
         if isinstance(prompts, str):
@@ -256,7 +258,7 @@ class Sampler:
             Request(prompt=prompt, length=length, stop=stop, seed=seed, index=i, unknown=unknown, options=options)
             for i, prompt in enumerate(prompts)
         ]
-        # Every prompt is checked before anything is drawn.
+        # Every prompt is checked before anything is generated.
         SamplingOptions(**options)
         for prompt in prompts:
             self.vocabulary.encode(prompt, unknown=unknown)
@@ -266,7 +268,7 @@ class Sampler:
         return texts
 
     def generate_many(self, requests: Iterable[Request], *, batch: int = 64) -> Iterator[tuple[int, Generation]]:
-        """Keeps ``batch`` texts going at once, and takes a new request as soon as a text is finished.
+        """Generates ``batch`` texts side by side, and takes a new request as soon as a text is finished.
 
         Requests are taken from the iterable only when there is room for them, so
         it may be endless, and may block. Each text is the one that ``generate``
@@ -276,32 +278,25 @@ class Sampler:
             (number of the request, its text), in the order in which they finish.
 
         Raises:
-            UsageError: a request cannot be served; the texts in work are lost.
+            UsageError: a request cannot be served; the unfinished texts are lost.
         """
         check_count("batch", batch, least=1)
         token_samplers: dict[int, tuple[SamplingKwargs, TokenSampler]] = {}
 
-        def texts() -> Iterator[SequenceState]:
+        def sequences() -> Iterator[SequenceState]:
             for request in requests:
-                options = request.options
-                # One token_sampler for all requests with one options object: its buffers and tables are made once.
-                if id(options) not in token_samplers:
-                    if len(token_samplers) > 1000:
+                # One sampler for all requests with one options object: its buffers and tables are made once,
+                # and their tokens are sampled together. The object is kept, so that its id stays its own.
+                key = id(request.options)
+                if key not in token_samplers:
+                    if len(token_samplers) > _MAX_TOKEN_SAMPLERS:
                         token_samplers.clear()
-                    token_samplers[id(options)] = (options, TokenSampler(SamplingOptions(**options), self.vocabulary))
-                text = self._sequence(
-                    request.prompt,
-                    request.length,
-                    request.stop,
-                    request.seed,
-                    request.index,
-                    request.unknown,
-                    token_samplers[id(options)][1],
-                )
-                text.keep, text.wants_log_probs = True, request.log_probs
-                yield text
+                    token_samplers[key] = (request.options, self._token_sampler(request.options))
+                sequence = start_sequence(request, self.info, token_samplers[key][1])
+                sequence.keeps_tokens = True
+                yield sequence
 
-        return generate_batch(self._cell, texts(), batch)
+        return generate_batch(self.cell, self.info, sequences(), batch)
 
     def start(
         self,
@@ -313,9 +308,9 @@ class Sampler:
         **options: Unpack[SamplingKwargs],
     ) -> Conversation:
         """A text that is read and drawn by turns; see ``Conversation``. Arguments are those of ``sample``."""
-        token_sampler = TokenSampler(SamplingOptions(**options), self.vocabulary)
+        token_sampler = self._token_sampler(options)
         uniforms = UniformStream(new_seed() if seed is None else seed, index)
-        conversation = Conversation(self._cell, self.info, token_sampler, uniforms)
+        conversation = Conversation(self.cell, self.info, token_sampler, uniforms)
         conversation.feed(prompt, unknown=unknown)
         return conversation
 
@@ -327,9 +322,9 @@ class Sampler:
         Raises:
             SnapshotError: the data is none, is damaged, or is of another model.
         """
-        token_sampler = TokenSampler(SamplingOptions(**options), self.vocabulary)
+        token_sampler = self._token_sampler(options)
         snapshot = Snapshot.from_bytes(data, self.info)
-        conversation = Conversation(self._cell, self.info, token_sampler, UniformStream(snapshot.seed, snapshot.index))
+        conversation = Conversation(self.cell, self.info, token_sampler, UniformStream(snapshot.seed, snapshot.index))
         conversation.restore(snapshot)
         return conversation
 
@@ -348,7 +343,7 @@ class Sampler:
 
     def _sequence_runner(self, tokens: int | None) -> SequenceRunner:
         """What reads a text of so many tokens, or of nobody knows how many."""
-        return self._cell.sequence_runner(tokens) or StepSequenceRunner(self._cell.runner(1), len(self.vocabulary))
+        return self.cell.sequence_runner(tokens) or StepSequenceRunner(self.cell.runner(1), len(self.vocabulary))
 
     def _score(self, runner: SequenceRunner, before: int, targets: Ids) -> NDArray[np.float64]:
         """Log-probabilities ``[n]`` of tokens that follow what the runner has read and ``before``, not yet read."""
@@ -388,14 +383,14 @@ class Sampler:
     def score_many(self, targets: Sequence[Ids], *, batch: int = 64) -> list[NDArray[np.float64]]:
         """Log-probabilities of the tokens of each text of ids ``[n]``; an end token may be the last of them."""
         check_count("batch", batch, least=1)
-        return score_many(self._cell, self.info.start_token, targets, batch)
+        return score_many(self.cell, self.info.start_token, targets, batch)
 
     def score_windows(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities ``[windows, n - 1]`` of all but the first token of each window ``[windows, n]``.
 
         Every window starts from the zero state: what a model that sees only so far back would score.
         """
-        runner = self._cell.runner(len(windows))
+        runner = self.cell.runner(len(windows))
         rows = np.arange(len(windows))
         log_probs = np.empty((len(windows), windows.shape[1] - 1))
         for at in range(windows.shape[1] - 1):
@@ -429,7 +424,7 @@ class Sampler:
         expected = [(len(tokens), s.size) for s in self.info.states]
         if [np.shape(s) for s in state] != expected:
             raise UsageError(f"the state has the shapes {[np.shape(s) for s in state]}, expected {expected}")
-        runner = self._cell.runner(len(tokens), state)
+        runner = self.cell.runner(len(tokens), state)
         return runner.step(tokens.astype(np.int64)).copy(), runner.state()
 
     def steps(self, token_ids: Ids) -> Iterator[tuple[Logits, State]]:
@@ -447,31 +442,12 @@ class Sampler:
         """
         if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < len(self.vocabulary):
             raise UsageError(f"token ids must be from 0 to {len(self.vocabulary) - 1}")
-        runner = self._cell.runner(1)
+        runner = self.cell.runner(1)
         for token in token_ids:
             yield runner.step(token)[0], tuple(s[0] for s in runner.state())
 
-    def _sequence(
-        self,
-        prompt: str,
-        length: int,
-        stop: str | Sequence[str],
-        seed: int | None,
-        index: int,
-        unknown: Unknown,
-        options: SamplingKwargs | TokenSampler,
-    ) -> SequenceState:
-        """Checks all arguments of a call."""
-        token_sampler = (
-            options if isinstance(options, TokenSampler) else TokenSampler(SamplingOptions(**options), self.vocabulary)
-        )
-        tokens = self.vocabulary.encode(prompt, unknown=unknown)
-        return SequenceState(
-            prompt=with_start_token(tokens, self.info),
-            history=tokens.tolist() if token_sampler.needs_history else [],
-            vocabulary=self.vocabulary,
-            token_sampler=token_sampler,
-            uniforms=UniformStream(new_seed() if seed is None else seed, index),
-            stop=StopStrings(stop),
-            length=check_count("length", length, least=1),
-        )
+    def _token_sampler(self, options: SamplingKwargs) -> TokenSampler:
+        return TokenSampler(SamplingOptions(**options), self.vocabulary)
+
+    def _start_sequence(self, request: Request) -> SequenceState:
+        return start_sequence(request, self.info, self._token_sampler(request.options))

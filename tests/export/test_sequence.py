@@ -36,7 +36,7 @@ def test_the_sequence_graph_computes_what_the_steps_compute(exported: Export, ce
     tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 400)
     graph = SequenceGraph(file.data, file.info, threads=1)
     whole = graph.sequence_runner().forward(tokens)
-    steps = StepSequenceRunner(sampler._cell.runner(1), len(file.info.vocabulary)).forward(tokens)
+    steps = StepSequenceRunner(sampler.cell.runner(1), len(file.info.vocabulary)).forward(tokens)
     np.testing.assert_allclose(whole, steps, atol=1e-5)
     assert np.abs(steps).max() > 0.1
     blockwise = graph.sequence_runner()  # from zero again, and the state carried from block to block
@@ -61,7 +61,7 @@ def test_int8_sequences_keep_the_states_of_the_steps_to_the_last_bit(int8: Expor
     file = int8("lstm", layers)
     sampler = Sampler(file.data)
     tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 700)
-    runner = sampler._cell.runner(1)
+    runner = sampler.cell.runner(1)
     steps = StepSequenceRunner(runner, len(file.info.vocabulary)).forward(tokens)
     blockwise = SequenceGraph(file.data, file.info, threads=1).sequence_runner()
     parts = [blockwise.forward(tokens[a:b]) for a, b in ((0, 1), (1, 257), (257, 700))]
@@ -73,7 +73,7 @@ def test_int8_sequences_keep_the_states_of_the_steps_to_the_last_bit(int8: Expor
 
 def test_int8_reads_long_prompts_at_once(int8: Export) -> None:
     sampler = Sampler(int8("lstm", 2).data)
-    assert sampler._cell.sequence_runner(MIN_SEQUENCE_TOKENS) is not None
+    assert sampler.cell.sequence_runner(MIN_SEQUENCE_TOKENS) is not None
     prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_SEQUENCE_TOKENS + 90))
     assert sampler.sample(prompt, length=300, seed=4) == sampler.sample_batch([prompt] * 2, length=300, seed=4)[0]
 
@@ -82,7 +82,7 @@ def test_int8_reads_long_prompts_at_once(int8: Export) -> None:
 def test_int8_files_of_other_cells_are_read_step_by_step(int8: Export, cell: str) -> None:
     file = int8(cell, 2)
     assert not file.info.sequence
-    assert Sampler(file.data)._cell.sequence_runner(MIN_SEQUENCE_TOKENS) is None
+    assert Sampler(file.data).cell.sequence_runner(MIN_SEQUENCE_TOKENS) is None
 
 
 def test_a_file_without_one_of_the_weights_says_nothing_of_sequences() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 Change = Callable[[onnx.ModelProto], None]
+Forked = Callable[[Callable[[], object]], None]
 SIZES = (8, 6)
 
 
@@ -118,3 +122,29 @@ def tiny_of() -> Callable[[Vocabulary], TinyModel]:
 @pytest.fixture(scope="session")
 def sampler(tiny: TinyModel) -> Sampler:
     return Sampler(tiny.data())
+
+
+@pytest.fixture
+def forked() -> Forked:
+    """Runs a function in a forked child; fails if it raises there, or does not end within 20 s."""
+
+    def run(function: Callable[[], object]) -> None:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            message = ""
+            try:
+                signal.alarm(20)
+                function()
+            except BaseException:
+                message = traceback.format_exc()
+            finally:
+                os.write(writing, message.encode()[-60_000:])
+                os._exit(1 if message else 0)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            message = pipe.read().decode()
+        _, status = os.waitpid(child, 0)
+        assert status == 0, message or f"the child ended with status {status}"
+
+    return run

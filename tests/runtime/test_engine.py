@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from charrnn_runtime import BusyError, Engine, Job, Request, Sampler, UnknownCharacterError, UsageError
 from charrnn_runtime.options import SamplingKwargs
 
+if TYPE_CHECKING:
+    from tests.runtime.conftest import Forked
+
 
 @pytest.fixture
 def engine(sampler: Sampler) -> Iterator[Engine]:
     with Engine(sampler, batch=8, queue=50) as engine:
         yield engine
+
+
+def wait_until(happened: Callable[[], bool], patience: float = 5.0) -> None:
+    until = time.monotonic() + patience
+    while not happened():
+        assert time.monotonic() < until, "it does not happen"
+        time.sleep(0.002)
 
 
 def collect(job: Job, patience: float = 10.0) -> str:
@@ -97,16 +109,14 @@ def test_scores_are_the_samplers(sampler: Sampler, engine: Engine) -> None:
     assert (collect(empty), empty.prompt_scores, empty.finish_reason) == ("", [], "length")
 
 
-def test_a_text_nobody_takes_is_parked_and_goes_on(sampler: Sampler) -> None:
+def test_a_text_that_is_not_taken_is_paused_and_goes_on(sampler: Sampler) -> None:
     with Engine(sampler, batch=2, queue=4, max_buffered=20) as engine:
         slow = engine.submit(Request(prompt="ab", length=200, seed=1))
         other = engine.submit(Request(length=300, seed=2))
         assert collect(other) == sampler.sample(length=300, seed=2)
-        until = time.monotonic() + 5
-        while engine.active and time.monotonic() < until:
-            time.sleep(0.002)
+        wait_until(lambda: not engine.active)
         assert (engine.active, engine.waiting, slow.ended) == (0, 1, False)
-        assert slow.completion_tokens == 20, "nothing is drawn that nobody takes"
+        assert slow.completion_tokens == 20, "nothing more is generated until it is taken"
         assert collect(slow) == sampler.sample("ab", length=200, seed=1)
 
 
@@ -120,24 +130,58 @@ def test_cancelled_jobs_free_their_places(sampler: Sampler) -> None:
         assert collect(last) == sampler.sample(length=50, seed=4)
         endless[1].cancel()
         endless[1].cancel()
-        until = time.monotonic() + 5
-        while engine.active and time.monotonic() < until:
-            time.sleep(0.002)
+        wait_until(lambda: not engine.active)
         assert (engine.active, engine.waiting) == (0, 0)
         assert endless[0].finish_reason is None
         assert endless[0].error is None
 
 
 def test_the_queue_is_bounded(sampler: Sampler) -> None:
-    engine = Engine(sampler, batch=2, queue=3, queue_tokens=100)  # not started: all of them wait
-    for i in range(5):
-        engine.submit(Request(length=5, seed=i))
-    with pytest.raises(BusyError, match="wait"):
-        engine.submit(Request(length=5))
-    wide = Engine(sampler, batch=1, queue=50, queue_tokens=100)
-    wide.submit(Request(prompt="a" * 60, length=5))
-    with pytest.raises(BusyError):
+    with Engine(sampler, batch=2, queue=3, queue_tokens=100) as engine:
+        for i in range(5):
+            engine.submit(Request(length=10**9, seed=i))
+        with pytest.raises(BusyError, match="wait"):
+            engine.submit(Request(length=5))
+    with Engine(sampler, batch=1, queue=50, queue_tokens=100) as wide:
+        wide.submit(Request(length=10**9))
+        wait_until(lambda: wide.active == 1)
         wide.submit(Request(prompt="a" * 60, length=5))
+        with pytest.raises(BusyError):
+            wide.submit(Request(prompt="a" * 60, length=5))
+
+
+def test_an_engine_that_does_not_run_says_so(sampler: Sampler) -> None:
+    engine = Engine(sampler)
+    uses: list[Callable[[], object]] = [lambda: engine.submit(Request(length=5)), lambda: engine.score("ab")]
+    for use in uses:
+        with pytest.raises(UsageError, match=r"not started; .*start\(\)"):
+            use()
+    engine.start()
+    engine.start()
+    engine.close()
+    for use in (engine.start, *uses):
+        with pytest.raises(UsageError, match="closed; make a new one"):
+            use()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_an_engine_in_a_forked_child_says_so(sampler: Sampler, forked: Forked) -> None:
+    with Engine(sampler) as engine:
+        job = engine.submit(Request(length=10**9))
+
+        def child() -> None:
+            uses: list[Callable[[], object]] = [lambda: engine.submit(Request(length=5)), lambda: engine.score("a")]
+            for use in (*uses, engine.start, job.take):
+                with pytest.raises(UsageError, match="forked"):
+                    use()
+            job.cancel()
+            engine.close()
+            with Engine(sampler) as own:
+                assert collect(own.submit(Request(length=50, seed=1))) == sampler.sample(length=50, seed=1)
+
+        forked(child)
+        assert not job.ended
 
 
 def test_a_long_prompt_holds_nobody_up(sampler: Sampler, engine: Engine) -> None:
@@ -167,7 +211,7 @@ def test_wrong_requests_are_told_at_once_and_spoil_nothing(sampler: Sampler, eng
     assert collect(good) == sampler.sample(length=100, seed=1)
 
 
-def test_news_come_with_the_first_piece_and_the_end(sampler: Sampler) -> None:
+def test_updates_come_with_the_first_piece_and_the_end(sampler: Sampler) -> None:
     told: list[tuple[Job, bool]] = []
     ended = threading.Event()
 
@@ -177,16 +221,17 @@ def test_news_come_with_the_first_piece_and_the_end(sampler: Sampler) -> None:
             ended.set()
 
     with Engine(sampler, update_interval=100.0, on_update=on_update) as engine:
-        engine._announced_at = time.perf_counter()  # so that no regular announcement is due
+        engine._last_update = time.perf_counter()  # so that no regular update is due
         job = engine.submit(Request(length=50, seed=1))
         assert ended.wait(5)
     assert told == [(job, False), (job, True)]
 
 
-def test_closing_ends_what_is_left(sampler: Sampler) -> None:
-    engine = Engine(sampler, batch=1)
+def test_closing_ends_what_is_left_and_what_is_paused(sampler: Sampler) -> None:
+    engine = Engine(sampler, batch=1, max_buffered=10)
     engine.start()
     jobs = [engine.submit(Request(length=10**9)) for _ in range(3)]
+    wait_until(lambda: (engine.active, engine.waiting) == (0, 3))  # all paused
     engine.close()
     assert all(job.ended and isinstance(job.error, UsageError) for job in jobs)
     with pytest.raises(UsageError, match="closed"):

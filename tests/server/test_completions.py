@@ -178,14 +178,14 @@ def test_a_text_that_cannot_be_finished(characters: Sampler) -> None:
         # Every character at -100 is as before; it takes a processor that raises to fail half way.
         assert served.complete(max_tokens=9, seed=1, logit_bias=nothing).json()["choices"][0]["text"]
         engine = served.models.engines["tiny"]
-        draw = engine._generate
+        generate = engine._generate
         failed: list[bool] = []
 
         def fail() -> None:
             if engine.tokens_generated > 300 and not failed:
                 failed.append(True)
                 raise RuntimeError("out of memory")
-            draw()
+            generate()
 
         engine._generate = fail  # type: ignore[method-assign]
         answer = served.complete(max_tokens=5000)

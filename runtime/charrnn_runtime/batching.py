@@ -1,0 +1,237 @@
+"""Continuous batching: many texts side by side in the rows of one batch, each leaving as soon as it is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from charrnn_runtime.errors import CharrnnError
+from charrnn_runtime.generation import Generation, SequenceState
+from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.session import Cell, Logits, Runner, State, Tokens
+
+_BLOCK = 64  # steps that are sampled before the texts are looked at
+_MIN_ROWS = 8  # below that, sampling row by row is as fast as sampling all rows at once
+
+
+class Slot:
+    """A text in a row of a batch: which token is fed next.
+
+    Attributes:
+        sequence: the text.
+        num_fed: how many tokens of its prompt have been fed.
+        last_token: the token that was sampled last.
+    """
+
+    def __init__(self, sequence: SequenceState) -> None:
+        self.sequence = sequence
+        self.prompt: list[int] = sequence.prompt.tolist()
+        self.num_fed = 0
+        self.last_token = 0
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether the whole prompt has been fed, so that the last logits are those of the next token."""
+        return self.num_fed == len(self.prompt)
+
+    def next_token(self) -> int:
+        """The token to feed now: the next one of the prompt, or the one that was sampled last."""
+        if self.prefilled:
+            return self.last_token
+        self.num_fed += 1
+        return self.prompt[self.num_fed - 1]
+
+
+S = TypeVar("S", bound=Slot)
+
+
+class BatchSlots(Generic[S]):
+    """The slots of one batch and the runner that holds their states. The slot of a text that has left is None.
+
+    A row's results depend on that row alone, so texts may join, leave and change rows at any time.
+    """
+
+    def __init__(self, cell: Cell, info: ModelInfo) -> None:
+        self._cell = cell
+        self._sizes = [spec.size for spec in info.states]
+        self._runner: Runner | None = None
+        self.slots: list[S | None] = []
+
+    @property
+    def occupied(self) -> list[tuple[int, S]]:
+        """(row, slot) of each text in the batch."""
+        return [(row, slot) for row, slot in enumerate(self.slots) if slot is not None]
+
+    @property
+    def count(self) -> int:
+        """How many texts are in the batch."""
+        return len(self.slots) - self.slots.count(None)
+
+    def next_tokens(self) -> Tokens:
+        """The token that each row is to be fed ``[rows]``; 0 for an empty one."""
+        return np.array([0 if slot is None else slot.next_token() for slot in self.slots], np.int64)
+
+    def step(self, tokens: Tokens | None = None) -> Logits:
+        """Feeds ``tokens`` ``[rows]``, by default ``next_tokens()``.
+
+        Returns:
+            Logits ``[rows, vocab]``, valid until the next call.
+        """
+        assert self._runner is not None
+        return self._runner.step(self.next_tokens() if tokens is None else tokens)
+
+    def states(self, rows: Sequence[int]) -> list[State]:
+        """A copy of the states of each of these rows, each ``[1, size]``."""
+        assert self._runner is not None
+        whole = self._runner.state() if rows else ()
+        return [tuple(s[row : row + 1].copy() for s in whole) for row in rows]
+
+    def add(self, new: Sequence[tuple[S, State | None]]) -> None:
+        """Adds texts with their states ``[1, size]`` each; None is the zero state."""
+        if new:
+            self._regroup(new)
+
+    def remove(self, rows: Sequence[int]) -> None:
+        """Empties rows. The batch shrinks only when half of it is empty: copying the states costs time."""
+        for row in rows:
+            self.slots[row] = None
+        if 2 * self.count <= len(self.slots):
+            self._regroup([])
+
+    def _regroup(self, new: Sequence[tuple[S, State | None]]) -> None:
+        kept = [row for row, _ in self.occupied]
+        self.slots = [*(self.slots[row] for row in kept), *(slot for slot, _ in new)]
+        if not self.slots:
+            self._runner = None
+            return
+        old = self._runner.state() if self._runner else tuple(np.zeros((0, n), np.float32) for n in self._sizes)
+        state: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = []
+        for number, part in enumerate(old):
+            zero = np.zeros((1, part.shape[1]), np.float32)
+            state.append(np.concatenate([part[kept], *(zero if s is None else s[number] for _, s in new)]))
+        self._runner = self._cell.runner(len(self.slots), tuple(state))
+
+
+def sample_rows(rows: Sequence[tuple[int, SequenceState]], logits: Logits) -> list[tuple[int, int | CharrnnError]]:
+    """Samples the next token of each (row, text) from the row's logits.
+
+    Returns:
+        (row, its token), or (row, the reason why it cannot be sampled).
+    """
+    groups: dict[int, list[tuple[int, SequenceState]]] = {}
+    sampled: list[tuple[int, int | CharrnnError]] = []
+    for row, sequence in rows:
+        together = sequence.token_sampler.only_temperature and not sequence.wants_log_probs
+        groups.setdefault(id(sequence.token_sampler) if together else -1, []).append((row, sequence))
+    for key, group in groups.items():
+        if key >= 0 and len(group) >= _MIN_ROWS:
+            numbers = [row for row, _ in group]
+            uniforms = np.array([sequence.uniforms.next() for _, sequence in group])
+            here = logits if len(numbers) == len(logits) else logits[numbers]
+            try:
+                tokens = group[0][1].token_sampler.sample_rows(here, uniforms).tolist()
+                sampled += zip(numbers, tokens, strict=True)
+            except CharrnnError as error:
+                sampled += [(row, error) for row in numbers]
+            continue
+        for row, sequence in group:
+            try:
+                sampled.append((row, sequence.sample(logits[row])))
+            except CharrnnError as error:
+                sampled.append((row, error))
+    return sampled
+
+
+def generate_batch(
+    cell: Cell, info: ModelInfo, sequences: Iterator[SequenceState], batch: int
+) -> Iterator[tuple[int, Generation]]:
+    """Generates up to ``batch`` texts side by side; a new one is taken as soon as one is finished.
+
+    Yields:
+        (number of the text in ``sequences``, the finished text), in the order in which they finish.
+
+    Raises:
+        CharrnnError: a text cannot be finished; all others are lost.
+    """
+    numbered = enumerate(sequences)
+    batch_slots: BatchSlots[_NumberedSlot] = BatchSlots(cell, info)
+    while True:
+        free = batch - batch_slots.count
+        new = [_NumberedSlot(*item) for _, item in zip(range(free), numbered, strict=False)] if free else []
+        batch_slots.add([(slot, None) for slot in new])
+        if not batch_slots.count:
+            return
+        finished: list[int] = []
+        while not finished:
+            for row, tokens in _sample_block(batch_slots) or _sample_step(batch_slots):
+                slot = batch_slots.slots[row]
+                assert slot is not None
+                slot.extend(tokens)
+                if slot.sequence.finish_reason:
+                    finished.append(row)
+        done = [slot for row in finished if (slot := batch_slots.slots[row]) is not None]
+        batch_slots.remove(finished)
+        for slot in done:
+            yield slot.number, slot.sequence.result(slot.pieces)
+
+
+class _NumberedSlot(Slot):
+    """A text with its number in the batch's iterable."""
+
+    def __init__(self, number: int, sequence: SequenceState) -> None:
+        super().__init__(sequence)
+        self.number = number
+        self.pieces: list[str] = []
+
+    def extend(self, tokens: list[int]) -> None:
+        self.last_token = tokens[-1]
+        sequence = self.sequence
+        if piece := sequence.append(tokens[0]) if len(tokens) == 1 else sequence.extend(tokens):
+            self.pieces.append(piece)
+
+
+def _sample_step(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]]:
+    """One step of all rows: (row, [its token]) for each text whose prompt has been fed."""
+    logits = batch_slots.step()
+    ready = [(row, slot.sequence) for row, slot in batch_slots.occupied if slot.prefilled]
+    sampled = []
+    for row, token in sample_rows(ready, logits):
+        if isinstance(token, CharrnnError):
+            raise token
+        sampled.append((row, [token]))
+    return sampled
+
+
+def _sample_block(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]]:
+    """Several steps without a look at the texts, if all rows allow it: (row, its tokens) for each.
+
+    It ends before a text must leave. Empty if there are few rows, or if they differ in their options.
+    """
+    ready = batch_slots.occupied
+    first = ready[0][1].sequence
+    if len(ready) < _MIN_ROWS or not all(
+        slot.sequence.extendable
+        and slot.sequence.token_sampler is first.token_sampler
+        and slot.num_fed >= len(slot.prompt) - 1  # the token after the next one fed is sampled
+        for _, slot in ready
+    ):
+        return []
+    steps = min(_BLOCK, *(slot.sequence.length - slot.sequence.num_generated for _, slot in ready))
+    uniforms = np.array([slot.sequence.uniforms.peek(steps) for _, slot in ready]).T.copy()
+    rows = np.array([row for row, _ in ready])
+    all_rows = len(ready) == len(batch_slots.slots)
+    tokens = batch_slots.next_tokens()
+    sample, end = first.token_sampler.sample_rows, first.end
+    sampled = np.empty((steps, len(ready)), np.int64)
+    for at in range(steps):
+        logits = batch_slots.step(tokens)
+        sampled[at] = sample(logits if all_rows else logits[rows], uniforms[at])
+        tokens[rows] = sampled[at]
+        if end is not None and (sampled[at] == end).any():
+            steps = at + 1
+            break
+    for _, slot in ready:
+        slot.sequence.uniforms.skip(steps)
+    return list(zip(rows.tolist(), sampled[:steps].T.tolist(), strict=True))
