@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -49,10 +50,12 @@ class Served:
 
 
 @contextmanager
-def serving(samplers: dict[str, Sampler], **options: Any) -> Iterator[Served]:
+def serving(samplers: dict[str, Sampler], *, send_buffer: int | None = None, **options: Any) -> Iterator[Served]:
     chosen = ServerOptions(port=0, **options)
     app = make_app(samplers, chosen)
     with listen(chosen) as listener:
+        if send_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # inherited by connections
         config = uvicorn.Config(app, log_level="error", server_header=False, timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)

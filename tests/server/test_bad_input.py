@@ -232,16 +232,17 @@ def test_a_client_that_leaves_frees_his_place(characters: Sampler) -> None:
 
 
 def test_a_client_that_stops_reading_is_paused_then_dropped(characters: Sampler) -> None:
-    with serving({"tiny": characters}, streams=2, max_tokens=10**9, stall=3) as served:
+    # Small buffers on the way, so that the text is paused long before its client is dropped.
+    with serving({"tiny": characters}, streams=2, max_tokens=10**9, stall=3, send_buffer=4096) as served:
         engine = served.models.engines["tiny"]
-        engine.max_buffered = 64  # few, so that the text is paused long before its client is dropped
+        engine.max_buffered = 64
         with request(served, {"max_tokens": 10**9, "logprobs": 20}):
-            until, drawn = time.monotonic() + 10, -1
-            # Until nothing changes: all the buffers on the way are full.
-            while time.monotonic() < until and not (engine.waiting and drawn == engine.tokens_generated):
-                drawn = engine.tokens_generated
-                time.sleep(0.3)
-            assert (engine.active, engine.waiting) == (0, 1), "a text that its client does not read is not drawn"
+            until, before, now = time.monotonic() + 10, None, (1, 0, 0)
+            while time.monotonic() < until and (now != before or engine.active):  # until all buffers are full
+                time.sleep(0.4)
+                before, now = now, (engine.active, engine.waiting, engine.tokens_generated)
+            drawn = now[2]
+            assert now == (0, 1, drawn), "a text that its client does not read is not drawn"
             body = {"max_tokens": 500, "seed": 4}
             assert served.complete(**body).json()["choices"][0]["text"] == characters.sample(length=500, seed=4)
             assert engine.tokens_generated == drawn + 500
