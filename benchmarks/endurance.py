@@ -26,7 +26,7 @@ _LENGTH = 1000  # characters of one text of the memory table
 def export(cell: str, layers: int, hidden: int, steps: int) -> Exported:
     """A model with random weights, its parity checked over so many steps."""
     torch.manual_seed(0)
-    model = CharRNN(ModelConfig(cell=cell, num_layers=layers, hidden_size=hidden), len(VOCABULARY)).eval()  # type: ignore[arg-type]
+    model = CharRNN(ModelConfig(cell=cell, num_layers=layers, hidden_size=hidden), len(VOCABULARY)).eval()
     return export_model(
         model.export_weights(), VOCABULARY, model.sequence_logits, training={}, producer={}, parity_steps=steps
     )

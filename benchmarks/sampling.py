@@ -48,7 +48,7 @@ def make(layers: int, hidden: int) -> tuple[CharRNN, Sampler, Sampler]:
     return (
         model,
         sampler(proto, info),
-        sampler(small, replace(info, dtype="int8", sequence=quantized_sequence(info.sequence))),
+        sampler(small, replace(info, dtype="int8", sequence=quantized_sequence(step))),
     )
 
 

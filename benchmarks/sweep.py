@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from charrnn.cells.layer import State
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
 from charrnn.data.streams import split_streams
-from charrnn.model.char_rnn import CharRNN, State
+from charrnn.model.char_rnn import CharRNN
 from charrnn.training.defaults import BOOSTED_WARMUP_STEPS, LR_BOOST
 from charrnn.training.device import keep_freed_memory
 from charrnn.training.optim import Optimizers, schedule
@@ -60,8 +61,8 @@ def input_dropout(model: CharRNN) -> None:
 
 def orthogonal(model: CharRNN) -> None:
     """Recurrent matrices that begin orthogonal, gate by gate."""
-    for layer in model.layers:
-        for gate in layer.weights.weight_hh.detach().chunk(4):  # type: ignore[union-attr, operator]
+    for layer in model.export_weights().layers:
+        for gate in layer["weight_hh"].detach().chunk(4):
             nn.init.orthogonal_(gate)
 
 
@@ -119,7 +120,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
     variant.change(model)
     split = split_streams(corpus.ids, kind="end", val_frac=0.1, batch_size=config.batch_size, seq_len=config.seq_len)
     optimizers = Optimizers(model, config)
-    matrices = [layer.weights.weight_hh for layer in model.layers]  # type: ignore[union-attr]
+    matrices = [layer["weight_hh"] for layer in model.export_weights().layers]
     average = copy.deepcopy(model) if variant.ema else None
     state = model.initial_state(config.batch_size)
     began = time.perf_counter()
@@ -131,18 +132,18 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
         if step < variant.grow:
             seq_len = 16 + (seq_len - 16) * step // variant.grow
         x_TB, y_TB = (torch.from_numpy(ids) for ids in split.train.next(seq_len))
-        kept = [m.detach().clone() for m in matrices if variant.weight_drop]  # type: ignore[operator]
+        kept = [m.detach().clone() for m in matrices if variant.weight_drop]
         masks = [(torch.rand_like(m) >= variant.weight_drop) / (1 - variant.weight_drop) for m in kept]
         if variant.weight_drop:
             for matrix, mask in zip(matrices, masks, strict=True):
-                matrix.data.mul_(mask)  # type: ignore[operator]
+                matrix.data.mul_(mask)
         with torch.autocast("cpu", torch.bfloat16):
             logits, new = model(x_TB, state)
         F.cross_entropy(logits.float().flatten(0, 1), y_TB.flatten()).backward()  # type: ignore[no-untyped-call]
         if variant.weight_drop:
             for matrix, whole, mask in zip(matrices, kept, masks, strict=True):
-                matrix.data.copy_(whole)  # type: ignore[operator]
-                matrix.grad.mul_(mask)  # type: ignore[union-attr, operator]
+                matrix.data.copy_(whole)
+                matrix.grad.mul_(mask)  # type: ignore[union-attr]
         state = tuple(s.detach() for s in new)
         optimizers.step(schedule(config, fraction=step / steps, epoch=split.train.epoch, step=step))
         if average is not None:

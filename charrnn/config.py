@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from charrnn.cells import cell_names, check_cell_name
 from charrnn.errors import ConfigError
 
-CELLS = ("lstm", "gru", "rnn")
 OPTIMIZERS = ("muon", "adamw", "adam", "rmsprop")
 INITS = ("default", "char-rnn", "torch-rnn")
 SPLITS = ("end", "streams")
@@ -51,14 +51,14 @@ class _Config:
 class ModelConfig(_Config):
     """The architecture."""
 
-    cell: Literal["lstm", "gru", "rnn"] = _option("lstm", "Recurrent cell: lstm, gru or rnn (vanilla, tanh).")
+    cell: str = _option("lstm", f"Recurrent cell: {', '.join(cell_names())}; rnn is the vanilla one with tanh.")
     hidden_size: int = _option(256, "Size of each layer's hidden state.")
     num_layers: int = _option(1, "Number of recurrent layers.")
     embedding_size: int = _option(128, "Size of the vector that stands for a character; 0 for one-hot input.")
     dropout: float = _option(0.0, "Dropout between layers and before the output, 0 to below 1.")
 
     def __post_init__(self) -> None:
-        _one_of("cell", self.cell, CELLS)
+        check_cell_name(self.cell)
         for name, least in (("hidden_size", 1), ("num_layers", 1), ("embedding_size", 0)):
             _at_least(name, getattr(self, name), least)
         if not 0 <= self.dropout < 1:

@@ -1,1 +1,1 @@
-"""The network: forward over sequences, weights, cells."""
+"""The network: embedding, recurrent layers of one cell, output layer."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from charrnn.config import ModelConfig
 from charrnn.errors import CheckpointError
+from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
 
 
@@ -54,8 +55,11 @@ def grown_weights(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, T
         weights["embedding.weight"] = torch.cat([embedding, embedding.mean(0, keepdim=True).expand(new, -1)])
     else:
         weights["embedding.weight"] = torch.eye(size)
-        name = "layers.0.core.weight_ih_l0"
-        weights[name] = torch.cat([weights[name], weights[name].mean(1, keepdim=True).expand(-1, new)], dim=1)
+        with torch.device("meta"):
+            grown = CharRNN(checkpoint.model_config, size).state_dict()
+        for name, weight in weights.items():
+            if name.startswith("layers.") and weight.shape != grown[name].shape:  # its columns are characters
+                weights[name] = torch.cat([weight, weight.mean(1, keepdim=True).expand(-1, new)], dim=1)
     return weights
 
 

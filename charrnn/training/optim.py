@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from charrnn_export import GATES
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from charrnn.config import TrainConfig
 from charrnn.model.char_rnn import CharRNN
@@ -26,15 +25,15 @@ class Muon(torch.optim.Optimizer):
     (batched) trains better.
 
     Args:
-        params: stacked matrices ``[G*H, I]``.
-        gates: G.
+        params: stacked matrices ``[G*H, I]``, or groups of them, each with its own ``gates``.
+        gates: G, where a group does not say it.
         lr: step size in units of the update's spectral norm, about 1.
         momentum: decay of the gradient's running mean (Nesterov's form is used).
         weight_decay: decoupled, times lr.
     """
 
     def __init__(
-        self, params: Iterable[Tensor], *, gates: int, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self, params: ParamsT, *, gates: int = 1, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates})
 
@@ -87,10 +86,13 @@ class Optimizers:
     """One of the optimizers by name, or Muon for the recurrent layers' matrices with AdamW for the rest, as one."""
 
     def __init__(self, model: CharRNN, config: TrainConfig) -> None:
-        matrices = [p for layer in model.layers for p in layer.parameters() if p.ndim == 2]
-        if config.optimizer != "muon":
-            matrices = []
-        ids = {id(p) for p in matrices}
+        hidden_size = model.config.hidden_size
+        matrices: dict[int, list[Tensor]] = {}  # by number of gates
+        if config.optimizer == "muon":
+            for p in (p for layer in model.layers for p in layer.parameters()):
+                if p.ndim == 2 and p.shape[0] % hidden_size == 0:
+                    matrices.setdefault(p.shape[0] // hidden_size, []).append(p)
+        ids = {id(p) for group in matrices.values() for p in group}
         rest = [p for p in model.parameters() if id(p) not in ids]
         groups = [
             {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -106,7 +108,8 @@ class Optimizers:
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(first, config.lr)]
         if matrices:
             lr = config.lr * MUON_LR_RATIO
-            muon = Muon(matrices, gates=GATES[model.config.cell], lr=lr, weight_decay=config.weight_decay)
+            stacked = [{"params": group, "gates": gates} for gates, group in matrices.items()]
+            muon = Muon(stacked, lr=lr, weight_decay=config.weight_decay)
             self._optimizers.append((muon, lr))
         self._parameters = list(model.parameters())
         self._clip_norm = config.grad_clip or math.inf

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from charrnn.cells.layer import State
 from charrnn.config import DataConfig, TrainConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.item_streams import ItemStreams
 from charrnn.data.streams import Split
 from charrnn.errors import CheckpointError
-from charrnn.model.char_rnn import CharRNN, State
+from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import Checkpoint, on_cpu
 from charrnn.training.distributed import Processes
 from charrnn.training.optim import Optimizers

@@ -88,7 +88,7 @@ def export_model(
     parity = check_parity(proto.SerializeToString(), info, step, sequence, steps=parity_steps)
     info = replace(info, parity=parity)
     if dtype != "float32":
-        proto, info = _smaller(proto, info, dtype, validation, max_cost, parity_steps)
+        proto, info = _smaller(proto, info, step, dtype, validation, max_cost, parity_steps)
     # The exporter of torch folds away what changes nothing, as a bias of zeros.
     if not {tensor.name for tensor in proto.graph.initializer}.issuperset(info.sequence.get("weights", {}).values()):
         info = replace(info, sequence={})
@@ -101,6 +101,7 @@ def export_model(
 def _smaller(
     proto: onnx.ModelProto,
     info: ModelInfo,
+    step: StepModule,
     dtype: Literal["float16", "int8"],
     validation: Sequence[Ids],
     max_cost: float,
@@ -114,7 +115,7 @@ def _smaller(
     if dtype == "float16":
         figure = check_half(proto.SerializeToString(), small.SerializeToString(), info, steps=steps)
         info = replace(info, parity={**info.parity, "float16": figure})
-    info = replace(info, dtype=dtype, sequence=quantized_sequence(info.sequence) if dtype == "int8" else {})
+    info = replace(info, dtype=dtype, sequence=quantized_sequence(step) if dtype == "int8" else {})
     if not measured:
         return small, info
     nats = {name: _nats(model, info, validation) for name, model in (("float32", proto), (dtype, small))}
@@ -137,7 +138,7 @@ def _nats(proto: onnx.ModelProto, info: ModelInfo, validation: Sequence[Ids]) ->
 def describe(step: StepModule, vocabulary: Vocabulary) -> ModelInfo:
     """What the model file will say of the step's cell, vocabulary and states."""
     return ModelInfo(
-        cell=step.cell,
+        cell=step.cell.name,
         num_layers=step.num_layers,
         hidden_size=step.hidden_size,
         vocabulary=vocabulary,

@@ -10,7 +10,6 @@ The output layer stays float32: it is small, and the logits are made there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,8 @@ from charrnn_export.errors import ExportError
 
 if TYPE_CHECKING:
     import onnx
+
+    from charrnn_export.step import StepModule
 
 _LEVELS = 127
 _ZERO_POINT = 128  # unsigned activations and signed weights: the pair that x86 processors multiply fastest
@@ -76,18 +77,18 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
     return quantized
 
 
-def quantized_sequence(sequence: Mapping[str, Any]) -> dict[str, Any]:
-    """``charrnn.sequence`` of the int8 copy; empty where no operator for it is known.
+def quantized_sequence(step: StepModule) -> dict[str, Any]:
+    """``charrnn.sequence`` of the step's int8 copy; empty for a cell without an int8 operator in the runtime.
 
     ONNX's recurrent operators have no int8 form with the step's arithmetic, so each cell needs a
     graph of its own in the runtime; the LSTM, the usual cell, has one.
     """
-    if sequence.get("operator") != "LSTM":
+    if step.cell.int8_operator is None:
         return {}
-    names = dict(sequence["weights"])
+    names = step.sequence_weights()["weights"]
     for key in [key for key in names if key.endswith((".recurrent", ".weight")) and not key.startswith("head.")]:
         names |= {key: f"{names[key]}.int8", f"{key}.scale": f"{names[key]}.scale"}
-    return {"operator": "LSTM int8", "weights": names}
+    return {"operator": step.cell.int8_operator, "weights": names}
 
 
 def _quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""What the exporter takes: the weights of a trained model, named and shaped as PyTorch names them."""
+"""What the exporter takes: the weights of a trained model."""
 
 from __future__ import annotations
 
@@ -9,26 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Gates stacked in a layer's matrices, in PyTorch's order, and the states of a layer.
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-STATES = {"lstm": ("h", "c"), "gru": ("h",), "rnn": ("h",)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerWeights:
-    """One recurrent layer, as ``nn.LSTM``, ``nn.GRU`` and ``nn.RNN`` hold it; G gates, H hidden, I input."""
-
-    weight_ih: Tensor  # [G*H, I]
-    weight_hh: Tensor  # [G*H, H]
-    bias_ih: Tensor  # [G*H]
-    bias_hh: Tensor  # [G*H]
+from charrnn_export.cells.layer import LayerWeights, StepLayer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWeights:
-    """A whole model: embedding, recurrent layers, and the head that gives logits."""
+    """A whole model: embedding, recurrent layers of one cell, and the head that gives logits.
 
-    cell: str
+    V vocabulary, E embedding, H hidden size.
+    """
+
+    cell: type[StepLayer]
     embedding: Tensor  # [V, E]
     layers: tuple[LayerWeights, ...]
     head_weight: Tensor  # [V, H]
@@ -37,7 +28,7 @@ class ModelWeights:
     @property
     def hidden_size(self) -> int:
         """H, the same in all layers."""
-        return self.layers[0].weight_hh.shape[1]
+        return self.head_weight.shape[1]
 
     @property
     def vocab_size(self) -> int:
@@ -48,8 +39,8 @@ class ModelWeights:
         """All tensors in a fixed order."""
         yield "embedding", self.embedding
         for i, layer in enumerate(self.layers):
-            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-                yield f"layers.{i}.{name}", getattr(layer, name)
+            for name, tensor in layer.items():
+                yield f"layers.{i}.{name}", tensor
         yield "head_weight", self.head_weight
         yield "head_bias", self.head_bias
 

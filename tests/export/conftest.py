@@ -29,7 +29,7 @@ def reference(weights: ModelWeights, tokens_TB: NDArray[np.int64], states: tuple
     States stand layer by layer, [B, H] each: h_0, c_0, h_1, c_1 … or h_0, h_1 …
     """
     H = weights.hidden_size
-    kinds = 2 if weights.cell == "lstm" else 1
+    kinds = 2 if weights.cell.name == "lstm" else 1
     now = [np.array(s, np.float64) for s in states]
 
     def f64(tensor: torch.Tensor) -> Array:
@@ -38,8 +38,8 @@ def reference(weights: ModelWeights, tokens_TB: NDArray[np.int64], states: tuple
     def part(layer: int, gate: int, x: Array, name: str) -> Array:
         """One gate's share of one product, x [B, I] → [B, H]: name is "ih" or "hh"."""
         rows = slice(gate * H, (gate + 1) * H)
-        matrix = f64(getattr(weights.layers[layer], f"weight_{name}"))[rows]
-        bias = f64(getattr(weights.layers[layer], f"bias_{name}"))[rows]
+        matrix = f64(weights.layers[layer][f"weight_{name}"])[rows]
+        bias = f64(weights.layers[layer][f"bias_{name}"])[rows]
         product: Array = x @ matrix.T + bias
         return product
 
@@ -48,7 +48,7 @@ def reference(weights: ModelWeights, tokens_TB: NDArray[np.int64], states: tuple
         x = f64(weights.embedding)[tokens_B]
         for layer in range(len(weights.layers)):
             h = now[layer * kinds]
-            if weights.cell == "lstm":
+            if weights.cell.name == "lstm":
                 i = sigmoid(part(layer, 0, x, "ih") + part(layer, 0, h, "hh"))
                 f = sigmoid(part(layer, 1, x, "ih") + part(layer, 1, h, "hh"))
                 g = np.tanh(part(layer, 2, x, "ih") + part(layer, 2, h, "hh"))
@@ -56,7 +56,7 @@ def reference(weights: ModelWeights, tokens_TB: NDArray[np.int64], states: tuple
                 c = f * now[layer * kinds + 1] + i * g
                 h = o * np.tanh(c)
                 now[layer * kinds + 1] = c
-            elif weights.cell == "gru":
+            elif weights.cell.name == "gru":
                 r = sigmoid(part(layer, 0, x, "ih") + part(layer, 0, h, "hh"))
                 z = sigmoid(part(layer, 1, x, "ih") + part(layer, 1, h, "hh"))
                 n = np.tanh(part(layer, 2, x, "ih") + r * part(layer, 2, h, "hh"))
@@ -96,7 +96,7 @@ class Trained:
 def make(cell: str, layers: int, hidden: int = 24) -> Trained:
     vocabulary = Vocabulary.from_text("\n abcdefghijklmnop.,")
     torch.manual_seed(layers)
-    config = ModelConfig(cell=cell, num_layers=layers, hidden_size=hidden, embedding_size=10, dropout=0.2)  # type: ignore[arg-type]
+    config = ModelConfig(cell=cell, num_layers=layers, hidden_size=hidden, embedding_size=10, dropout=0.2)
     model = CharRNN(config, len(vocabulary))
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -87,8 +87,8 @@ def test_the_reference_tells_the_two_gru_formulas_apart(
     h = np.tanh(rng.standard_normal((1, made.weights.hidden_size)))
     token = np.array([[4]])
     x = made.weights.embedding.detach().double().numpy()[token[0]]
-    ih, hh = (getattr(w, n).detach().double().numpy() for n in ("weight_ih", "weight_hh"))
-    bi, bh = (getattr(w, n).detach().double().numpy() for n in ("bias_ih", "bias_hh"))
+    ih, hh = (w[n].detach().double().numpy() for n in ("weight_ih", "weight_hh"))
+    bi, bh = (w[n].detach().double().numpy() for n in ("bias_ih", "bias_hh"))
     H = made.weights.hidden_size
     r, z = np.split(1 / (1 + np.exp(-(x @ ih[: 2 * H].T + bi[: 2 * H] + h @ hh[: 2 * H].T + bh[: 2 * H]))), 2, axis=1)
     n = np.tanh(x @ ih[2 * H :].T + bi[2 * H :] + (r * h) @ hh[2 * H :].T + bh[2 * H :])

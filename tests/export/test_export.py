@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from charrnn_export import Exported, ExportError, LayerWeights, ModelWeights, ParityError, export_model
+from charrnn_export import Exported, ExportError, ModelWeights, ParityError, export_model
+from charrnn_export.cells.rnn import RNNStep
 from charrnn_export.step import StepModule
 from charrnn_export.trace import trace
 from charrnn_runtime import CharrnnError, Sampler, read_model_file
@@ -116,7 +117,7 @@ def test_weights_fingerprint_sees_every_tensor(trained: Callable[[str, int], Tra
         changed.view(-1)[-1] += 1e-3
         other: ModelWeights
         if name.startswith("layers."):
-            layer = dataclasses.replace(weights.layers[0], **{name.rpartition(".")[2]: changed})
+            layer = {**weights.layers[0], name.rpartition(".")[2]: changed}
             other = dataclasses.replace(weights, layers=(layer,))
         else:
             other = dataclasses.replace(weights, **{name: changed})  # type: ignore[arg-type]
@@ -163,11 +164,14 @@ def test_parity_refuses_weights_that_changed_on_the_way(trained: Callable[[str, 
 
 def test_parity_refuses_nan_weights() -> None:
     """NaN equals nothing, so a comparison that asks for "too far" would let it through."""
-    layer = LayerWeights(
-        weight_ih=torch.full((4, 3), math.nan), weight_hh=torch.eye(4), bias_ih=torch.zeros(4), bias_hh=torch.zeros(4)
-    )
+    layer = {"weight_ih": torch.full((4, 3), math.nan), "weight_hh": torch.eye(4)}
+    layer |= {"bias_ih": torch.zeros(4), "bias_hh": torch.zeros(4)}
     weights = ModelWeights(
-        cell="rnn", embedding=torch.ones(2, 3), layers=(layer,), head_weight=torch.ones(2, 4), head_bias=torch.zeros(2)
+        cell=RNNStep,
+        embedding=torch.ones(2, 3),
+        layers=(layer,),
+        head_weight=torch.ones(2, 4),
+        head_bias=torch.zeros(2),
     )
     from charrnn_runtime import Vocabulary
 

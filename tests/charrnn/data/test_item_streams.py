@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from charrnn.cells.layer import Layer
 from charrnn.config import DataConfig, ModelConfig
 from charrnn.data.corpus import Corpus, read_corpus
 from charrnn.data.item_streams import NO_TARGET, Items, ItemStreams, packed
 from charrnn.data.permutation import shuffled
 from charrnn.errors import ConfigError, CorpusError
-from charrnn.model.char_rnn import CharRNN, Layer
+from charrnn.model.char_rnn import CharRNN
 from charrnn.training.trainer import resumable
 from charrnn.training.validation import items_loss
 from tests.conftest import NEEDS_BF16
@@ -202,7 +203,7 @@ IN_BOTH = [
 @pytest.mark.parametrize(("cell", "num_layers", "precision"), IN_BOTH)
 def test_nothing_leaks_from_one_item_into_the_next(cell: str, num_layers: int, precision: str) -> None:
     torch.manual_seed(1)
-    model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=12), 9)  # type: ignore[arg-type]
+    model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=12), 9)
     for p in model.parameters():
         p.data.mul_(3)  # gates that are wide open and states that are far from zero
     begin, end = 7, 8
@@ -234,7 +235,7 @@ def test_nothing_leaks_from_one_item_into_the_next(cell: str, num_layers: int, p
 @pytest.mark.parametrize(("cell", "num_layers", "precision"), IN_BOTH)
 def test_no_gradient_gets_from_an_item_into_the_one_before(cell: str, num_layers: int, precision: str) -> None:
     torch.manual_seed(1)
-    model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=0), 30)  # type: ignore[arg-type]
+    model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=0), 30)
     end = 29
     # Tokens 0 to 9 occur in the first item alone, 10 to 19 in the second: the gradient of their rows tells them apart.
     x = torch.tensor([[*range(10), end, *range(10, 20)]]).T
@@ -243,7 +244,7 @@ def test_no_gradient_gets_from_an_item_into_the_one_before(cell: str, num_layers
         logits = model(x, wild, x == end)[0].float()
     layer = model.layers[0]
     assert isinstance(layer, Layer)
-    weight = layer.weights.weight_ih
+    weight = layer.weights["weight_ih"]
     for part, own, others in ((slice(11, 21), slice(10, 20), slice(0, 10)), (slice(0, 10), slice(0, 9), slice(10, 20))):
         loss = F.cross_entropy(logits[part, 0], torch.arange(len(x))[part] % 20)
         gradient, *states = torch.autograd.grad(loss, (weight, *wild), retain_graph=True)
@@ -256,7 +257,7 @@ def test_no_gradient_gets_from_an_item_into_the_one_before(cell: str, num_layers
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_gradients_with_resets_are_those_of_items_alone(cell: str) -> None:
     torch.manual_seed(2)
-    model = CharRNN(ModelConfig(cell=cell, num_layers=2, hidden_size=16, embedding_size=8), 9).double()  # type: ignore[arg-type]
+    model = CharRNN(ModelConfig(cell=cell, num_layers=2, hidden_size=16, embedding_size=8), 9).double()
     model.initial_state = lambda batch: tuple(s.double() for s in CharRNN.initial_state(model, batch))  # type: ignore[method-assign]
     if cell == "lstm":  # its layers give float32 states, as training wants them
         model = model.float()

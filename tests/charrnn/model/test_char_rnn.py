@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from charrnn.cells.layer import Layer
 from charrnn.config import ModelConfig, TrainConfig
-from charrnn.model.char_rnn import CharRNN, Layer
+from charrnn.model.char_rnn import CharRNN
 from charrnn.training.optim import Optimizers
 
 CELLS = ("lstm", "gru", "rnn")
@@ -28,7 +29,7 @@ def tokens(t: int, b: int) -> torch.Tensor:
 def test_the_forget_gate_begins_open_and_the_other_biases_at_0(num_layers: int) -> None:
     for layer in make(num_layers=num_layers).layers:
         assert isinstance(layer, Layer)
-        bias = (layer.weights.bias_ih + layer.weights.bias_hh).view(4, 12)  # input, forget, candidate, output
+        bias = (layer.weights["bias_ih"] + layer.weights["bias_hh"]).view(4, 12)  # input, forget, candidate, output
         assert torch.equal(bias[1], torch.ones(12))
         assert not bias[[0, 2, 3]].any()
 

@@ -105,10 +105,10 @@ def test_char_rnn_s_model_is_the_original_s() -> None:
     weights = model.export_weights()
     assert torch.equal(weights.embedding, torch.eye(65))
     for layer in weights.layers:
-        assert layer.weight_ih.abs().max() <= 0.08
-        assert torch.equal(layer.bias_ih[128:256], torch.ones(128))
-        assert layer.bias_hh.abs().max() <= 0.08
-    assert 0.045 < weights.layers[0].weight_hh.std() < 0.048  # 0.08 / sqrt(3)
+        assert layer["weight_ih"].abs().max() <= 0.08
+        assert torch.equal(layer["bias_ih"][128:256], torch.ones(128))
+        assert layer["bias_hh"].abs().max() <= 0.08
+    assert 0.045 < weights.layers[0]["weight_hh"].std() < 0.048  # 0.08 / sqrt(3)
 
 
 def test_torch_rnn_s_weights_are_normal_with_its_variance() -> None:
@@ -116,9 +116,9 @@ def test_torch_rnn_s_weights_are_normal_with_its_variance() -> None:
     model = CharRNN(ModelConfig(**preset("torch-rnn").model), 65)
     model.initialise("torch-rnn")
     first, second = model.export_weights().layers
-    assert first.weight_ih.std().item() == pytest.approx((64 + 128) ** -0.5, rel=0.03)
-    assert second.weight_hh.std().item() == pytest.approx((128 + 128) ** -0.5, rel=0.03)
-    assert first.bias_hh.abs().max() == 0
+    assert first["weight_ih"].std().item() == pytest.approx((64 + 128) ** -0.5, rel=0.03)
+    assert second["weight_hh"].std().item() == pytest.approx((128 + 128) ** -0.5, rel=0.03)
+    assert first["bias_hh"].abs().max() == 0
 
 
 def test_a_preset_trains_on_its_split_and_the_command_line_wins(charrnn: Charrnn, run: Run, tmp_path: Path) -> None:

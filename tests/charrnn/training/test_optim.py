@@ -18,7 +18,7 @@ from charrnn.training.optim import MUON_LR_RATIO, Muon, Optimizers, schedule
 
 def model_and(cell: str = "lstm", **train: Any) -> tuple[CharRNN, Optimizers]:
     torch.manual_seed(1)
-    model = CharRNN(ModelConfig(cell=cell, hidden_size=24, embedding_size=16, num_layers=2), 9)  # type: ignore[arg-type]
+    model = CharRNN(ModelConfig(cell=cell, hidden_size=24, embedding_size=16, num_layers=2), 9)
     return model, Optimizers(model, TrainConfig(**train))
 
 

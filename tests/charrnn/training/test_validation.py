@@ -39,7 +39,7 @@ def plain_loss(model: CharRNN, ids: list[int], start: int) -> float:
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_short_texts_are_read_as_one_stream(cell: str, n: int) -> None:
     torch.manual_seed(3)
-    config = ModelConfig(cell=cell, hidden_size=6, num_layers=2, embedding_size=4)  # type: ignore[arg-type]
+    config = ModelConfig(cell=cell, hidden_size=6, num_layers=2, embedding_size=4)
     model = CharRNN(config, 7).eval()
     ids = np.random.default_rng(1).integers(0, 7, n).astype(np.uint8)
     assert validation_loss(model, ids, 2) == pytest.approx(plain_loss(model, ids.tolist(), 2), abs=1e-5)

@@ -1,0 +1,92 @@
+"""What the layers of all cells share: their interface, and the base of those that PyTorch has.
+
+Letters: T sequence, B batch, I input, H hidden size, G gates.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from charrnn_export import LayerWeights, StepLayer
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]  # float32 [B, H] each: h_0, c_0, h_1, c_1 … (LSTM) or h_0, h_1 …
+
+
+class Layer(nn.Module):
+    """One recurrent layer with explicit state: ``(x [T, B, I], states [B, H] …, resets) → (y [T, B, H], states)``.
+
+    ``resets`` is None or bool [T, B]. At a step at which it is true the output
+    is zero, and so are the states that follow: what stands behind it begins
+    with the zero state. No value and no gradient passes such a step.
+
+    Matrices whose number of rows is a multiple of H are taken for G stacked
+    gates, [G*H, …]; the Muon optimizer updates gate by gate.
+
+    Attributes:
+        step: the same cell on the export side, with its name and its states.
+        reset_column: the layer reads resets from a further column of x, the last, which is 1 at a reset and else 0.
+            The model then puts that column into the embedding's table.
+    """
+
+    step: ClassVar[type[StepLayer]]
+    reset_column: ClassVar[bool] = False
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+
+    @property
+    def weights(self) -> LayerWeights:
+        """The parameters under the names that the exporter's step layer takes."""
+        return dict(self.named_parameters())
+
+    @torch.no_grad()
+    def initialise(self, kind: Literal["char-rnn", "torch-rnn"]) -> None:
+        """Draws the weights anew as an ancestor did.
+
+        "torch-rnn": matrices normal with variance 1 / (I + H), biases 0.
+        "char-rnn": the model has drawn all its parameters already; a cell adds what is its own.
+        """
+        if kind == "torch-rnn":
+            for parameter in self.parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_(std=(self.input_size + self.hidden_size) ** -0.5)
+            for parameter in self.parameters():
+                if parameter.ndim == 1:
+                    parameter.zero_()
+
+
+class TorchLayer(Layer):
+    """A layer around ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``, with a sequence forward of our own where theirs is lacking.
+
+    Attributes:
+        module: PyTorch's class.
+        fast_on_cpu: ``fast_forward`` is faster than PyTorch's module on a CPU.
+    """
+
+    module: ClassVar[type[nn.LSTM | nn.GRU | nn.RNN]]
+    fast_on_cpu: ClassVar[bool] = True
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size)
+        self.core: nn.RNNBase = self.module(input_size, hidden_size)
+
+    @property
+    def weights(self) -> LayerWeights:
+        """The parameters under PyTorch's names, without the layer's number."""
+        return dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), self.core.all_weights[0], strict=True))
+
+    def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
+        """The sequence forward of our own; it takes resets."""
+        raise NotImplementedError
+
+    def forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None = None) -> tuple[Tensor, State]:
+        """Outputs and new states."""
+        if resets_TB is not None or (self.fast_on_cpu and x_TBI.device.type == "cpu"):
+            return self.fast_forward(x_TBI, state, resets_TB)
+        own = tuple(s.unsqueeze(0) for s in state)
+        y_TBH, last = self.core(x_TBI, own if len(own) > 1 else own[0])
+        # float(): under autocast the states come back in bfloat16
+        return y_TBH, tuple(s.squeeze(0).float() for s in (last if len(own) > 1 else (last,)))
