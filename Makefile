@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INPUTS := pyproject.toml runtime/pyproject.toml constraints.txt
 
-.PHONY: demo test web-test check bench clean
+.PHONY: demo test test-fast web-test check bench clean
 
 # Two minutes of training on the Python standard library's source, then one model file, then text.
 demo: $(VENV)/.installed
@@ -21,6 +21,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# The fast loop while you change something.
+test-fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
 
 # The JavaScript sampler under Node, and pages in Chromium (Debian: apt-get install nodejs npm chromium).
 # Scripts of npm packages are not run: onnxruntime-node's would fetch CUDA.

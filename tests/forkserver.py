@@ -125,12 +125,26 @@ def wait(pid: int, seconds: float, terminal: int) -> dict[str, Any]:
     return {"code": None}
 
 
+def _export_once() -> None:
+    """Traces a small step: torch's exporter prepares much at its first use, and every fork is spared that."""
+    import torch
+    from charrnn_export.step import StepModule
+    from charrnn_export.trace import trace
+
+    from charrnn.config import ModelConfig
+    from charrnn.model.char_rnn import CharRNN
+
+    torch.set_num_threads(1)
+    trace(StepModule(CharRNN(ModelConfig(hidden_size=4), 4).export_weights()), opset=18)
+
+
 def main() -> None:
     """Reads commands until standard input ends."""
     import importlib
 
     for name in PRELOADED:
         importlib.import_module(name)
+    _export_once()
     jobs, results = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     for handle in (jobs, results):
         os.set_inheritable(handle.fileno(), False)
