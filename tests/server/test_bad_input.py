@@ -154,7 +154,7 @@ def test_foreign_origins(server: Served, origin: str) -> None:
 
 def test_allowed_hosts_and_origins(characters: Sampler) -> None:
     site = "https://site.example"
-    allowed = {"allow_host": ("model.example",), "allow_origin": (site,)}
+    allowed: dict[str, Any] = {"allow_host": ("model.example",), "allow_origin": (site,)}
     with serving({"tiny": characters}, **allowed) as served, served.client() as client:
         assert client.get("/health", headers={"host": "model.example"}).status_code == 200
         asked = {"origin": site, "access-control-request-method": "POST"}
