@@ -21,6 +21,7 @@ from rich.text import Text
 from charrnn import events
 from charrnn.config import format_duration
 from charrnn.reports.plots import ASCII_LEVELS, BLOCKS, sparkline
+from charrnn.runs.samples import visible
 from charrnn.training.advice import size_advice
 
 CURVE = 12  # characters of the loss curve
@@ -142,7 +143,7 @@ class _Reading(events.Listener):
         self.bar.update(event)
 
     def on_notice(self, message: str) -> None:
-        self._console.print(Text(f"note   {_visible(message)}"), soft_wrap=True)
+        self._console.print(Text(f"note   {visible(message)}"), soft_wrap=True)
 
 
 class _Printer(events.Listener):
@@ -185,11 +186,6 @@ def _validation(event: events.Validated) -> str:
     )
 
 
-def _visible(text: str) -> str:
-    """The text without anything that would move the cursor or change colours."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 class PlainListener(_Printer):
     """Lines for a file or a pipe."""
 
@@ -204,7 +200,7 @@ class PlainListener(_Printer):
             self._line(f"reading the text: {event.done / event.total:.0%}")
 
     def _line(self, text: str) -> None:
-        self._out.write(_visible(text) + "\n")
+        self._out.write(visible(text) + "\n")
         self._out.flush()
 
     def on_progress(self, event: events.Progress) -> None:
@@ -255,7 +251,7 @@ class LiveListener(_Printer):
         self._bar.update(event)
 
     def _line(self, text: str) -> None:
-        self._progress.console.print(Text(_visible(text)), soft_wrap=True)
+        self._progress.console.print(Text(visible(text)), soft_wrap=True)
 
     def on_start(self, event: events.Started) -> None:
         super().on_start(event)
@@ -279,7 +275,7 @@ class LiveListener(_Printer):
         self._progress.update(self._task, val=f"{event.val_loss:.4f}")
         title = Text(_validation(event), style="bold" if event.best else "")
         if event.sample:
-            self._progress.console.print(Panel(Text(_visible(event.sample)), title=title, title_align="left"))
+            self._progress.console.print(Panel(Text(visible(event.sample)), title=title, title_align="left"))
         else:
             self._progress.console.print(title)
 

@@ -90,7 +90,7 @@ def _items(
     """Scores by item; with ``each`` they go to standard output, and the sum of them to standard error."""
     from dataclasses import replace
 
-    from charrnn.inference.item_scores import item_config, score_items, strangest_first
+    from charrnn.inference.item_scores import by_surprisal, item_config, score_items
 
     config = item_config(sampler.info)
     if divided.has_items:
@@ -104,7 +104,7 @@ def _items(
             yield score
 
     scores = counted(score_items(sampler, text, config, split=split, unknown=unknown))  # type: ignore[arg-type]
-    for score in strangest_first(scores) if sort else scores:
+    for score in by_surprisal(scores) if sort else scores:
         if each and as_json:
             values = {"bits": score.bits, "bits_per_char": score.bits_per_char, "text": score.text}
             sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -16,8 +16,8 @@ def heatmap(
     length: Annotated[
         int | None, typer.Option(help="Characters at most.", show_default="100,000; 5,000 for --sample")
     ] = None,
-    cells: Annotated[int, typer.Option(help="How many cells to keep; each adds up to a byte per character.")] = 40,
-    cell: Annotated[list[str] | None, typer.Option(help="Keep this one too, such as c_0[57]; may be repeated.")] = None,
+    units: Annotated[int, typer.Option(help="How many units to keep; each adds up to a byte per character.")] = 40,
+    unit: Annotated[list[str] | None, typer.Option(help="Keep this one too, such as c_0[57]; may be repeated.")] = None,
     state: Annotated[
         list[str] | None, typer.Option(help="Look at this state; may be repeated.", show_default="c_…, or all")
     ] = None,
@@ -27,7 +27,7 @@ def heatmap(
     seed: Annotated[int, typer.Option(help="For --sample: same seed, same text.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
 ) -> None:
-    """Write a page that colours a text by what the model's cells do, and by what surprises it."""
+    """Write a page that colours a text by what the model's units do, and by what surprises it."""
     from charrnn.errors import ConfigError
     from charrnn.files import check_writable, write_atomically
     from charrnn.inference.models import open_sampler
@@ -52,8 +52,8 @@ def heatmap(
         title=model_title(model),
         text_name=name,
         length=length,
-        cells=cells,
-        names=cell or (),
+        units=units,
+        names=unit or (),
         states=state or (),
         unknown=unknown,
     )
@@ -61,6 +61,6 @@ def heatmap(
     write_atomically(out, page)
     behind = f", {made.left_out:,} more left out (--length)" if made.left_out else ""
     typer.echo(f"{out}: {len(made.analysis.shown):,} characters{behind}, {len(page):,} bytes")
-    for best in made.analysis.cells[:8]:
+    for best in made.analysis.units[:8]:
         feature, r = best.best
         typer.echo(f"  {best.name:<12} r = {r:+.3f}  {feature}")

@@ -43,7 +43,7 @@ class ItemScore:
 
     @property
     def bits_per_char(self) -> float:
-        """Bits for each token: by this the strangest are found, whatever their length."""
+        """Bits for each token, which compares items of any length."""
         return self.bits / max(1, self.tokens)
 
 
@@ -122,8 +122,11 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def strangest_first(scores: Iterable[ItemScore]) -> Iterator[ItemScore]:
-    """The same by bits per character, highest first; 24 bytes each are in memory, the texts are in a temporary file."""
+def by_surprisal(scores: Iterable[ItemScore]) -> Iterator[ItemScore]:
+    """The scores sorted by bits per character, highest first.
+
+    The texts wait in a temporary file; 24 bytes of memory are needed for each.
+    """
     nats, tokens, ends = array("d"), array("q"), array("q", [0])
     with tempfile.TemporaryFile() as spool:
         for score in scores:

@@ -55,18 +55,29 @@ def plot_runs(folders: Sequence[Path], target: Path, *, x: str = "epoch") -> Non
             linewidth=2,
             label=f"{folder.name}: validation (best {best:.4f}); thin: training",
         )
-    losses = sorted(p["val_loss"] for _, validation in runs.values() for p in validation)
-    if losses:
-        # The first steps would squeeze everything that matters into the lowest part.
-        floor = min([losses[0], *(p["loss"] for training, _ in runs.values() for p in training)])
-        top = losses[-1] + 0.25 * (losses[-1] - losses[0]) + 0.05
-        axes.set_ylim(floor - 0.03 * (top - floor), top)
+    low, high = loss_limits(
+        [p["loss"] for training, _ in runs.values() for p in training],
+        [p["val_loss"] for _, validation in runs.values() for p in validation],
+    )
+    axes.set_ylim(low - 0.03 * (high - low), high)
     axes.set_xlabel(X_AXES[x])
     axes.set_ylabel("loss, nats per character")
     axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, target)
     pyplot.close(figure)
+
+
+def loss_limits(training: Sequence[float], validation: Sequence[float]) -> tuple[float, float]:
+    """The lowest and the highest loss that a plot shows.
+
+    The axis ends a little above the validation losses: the training losses of
+    the first steps would squeeze everything that matters into its lowest part.
+    Without validation losses it shows the training losses whole.
+    """
+    losses = validation or training
+    worst = max(losses)
+    return min([*losses, *training]), worst + 0.25 * (worst - min(losses)) + 0.05
 
 
 def _curves(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

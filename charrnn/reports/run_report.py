@@ -11,6 +11,7 @@ from typing import Any
 from charrnn.errors import RunFolderError
 from charrnn.files import write_atomically
 from charrnn.reports.html import fill_page
+from charrnn.reports.plots import loss_limits
 from charrnn.runs.metrics import read_metrics
 from charrnn.runs.samples import Sample, read_samples
 
@@ -42,7 +43,7 @@ def write_report(folder: Path, target: Path) -> Path | None:
     parts = [f"<section><h2>Loss</h2>{curves(training, validation)}</section>"]
     if heat is not None:
         link = escape(_relative(heat.name), quote=True)
-        parts.append(f'<section><h2>Cells</h2><p><a href="{link}">Heat map of the best model</a></p></section>')
+        parts.append(f'<section><h2>Units</h2><p><a href="{link}">Heat map of the best model</a></p></section>')
     parts.append(_samples(read_samples(folder)))
     parts.append(_settings(folder / "config.json"))
     page = fill_page("report", title=f"Run {folder.resolve().name}", body="\n".join(parts))
@@ -51,10 +52,8 @@ def write_report(folder: Path, target: Path) -> Path | None:
 
 
 def curves(training: _Points, validation: _Points) -> str:
-    """Training and validation loss over epochs as SVG; the axis ends where the first steps would squeeze the rest."""
-    losses = sorted(y for _, y in validation) or sorted(y for _, y in training)
-    low = min([losses[0], *(y for _, y in training)])
-    high = losses[-1] + 0.25 * (losses[-1] - losses[0]) + 0.05
+    """Training and validation loss over epochs as SVG; the first steps may lie above it (``loss_limits``)."""
+    low, high = loss_limits([y for _, y in training], [y for _, y in validation])
     right = max(x for x, _ in training + validation) or 1.0
 
     def place(x: float, y: float) -> str:
@@ -76,7 +75,7 @@ def curves(training: _Points, validation: _Points) -> str:
     for x, y in validation:
         across, down = place(x, y).split(",")
         parts.append(f'<circle class="validation" cx="{across}" cy="{down}" r="3.5"/>')
-    best = f", best {losses[0]:.4f}" if validation else ""
+    best = f", best {min(y for _, y in validation):.4f}" if validation else ""
     caption = f"nats per character by epoch; thin: training, marked: validation{best}"
     return f"<figure>{''.join(parts)}</svg><figcaption>{caption}</figcaption></figure>"
 

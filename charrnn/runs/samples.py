@@ -35,7 +35,12 @@ class Sample:
     def to_text(self) -> str:
         """The entry; characters that a terminal would act upon are shown as U+FFFD."""
         head = f"step {self.step}  epoch {self.epoch:.4f}  train {self.train_loss:.4f}  val {self.val_loss:.4f}\n"
-        return head + "".join(f"{_INDENT}{_visible(line)}\n" for line in self.text.split("\n"))
+        return head + "".join(f"{_INDENT}{visible(line)}\n" for line in self.text.split("\n"))
+
+
+def visible(text: str) -> str:
+    """The text with U+FFFD for every character that would move the cursor or change colours."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def append_sample(folder: Path, sample: Sample) -> None:
@@ -101,7 +106,3 @@ def _sample(head: re.Match[str], body: list[str]) -> Sample | None:
     if not body:
         return None
     return Sample(step=int(head[1]), epoch=epoch, train_loss=train_loss, val_loss=val_loss, text="\n".join(body))
-
-
-def _visible(text: str) -> str:
-    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from charrnn.reports.heatmap.analysis import Analysis, Cell
+from charrnn.reports.heatmap.analysis import Analysis, Unit
 from charrnn.reports.heatmap.page import heatmap_page
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 
 @pytest.fixture
 def heat(tmp_path: Path) -> Path:
-    """A page of 100,000 characters, three cells, and hostile text wherever text can stand."""
+    """A page of 100,000 characters, three units, and hostile text wherever text can stand."""
     shown = (f"{EVIL} some 'text'\n\tand € 漢\n" * 2000)[:100_000]
     n = len(shown)
     waves = [np.sin(np.arange(n, dtype=np.float32) / k) for k in (3, 30, 300)]
@@ -31,8 +31,8 @@ def heat(tmp_path: Path) -> Path:
         guesses=np.tile(np.arange(5, dtype=np.int32), (n, 1)),
         probabilities=np.tile(np.array([0.5, 0.2, 0.1, 0.1, 0.05], np.float32), (n, 1)),
         labels=("/", "<", "&", "'", EVIL),
-        cells=tuple(
-            Cell(state="c_0", index=i, correlations={EVIL: 0.9 - i / 10, "digit": i / 10}, values=wave)
+        units=tuple(
+            Unit(state="c_0", index=i, correlations={EVIL: 0.9 - i / 10, "digit": i / 10}, values=wave)
             for i, wave in enumerate(waves)
         ),
     )
@@ -65,7 +65,7 @@ def test_choosing_and_walking(page: Page, heat: Path) -> None:
     assert page.locator("#guesses li.hit").inner_text().startswith("/")
     before = colour(page, 20, 15)
     page.locator("#list input").first.check(force=True)
-    page.wait_for_selector("body[data-cell=surprise]")
+    page.wait_for_selector("body[data-unit=surprise]")
     page.wait_for_function("document.getElementById('chosen').textContent.includes('surprise')")
     page.wait_for_timeout(100)
     assert colour(page, 20, 15) != before
@@ -96,7 +96,7 @@ def test_phone_by_touch(new_page: NewPage, heat: Path) -> None:
     page.tap("#choose")
     assert page.is_visible("#panel")
     page.tap("#list label:nth-child(3)")
-    page.wait_for_selector("body[data-cell='c_0[1]']")
+    page.wait_for_selector("body[data-unit='c_0[1]']")
     page.wait_for_selector("#panel", state="hidden")
     page.touchscreen.tap(60, 400)
     page.wait_for_function("!document.getElementById('where').textContent.includes('character 1 ')")

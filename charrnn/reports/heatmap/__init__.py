@@ -1,1 +1,1 @@
-"""What the cells of a model do along a text: one self-contained page. Needs the runtime, not torch."""
+"""What the units of a model do along a text: one self-contained page. Needs the runtime, not torch."""

@@ -1,6 +1,6 @@
-"""A model run over a text: surprise, likeliest next characters, and the cells that follow something nameable.
+"""A model run over a text: surprise, likeliest next characters, and the units that follow something nameable.
 
-Letters: N characters, U cells (of all states looked at), F features, K cells kept.
+Letters: N characters, U units (of all states looked at), F features, K units kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ModelText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Unit:
     """One number of one state, and what it follows.
 
     Attributes:
@@ -78,7 +78,7 @@ class Analysis:
             (fewer columns where the vocabulary is smaller).
         probabilities: theirs, ``[N, GUESSES]``.
         labels: what a token is called, in id order.
-        cells: best followers first.
+        units: best followers first.
     """
 
     shown: str
@@ -86,7 +86,7 @@ class Analysis:
     guesses: NDArray[np.int32]
     probabilities: NDArray[np.float32]
     labels: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    units: tuple[Unit, ...]
 
 
 def read_text(vocabulary: Vocabulary, text: str | bytes, *, unknown: str = "error") -> ModelText:
@@ -123,26 +123,26 @@ def _character(symbol: int) -> str:
 
 
 def analyse(
-    sampler: Sampler, text: ModelText, *, cells: int = 40, names: Sequence[str] = (), states: Sequence[str] = ()
+    sampler: Sampler, text: ModelText, *, units: int = 40, names: Sequence[str] = (), states: Sequence[str] = ()
 ) -> Analysis:
     """Runs a model once over a text, from the zero state.
 
     Args:
         sampler: the model.
         text: see ``read_text``; at most ``MAX_LENGTH`` characters.
-        cells: how many cells to keep, the best followers: the best of every feature
+        units: how many units to keep, the best followers: the best of every feature
             first, then by the size of r.
-        names: cells to keep besides, such as ``c_0[57]``.
+        names: units to keep besides, such as ``c_0[57]``.
         states: states to look at; by default those named ``c_…``, where an LSTM
             remembers, or all of them where there is none.
 
     Raises:
-        UsageError: an unknown state or cell, or too long a text.
+        UsageError: an unknown state or unit, or too long a text.
     """
     if len(text.shown) > MAX_LENGTH:
         raise UsageError(f"the text has {len(text.shown):,} characters; a page holds {MAX_LENGTH:,} at most")
-    if cells < 1:
-        raise UsageError(f"cells must be at least 1, got {cells}")
+    if units < 1:
+        raise UsageError(f"units must be at least 1, got {units}")
     columns = _columns(sampler, states)
     asked = _asked(names, columns)
     activations, bits, guesses, probabilities = _run(sampler, text, [number for number, _ in columns.values()])
@@ -150,22 +150,22 @@ def analyse(
     r = correlations(activations, np.array(list(features.values()), np.float32).reshape(len(features), -1))
     places = [(state, i) for state, (_, size) in columns.items() for i in range(size)]
     kept = [
-        Cell(
+        Unit(
             state=places[u][0],
             index=places[u][1],
             correlations=dict(zip(features, map(float, r[u]), strict=True)),
             values=activations[:, u].astype(np.float32),
         )
-        for u in _choose(r, cells, [places.index(place) for place in asked])
+        for u in _choose(r, units, [places.index(place) for place in asked])
     ]
-    kept.sort(key=lambda cell: -abs(cell.best[1]))
+    kept.sort(key=lambda unit: -abs(unit.best[1]))
     return Analysis(
         shown=text.shown,
         bits=bits,
         guesses=guesses,
         probabilities=probabilities,
         labels=token_labels(sampler.vocabulary),
-        cells=tuple(kept),
+        units=tuple(kept),
     )
 
 
@@ -230,18 +230,18 @@ def _asked(names: Sequence[str], columns: Mapping[str, tuple[int, int]]) -> list
         size = columns.get(state, (0, 0))[1]
         if not (index.isascii() and index.isdigit() and len(index) < 10 and int(index) < size):
             known = ", ".join(f"{s}[0] to {s}[{n - 1}]" for s, (_, n) in columns.items())
-            raise UsageError(f"no cell {name!r} among the states looked at; there are {known}")
+            raise UsageError(f"no unit {name!r} among the states looked at; there are {known}")
         places.append((state, int(index)))
     return places
 
 
-def _choose(r: NDArray[np.float64], cells: int, asked: Sequence[int]) -> list[int]:
-    """Which columns to keep: those asked for, each feature's best, then the best of all; ``cells`` and the asked."""
+def _choose(r: NDArray[np.float64], units: int, asked: Sequence[int]) -> list[int]:
+    """Which columns to keep: those asked for, each feature's best, then the best of all; ``units`` and the asked."""
     strength = np.abs(r)
     best = strength.max(1, initial=0.0)
     leaders = sorted(strength.argmax(0).tolist(), key=lambda u: -best[u]) if len(r) else []
     order = dict.fromkeys([*leaders, *np.argsort(-best, kind="stable").tolist()])
-    return list(dict.fromkeys([*asked, *[u for u in order if u not in asked][:cells]]))
+    return list(dict.fromkeys([*asked, *[u for u in order if u not in asked][:units]]))
 
 
 def _run(
@@ -249,7 +249,7 @@ def _run(
 ) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
     """Activations ``[N, U]``, bits ``[N]``, guesses and their probabilities ``[N, GUESSES]``.
 
-    Activations are kept at half precision: 100,000 characters of 1,024 cells are 200 MB then,
+    Activations are kept at half precision: 100,000 characters of 1,024 units are 200 MB then,
     and the page shows 255 steps of colour.
     """
     sizes = [sampler.info.states[number].size for number in numbers]

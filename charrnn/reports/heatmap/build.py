@@ -45,7 +45,7 @@ def build_heatmap(
     title: str,
     text_name: str,
     length: int = 100_000,
-    cells: int = 40,
+    units: int = 40,
     names: Sequence[str] = (),
     states: Sequence[str] = (),
     unknown: str = "error",
@@ -57,7 +57,7 @@ def build_heatmap(
         text: bytes only for a byte model.
         title, text_name: what the page calls model and text.
         length: read so many characters at most (bytes, of a byte model), from the beginning.
-        cells, names, states: see ``analyse``.
+        units, names, states: see ``analyse``.
         unknown: "error" or "skip", for characters the model does not know.
 
     Raises:
@@ -69,7 +69,7 @@ def build_heatmap(
         raise UsageError(f"length must be from 1 to {MAX_LENGTH:,}, got {length:,}: the page holds all of the text")
     left_out = max(0, len(text) - length)
     read = read_text(sampler.vocabulary, text[:length], unknown=unknown)
-    analysis = analyse(sampler, read, cells=cells, names=names, states=states)
+    analysis = analyse(sampler, read, units=units, names=names, states=states)
     info = sampler.info
     facts = {
         "model:": f"{info.cell} {info.num_layers}×{info.hidden_size}",

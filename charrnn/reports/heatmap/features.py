@@ -1,4 +1,4 @@
-"""Nameable properties of a text, one number a character: what a cell may turn out to follow.
+"""Nameable properties of a text, one number a character: what a unit may turn out to follow.
 
 Each value is about the text up to and with its character, because that is what
 the model has read when its state is looked at: an opening quote is inside, the
@@ -7,7 +7,8 @@ closing one no longer. A feature that does not vary in a text is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ Codes = NDArray[np.uint32]
 
 _OPEN, _CLOSE = "([{", ")]}"
 _SINGLE, _DOUBLE, _TRIPLE = 1, 2, 3
-_PREFIXES = frozenset("rbfuRBFU")  # r'…', f"…": the letter stands before a quote that opens
 
 
 def text_features(text: str) -> dict[str, Values]:
@@ -118,45 +118,31 @@ def _indentation(text: str) -> dict[str, Values]:
     return {"indentation": widths, "leading blanks": leadings, "line with a capital first": capitals}
 
 
+# What begins outside quotes and comments. A quote that nothing closes ends where its kind must end at the latest.
+_QUOTED = re.compile(
+    r"""
+    (?P<comment> \# .* )
+  | (?P<triple> (?P<mark> \"{3} | '{3} ) (?: \\(?s:.) | [^\\] )*? (?: (?P<closed_3> (?P=mark) ) | \\?\Z ) )
+  | (?P<double> " (?: \\.? | [^"\\\n] | (?<!\n)\n )* (?P<closed_2> ")? )
+    # After a letter or digit it is an apostrophe, unless that is a prefix as of r'…'.
+  | (?P<single> (?: (?<!\w) | (?<=\b[rbfuRBFU]) | (?<=\b[rbfuRBFU]{2}) )
+                ' (?: \\.? | [^'\\\n] )* (?P<closed_1> ')? )
+    """,
+    re.VERBOSE,
+)
+
+
 def _quotes(text: str) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
     """Which kind of quote each character is in, 0 for none, and where a comment runs."""
     kinds, comments = np.zeros(len(text), np.int8), np.zeros(len(text), np.bool_)
-    kind, quote, comment, escaped = 0, "", False, False
-    i = 0
-    while i < len(text):
-        c, size, after = text[i], 1, kind
-        if c == "\n":
-            escaped, comment = False, False
-            empty = i > 0 and text[i - 1] == "\n"
-            after = 0 if kind == _SINGLE or (kind == _DOUBLE and empty) else kind
-        elif escaped:
-            escaped = False
-        elif kind and c == "\\":
-            escaped = True
-        elif kind == _TRIPLE and text.startswith(quote * 3, i):
-            after, size = 0, 3
-        elif kind in (_SINGLE, _DOUBLE) and c == quote:
-            after = 0
-        elif not kind and not comment and c in "\"'":
-            if text.startswith(c * 3, i):
-                after, size, quote = _TRIPLE, 3, c
-            elif c == '"' or _opens(text, i):
-                after, quote = (_DOUBLE if c == '"' else _SINGLE), c
-        elif not kind and c == "#":
-            comment = True
-        # Of three quotes in a row the first two do not tell yet.
-        kinds[i : i + size - 1] = kind
-        kinds[i + size - 1] = kind = after
-        comments[i] = comment
-        i += size
+    for found in _QUOTED.finditer(text):
+        begin, end = found.span()
+        if found["comment"]:
+            comments[begin:end] = True
+            continue
+        kind = _TRIPLE if found["triple"] else _DOUBLE if found["double"] else _SINGLE
+        # The third of three quotes is the one that opens or closes.
+        begin += 2 if kind == _TRIPLE else 0
+        end -= 1 if found[f"closed_{kind}"] else 0
+        kinds[begin:end] = kind
     return kinds, comments
-
-
-def _opens(text: str, i: int) -> bool:
-    """Whether the single quote at i can open a quotation: an apostrophe follows a letter that is no prefix."""
-    before = text[max(0, i - 3) : i]
-    if not before or not (before[-1].isalnum() or before[-1] == "_"):
-        return True
-    word: Sequence[str] = before.rstrip("rbfuRBFU")
-    prefix = before[len(word) :]
-    return 0 < len(prefix) < 3 and set(prefix) <= _PREFIXES and not (word and (word[-1].isalnum() or word[-1] == "_"))

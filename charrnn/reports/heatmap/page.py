@@ -1,8 +1,8 @@
 """The page of a heat map: one HTML file, nothing fetched from elsewhere.
 
-A position costs about a byte for each cell (compressed, in base64), 8 bytes for
+A position costs about a byte for each unit (compressed, in base64), 8 bytes for
 the five guesses and 3 for surprise and text: some 4 MB for 100,000 characters and
-40 cells. The browser unpacks a cell when it is chosen.
+40 units. The browser unpacks a unit when it is chosen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.reports.heatmap.analysis import Analysis, Cell
+from charrnn.reports.heatmap.analysis import Analysis, Unit
 from charrnn.reports.html import data_block, fill_page
 
 BITS_UNIT = 1000  # of a bit
@@ -37,11 +37,11 @@ def heatmap_page(analysis: Analysis, *, title: str, facts: Mapping[str, str]) ->
         "guesses": _packed(analysis.guesses.astype(np.uint16 if len(analysis.labels) <= 1 << 16 else np.uint32)),
         "probabilities": _packed(np.rint(analysis.probabilities * 255).astype(np.uint8)),
     }
-    cells = []
-    for number, cell in enumerate(analysis.cells):
-        low, high, levels = quantised(cell.values)
-        blocks[f"cell{number}"] = _packed(levels)
-        cells.append(_description(cell) | {"low": low, "high": high})
+    units = []
+    for number, unit in enumerate(analysis.units):
+        low, high, levels = quantised(unit.values)
+        blocks[f"unit{number}"] = _packed(levels)
+        units.append(_description(unit) | {"low": low, "high": high})
     about = {
         "length": len(analysis.shown),
         "symbols": symbols.tolist(),
@@ -51,7 +51,7 @@ def heatmap_page(analysis: Analysis, *, title: str, facts: Mapping[str, str]) ->
         "guesses": analysis.guesses.shape[1],
         "bitsUnit": BITS_UNIT,
         "levels": LEVELS,
-        "cells": cells,
+        "units": units,
         "title": title,
         "facts": list(facts.items()),
     }
@@ -74,11 +74,11 @@ def quantised(values: NDArray[np.float32]) -> tuple[float, float, NDArray[np.uin
     return low, high, levels.astype(np.uint8)
 
 
-def _description(cell: Cell) -> dict[str, Any]:
+def _description(unit: Unit) -> dict[str, Any]:
     return {
-        "name": cell.name,
-        "state": cell.state,
-        "correlations": {name: round(r, 3) for name, r in cell.correlations.items()},
+        "name": unit.name,
+        "state": unit.state,
+        "correlations": {name: round(r, 3) for name, r in unit.correlations.items()},
     }
 
 

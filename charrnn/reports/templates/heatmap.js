@@ -27,7 +27,7 @@
 
   let text, bits, guesses, probabilities; // one entry a position
   let levels = null; // 0 to 255, the colour of each position
-  let chosen = -1; // number of a cell, or -1 for surprise
+  let chosen = -1; // number of a unit, or -1 for surprise
   const symbols = about.symbols.map((code) => String.fromCodePoint(code));
   const unpacked = new Map();
 
@@ -210,8 +210,8 @@
     b.textContent = label(i);
     let value = "";
     if (chosen >= 0) {
-      const cell = about.cells[chosen];
-      value = ` · ${cell.name} = ${(cell.low + (cell.high - cell.low) * levels[i] / about.levels).toFixed(2)}`;
+      const unit = about.units[chosen];
+      value = ` · ${unit.name} = ${(unit.low + (unit.high - unit.low) * levels[i] / about.levels).toFixed(2)}`;
     }
     const surprise = (bits[i] / about.bitsUnit).toFixed(2);
     where.append(b, ` character ${(i + 1).toLocaleString("en")} · surprise ${surprise} bits${value}`);
@@ -292,15 +292,15 @@
   map.addEventListener("pointerdown", (event) => { map.setPointerCapture(event.pointerId); jump(event); });
   map.addEventListener("pointermove", (event) => { if (event.buttons) jump(event); });
 
-  // ---- choosing a cell ----
+  // ---- choosing a unit ----
 
   const wish = element("feature"), list = element("list"), panel = element("panel");
-  const best = (cell) => Object.entries(cell.correlations).reduce((a, b) => Math.abs(b[1]) > Math.abs(a[1]) ? b : a, ["", 0]);
+  const best = (unit) => Object.entries(unit.correlations).reduce((a, b) => Math.abs(b[1]) > Math.abs(a[1]) ? b : a, ["", 0]);
   const signed = (r) => (r < 0 ? "−" : "+") + Math.abs(r).toFixed(2);
   const title = (number) => {
     if (number < 0) return "surprise: bits per character";
-    const cell = about.cells[number], [name, r] = best(cell);
-    return name ? `${name} (r = ${signed(r)}), ${cell.name}` : cell.name;
+    const unit = about.units[number], [name, r] = best(unit);
+    return name ? `${name} (r = ${signed(r)}), ${unit.name}` : unit.name;
   };
 
   function option(number, what, r, name) {
@@ -308,7 +308,7 @@
     item.className = "item" + (number === chosen ? " on" : "");
     const radio = document.createElement("input");
     radio.type = "radio";
-    radio.name = "cell";
+    radio.name = "unit";
     radio.value = number;
     radio.checked = number === chosen;
     radio.addEventListener("change", () => choose(number));
@@ -332,12 +332,12 @@
 
   function fillList() {
     const feature = wish.value;
-    const ranked = about.cells.map((cell, number) => {
-      const [name, r] = feature ? [feature, cell.correlations[feature]] : best(cell);
-      return { number, name, r, cell };
+    const ranked = about.units.map((unit, number) => {
+      const [name, r] = feature ? [feature, unit.correlations[feature]] : best(unit);
+      return { number, name, r, unit };
     }).sort((a, b) => Math.abs(b.r) - Math.abs(a.r));
     list.replaceChildren(option(-1, "surprise", null, "bits per character"),
-      ...ranked.map(({ number, name, r, cell }) => option(number, name || "nothing nameable", r, cell.name)));
+      ...ranked.map(({ number, name, r, unit }) => option(number, name || "nothing nameable", r, unit.name)));
   }
 
   async function choose(number) {
@@ -345,20 +345,20 @@
     if (!unpacked.has(number)) {
       unpacked.set(number, number < 0
         ? Uint8Array.from(bits, (b) => Math.min(255, b / about.bitsUnit / SURPRISED * 255))
-        : await unpack("cell" + number, 1));
+        : await unpack("unit" + number, 1));
     }
     if (chosen !== number) return; // another one was chosen meanwhile
     levels = unpacked.get(number);
     for (const item of list.children) item.classList.toggle("on", item.firstChild.checked);
     element("chosen").textContent = "Colour: " + title(number);
-    const cell = about.cells[number];
-    element("low").textContent = cell ? cell.low.toFixed(2) : "0 bits";
-    element("high").textContent = cell ? cell.high.toFixed(2) : SURPRISED + " bits or more";
+    const unit = about.units[number];
+    element("low").textContent = unit ? unit.low.toFixed(2) : "0 bits";
+    element("high").textContent = unit ? unit.high.toFixed(2) : SURPRISED + " bits or more";
     recolour();
     drawMap();
     draw();
     tell();
-    document.body.dataset.cell = cell ? cell.name : "surprise";
+    document.body.dataset.unit = unit ? unit.name : "surprise";
   }
 
   function open(on) {
@@ -376,7 +376,7 @@
 
   async function begin() {
     element("facts").textContent = about.facts.map(([name, value]) => `${name} ${value}`).join(" · ");
-    const names = Object.keys(about.cells[0]?.correlations ?? {});
+    const names = Object.keys(about.units[0]?.correlations ?? {});
     for (const [value, words] of [["", "anything (best first)"], ...names.map((name) => [name, name])]) {
       const it = document.createElement("option");
       it.value = value;
@@ -386,7 +386,7 @@
     [text, bits, guesses, probabilities] = await Promise.all([
       unpack("text", about.wide), unpack("bits", 2), unpack("guesses", about.labelsWide), unpack("probabilities", 1)]);
     measure();
-    chosen = about.cells.length ? 0 : -1;
+    chosen = about.units.length ? 0 : -1;
     fillList();
     await choose(chosen);
     layout();

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from charrnn_runtime import CharrnnError, Sampler, UsageError, Vocabulary
 
-from charrnn.reports.heatmap.analysis import Analysis, Cell, analyse, correlations, read_text, token_labels
+from charrnn.reports.heatmap.analysis import Analysis, Unit, analyse, correlations, read_text, token_labels
 from charrnn.reports.heatmap.features import text_features
 from charrnn.reports.heatmap.page import heatmap_page, quantised
 
@@ -77,7 +77,7 @@ def test_correlations_are_numpys() -> None:
 def test_analysis_is_what_the_sampler_computes(run: Run) -> None:
     sampler = Sampler(run.model)
     text = run.text.read_text()[:700]
-    found = analyse(sampler, read_text(sampler.vocabulary, text), cells=6, names=["c_0[5]"])
+    found = analyse(sampler, read_text(sampler.vocabulary, text), units=6, names=["c_0[5]"])
     assert found.shown == text
     np.testing.assert_allclose(found.bits, -sampler.score(text).log_probs / math.log(2), rtol=1e-5, atol=1e-6)
     state = sampler.initial_state()
@@ -85,19 +85,19 @@ def test_analysis_is_what_the_sampler_computes(run: Run) -> None:
     names = [s.input for s in sampler.info.states]
     for i, token in enumerate(sampler.vocabulary.encode(text[:50])):
         logits, state = sampler.step([token], state)
-        for cell in found.cells:
-            assert cell.values[i] == pytest.approx(state[names.index(cell.state)][0, cell.index], abs=2e-3, rel=2e-3)
+        for unit in found.units:
+            assert unit.values[i] == pytest.approx(state[names.index(unit.state)][0, unit.index], abs=2e-3, rel=2e-3)
         row = logits[0].astype(np.float64)
         probabilities = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
         order = np.argsort(-probabilities, kind="stable")[:5]
         assert found.guesses[i].tolist() == order.tolist()
         np.testing.assert_allclose(found.probabilities[i], probabilities[order], rtol=1e-4)
-    assert len(found.cells) == 7
-    assert "c_0[5]" in [c.name for c in found.cells]
-    assert {c.state for c in found.cells} == {"c_0"}
-    strengths = [abs(c.best[1]) for c in found.cells]
+    assert len(found.units) == 7
+    assert "c_0[5]" in [c.name for c in found.units]
+    assert {c.state for c in found.units} == {"c_0"}
+    strengths = [abs(c.best[1]) for c in found.units]
     assert strengths == sorted(strengths, reverse=True)
-    best = found.cells[0]
+    best = found.units[0]
     plain = np.corrcoef(best.values, text_features(text)[best.best[0]])[0, 1]
     assert best.best[1] == pytest.approx(plain, abs=1e-6)
 
@@ -134,7 +134,7 @@ def evil_analysis() -> Analysis:
         guesses=np.tile(np.arange(5, dtype=np.int32), (n, 1)),
         probabilities=np.full((n, 5), 0.2, np.float32),
         labels=("</script>", "<", "&", "'", "<img src=x onerror=alert(1)>"),
-        cells=(Cell(state="</script>", index=1, correlations={EVIL: 0.5}, values=np.arange(n, dtype=np.float32)),),
+        units=(Unit(state="</script>", index=1, correlations={EVIL: 0.5}, values=np.arange(n, dtype=np.float32)),),
     )
 
 
@@ -152,7 +152,7 @@ def test_no_text_gets_out_of_its_data_block() -> None:
 
 def test_command(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    done = charrnn("heatmap", run.model, "--text", run.text, "--length", 2000, "--cells", 3, "-o", page)
+    done = charrnn("heatmap", run.model, "--text", run.text, "--length", 2000, "--units", 3, "-o", page)
     assert done.code == 0, done.err
     assert "2,000 characters" in done.out
     assert "left out" in done.out
@@ -167,7 +167,7 @@ def test_command(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
         ([], 2, "--sample"),
         (["--sample", "--text", "x"], 2, "one of them"),
         (["--text", "missing.txt"], 1, "missing.txt"),
-        (["--sample", "--cells", 0], 2, "cells"),
+        (["--sample", "--units", 0], 2, "units"),
         (["--sample", "--length", 0], 2, "length"),
         (["--text", "{text}", "--length", 400_000], 2, "300,000"),
         (["--sample", "--out", "/missing/page.html"], 1, "/missing/page.html"),
