@@ -79,7 +79,9 @@ def main() -> None:
     for cell in args.cells:
         model = ModelConfig(cell=cell, hidden_size=args.hidden_size, num_layers=args.num_layers)
         plain = training_step(model, config, Streams.around(corpus.ids, args.batch_size), end, device)
-        packed = training_step(model, config, Items(corpus, 0.1).streams(args.batch_size, 1), end, device)
+        packed = training_step(
+            model, config, Items(corpus, DataConfig(lines=True)).streams(args.batch_size, 1), end, device
+        )
         pairs = [(_seconds(plain, device), _seconds(packed, device)) for _ in range(args.rounds + 3)][3:]
         ratio = statistics.median(b / a for a, b in pairs) - 1
         one, other = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))

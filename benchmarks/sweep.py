@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from charrnn.cells.layer import State
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
-from charrnn.data.streams import split_streams
+from charrnn.data.streams import divided
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.defaults import BOOSTED_WARMUP_STEPS, LR_BOOST
 from charrnn.training.device import keep_freed_memory
@@ -118,7 +118,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
         model_config = replace(model_config, embedding_size=model_config.hidden_size)
     model = variant.kind(model_config, len(corpus.vocabulary))
     variant.change(model)
-    split = split_streams(corpus.ids, kind="end", val_frac=0.1, batch_size=config.batch_size, seq_len=config.seq_len)
+    split = divided(corpus, DataConfig(), batch_size=config.batch_size, seq_len=config.seq_len, seed=seed)
     optimizers = Optimizers(model, config)
     matrices = [layer["weight_hh"] for layer in model.export_weights().layers]
     average = copy.deepcopy(model) if variant.ema else None

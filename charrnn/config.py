@@ -73,10 +73,12 @@ class DataConfig(_Config):
     normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = _option(
         None, "Unicode normal form applied to the text (NFC, NFD, NFKC, NFKD)."
     )
-    val_frac: float = _option(0.1, "Part of the text, its end, that is kept for validation.")
-
+    val_frac: float = _option(0.1, "Part of the text that is kept for validation.")
+    test_frac: float = _option(
+        0.0, "Part of the text that training never reads, for a final test: charrnn eval --split test."
+    )
     split: Literal["end", "streams"] = _option(
-        "end", "Where validation text is taken: from the end of the text, or from the end of each stream."
+        "end", "Where validation and test text is taken: end (of the text), or streams (the end of each stream)."
     )
     val_max: int = _option(
         1_000_000,
@@ -111,6 +113,13 @@ class DataConfig(_Config):
             raise ConfigError("items are divided one by one; leave out --split streams")
         if not 0 < self.val_frac < 1:
             raise ConfigError(f"val_frac must be above 0 and below 1, got {self.val_frac}")
+        if not 0 <= self.test_frac < 1:
+            raise ConfigError(f"test_frac must be 0 or more and below 1, got {self.test_frac}")
+        if self.val_frac + self.test_frac >= 1:
+            raise ConfigError(
+                f"val_frac {self.val_frac} and test_frac {self.test_frac} leave no text for training; "
+                "their sum must be below 1"
+            )
         if self.normalize is not None:
             _one_of("normalize", self.normalize, ("NFC", "NFD", "NFKC", "NFKD"))
             if self.bytes:

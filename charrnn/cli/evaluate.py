@@ -22,7 +22,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
     text: Annotated[list[str], typer.Argument(help="Files, folders, globs, - for standard input, or a known name.")],
     split: Annotated[
-        str, typer.Option(help="Which part: all, train, or val (the last part, as the model's training split it).")
+        str, typer.Option(help="Which part, as the model's training divided the text: all, train, val or test.")
     ] = "all",
     window: Annotated[
         int | None, typer.Option(help="Score in windows of so many characters, each from the zero state.")
@@ -41,12 +41,13 @@ def evaluate(
     """How well a model predicts a text: nats and bits per character, perplexity; bits per item."""
     from charrnn.cli.console import reading
     from charrnn.config import DataConfig
+    from charrnn.data.split import PARTS
     from charrnn.errors import ConfigError
     from charrnn.inference.evaluation import evaluate_text
     from charrnn.inference.models import open_sampler
 
-    if split not in ("all", "train", "val"):
-        raise ConfigError(f"unknown split {split!r}; known: all, train, val")
+    if split not in ("all", *PARTS):
+        raise ConfigError(f"unknown split {split!r}; known: all, {', '.join(PARTS)}")
     if unknown not in ("error", "skip"):
         raise ConfigError(f"unknown={unknown!r}: use error or skip")
     if window is not None and window < 1:
@@ -66,7 +67,14 @@ def evaluate(
         _items(sampler, text, divided, split=split, unknown=unknown, each=per_line or sort, sort=sort, as_json=as_json)
         return
     with reading() as shown:
-        nats, count = evaluate_text(sampler, text, split=split, window=window, unknown=unknown, listener=shown)
+        nats, count = evaluate_text(
+            sampler,
+            text,
+            split=split,  # type: ignore[arg-type]
+            window=window,
+            unknown=unknown,
+            listener=shown,
+        )
     bits = nats / math.log(2)
     perplexity = math.exp(min(nats, 700))  # near the largest float
     if as_json:
@@ -90,7 +98,8 @@ def _items(
     """Scores by item; with ``each`` they go to standard output, and the sum of them to standard error."""
     from dataclasses import replace
 
-    from charrnn.inference.item_scores import by_surprisal, item_config, score_items
+    from charrnn.inference.item_scores import by_surprisal, score_items
+    from charrnn.inference.training_summary import item_config
 
     config = item_config(sampler.info)
     if divided.has_items:

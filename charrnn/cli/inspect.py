@@ -36,7 +36,7 @@ def inspect(
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    from charrnn.inference.models import training_summary
+    from charrnn.inference.training_summary import training_summary
     from charrnn.runs.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)

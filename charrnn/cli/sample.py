@@ -172,6 +172,7 @@ def _filter(sampler: Sampler, model: Path, against: Path | None) -> Membership |
         return None if found is None else item_filter.Membership.load(found)
     if against.suffix == ".npy":
         return item_filter.Membership.load(against)
-    from charrnn.inference.item_scores import item_config, item_texts
+    from charrnn.inference.item_scores import item_texts
+    from charrnn.inference.training_summary import item_config
 
     return item_filter.Membership.of_items(item_texts([str(against)], item_config(sampler.info)))

@@ -84,16 +84,6 @@ class Corpus:
         """A line on the vocabulary, for the user."""
         return text_report.vocabulary_report(self.vocabulary, self.counts)
 
-    def split(self, val_frac: float) -> tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]:
-        """Training and validation ids: the last ``val_frac`` of the text is for validation."""
-        return split_ids(self.ids, val_frac)
-
-
-def split_ids(ids: NDArray[_Integer], val_frac: float) -> tuple[NDArray[_Integer], NDArray[_Integer]]:
-    """Training and validation part of ``[n]``: the last ``val_frac``, at least one, is for validation."""
-    n_val = max(1, int(len(ids) * val_frac))
-    return ids[:-n_val], ids[-n_val:]
-
 
 def read_items(arguments: Sequence[str], config: DataConfig) -> Iterator[str]:
     """The items of a text one by one, in bounded memory; empty ones are left out, as in training.

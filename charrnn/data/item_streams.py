@@ -9,14 +9,17 @@ items, N length of the text.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from charrnn.config import DataConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.permutation import shuffled
+from charrnn.data.split import ItemSplit
 from charrnn.errors import CorpusError
 
 NO_TARGET = -100  # what torch's cross_entropy leaves out
@@ -27,70 +30,61 @@ _AHEAD = 1 << 16  # tokens that all streams together have ready
 
 
 class Items:
-    """The items of a corpus, divided by their hashes.
-
-    An item is for validation if its hash, read as a fraction, is below
-    ``val_frac``, so that equal items are on one side. The item with the lowest
-    hash always is.
+    """The items of a corpus, divided into parts by their hashes; see ``ItemSplit``.
 
     Args:
         corpus: a text in items.
-        val_frac: what part of the items is for validation.
+        config: what part of the items is for validation and for the test.
 
     Raises:
-        CorpusError: one side is empty.
+        CorpusError: a part is empty, or nearly nothing is left for training.
     """
 
-    def __init__(self, corpus: Corpus, val_frac: float) -> None:
+    def __init__(self, corpus: Corpus, config: DataConfig) -> None:
         assert corpus.items is not None
         assert corpus.hashes is not None
         # Plain views: a memmap is slow to index.
-        self.ids, self.bounds, self.hashes = map(np.asarray, (corpus.ids, corpus.items, corpus.hashes))
+        self.ids: NDArray[np.unsignedinteger] = np.asarray(corpus.ids)
+        self.bounds: NDArray[np.int64] = np.asarray(corpus.items)
+        self.hashes: NDArray[np.uint64] = np.asarray(corpus.hashes)
         self.end = corpus.vocabulary.special["end"]
-        self.threshold = np.uint64(val_frac * 2.0**64)
-        lowest, highest = self.hashes.min(), self.hashes.max()
-        if lowest == highest:
-            raise CorpusError(
-                f"{corpus.description}: all {len(self):,} items are the same one; "
-                "there must be at least two, one to train on and one to validate on"
-            )
-        # At least one item on either side.
-        self.threshold = min(max(self.threshold, lowest + np.uint64(1)), highest)
+        self.split = ItemSplit.of_items(self.hashes, config, corpus.description)
         self.train_tokens = self.val_tokens = self.train_items = 0
         for at in range(0, len(self), _BLOCK):
-            lengths, val = self._lengths(at, at + _BLOCK)
-            self.val_tokens += int(lengths[val].sum())
-            self.train_tokens += int(lengths[~val].sum())
-            self.train_items += int((~val).sum())
-        if self.train_items < len(self) * (1 - val_frac) / 100:
+            hashes = self.hashes[at : at + _BLOCK]
+            lengths = np.diff(self.bounds[at : at + len(hashes) + 1])
+            train = self.split.mask(hashes, "train")
+            self.train_items += int(train.sum())
+            self.train_tokens += int(lengths[train].sum())
+            self.val_tokens += int(lengths[self.split.mask(hashes, "val")].sum())
+        if self.train_items < len(self) * (1 - config.val_frac - config.test_frac) / 100:
             raise CorpusError(
-                f"{corpus.description}: {len(self) - self.train_items:,} of {len(self):,} items are for validation, "
+                f"{corpus.description}: only {self.train_items:,} of {len(self):,} items are left for training, "
                 "since equal items stay together and nearly all are equal; leave out repetitions (sort -u)"
             )
 
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def _lengths(self, begin: int, end: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Lengths of some items, begin and end included, and which are for validation."""
-        return np.diff(self.bounds[begin : end + 1]), self.hashes[begin:end] < self.threshold
-
     def train_hashes(self) -> Iterator[NDArray[np.uint64]]:
-        """Hashes of the items that are trained on, in blocks."""
+        """Hashes of the training items, in blocks."""
         for at in range(0, len(self), _BLOCK):
             hashes = self.hashes[at : at + _BLOCK]
-            yield np.asarray(hashes[hashes >= self.threshold])
+            yield np.asarray(hashes[self.split.mask(hashes, "train")])
 
-    def validation_items(self, tokens: int = VALIDATION_TOKENS) -> NDArray[np.int64]:
-        """Numbers of validation items: all, or where they hold more than ``tokens``, those of the lowest hashes."""
-        threshold = self.threshold
-        if self.val_tokens > tokens:
-            threshold = max(np.uint64(float(threshold) * (tokens / self.val_tokens)), self.hashes.min() + np.uint64(1))
-        found = [at + np.flatnonzero(self.hashes[at : at + _BLOCK] < threshold) for at in range(0, len(self), _BLOCK)]
+    def validation_items(self, max_tokens: int = VALIDATION_TOKENS) -> NDArray[np.int64]:
+        """Indices of validation items: all of them, or if they have more than ``max_tokens``, those of lowest hash."""
+        split = self.split
+        if self.val_tokens > max_tokens:
+            below = int(float(split.val_below) * (max_tokens / self.val_tokens))
+            split = replace(split, val_below=max(below, int(self.hashes.min()) + 1))
+        found = [
+            at + np.flatnonzero(split.mask(self.hashes[at : at + _BLOCK], "val")) for at in range(0, len(self), _BLOCK)
+        ]
         return np.concatenate(found)
 
     def streams(self, batch_size: int, seed: int, rows: range | None = None) -> ItemStreams:
-        """Streams over the items that are trained on; see ``ItemStreams``."""
+        """Streams over the training items; see ``ItemStreams``."""
         return ItemStreams(self, batch_size, seed, rows)
 
 
@@ -176,10 +170,10 @@ class ItemStreams:
     def _take(self, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The next items of each reader, ``[B, n]`` for some n, and their lengths: at least so many tokens for each.
 
-        An item for validation has the length 0.
+        An item of another part has the length 0.
         """
         total = len(self.items)
-        mean = (self.items.train_tokens + self.items.val_tokens) / total
+        mean = int(self.items.bounds[-1]) / total
         wanted = 2 + int(1.2 * tokens / mean * total / self.items.train_items)
         while True:
             turns = self._turn_B[:, None] + np.arange(wanted)
@@ -187,7 +181,7 @@ class ItemStreams:
             epochs, places = np.divmod(numbers.ravel(), total)
             items = shuffled(places, total, self.seed, epochs).reshape(numbers.shape)
             lengths = self.items.bounds[items + 1] - self.items.bounds[items]
-            lengths[self.items.hashes[items] < self.items.threshold] = 0
+            lengths[~self.items.split.mask(self.items.hashes[items], "train")] = 0
             if int(lengths.sum(axis=1).min()) >= tokens:
                 return items, lengths
             wanted *= 2

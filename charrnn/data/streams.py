@@ -6,14 +6,15 @@ Letters: T sequence length, B batch (streams), N length of the text, L length of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn.data.corpus import Corpus, split_ids
+from charrnn.config import DataConfig
+from charrnn.data.corpus import Corpus
 from charrnn.data.item_streams import Items, ItemStreams
-from charrnn.errors import CorpusError
+from charrnn.data.split import split_end, split_streams
 
 Ids = NDArray[np.unsignedinteger]
 
@@ -88,6 +89,10 @@ class Split:
     batches: tuple[int, int] | None = None
     items: Items | None = None
 
+    def summary(self) -> dict[str, Any]:
+        """What a checkpoint must say so that others divide this text in the same way."""
+        return {} if self.items is None else {"item_split": self.items.split.to_json()}
+
     @property
     def train_characters(self) -> int:
         """Characters that are trained on; of items, their ends are counted."""
@@ -96,42 +101,25 @@ class Split:
         return self.train.length * (1 if self.val is None else len(self.train.starts_B))
 
 
-def split_items(corpus: Corpus, *, val_frac: float, batch_size: int, seed: int) -> Split:
-    """Divides a text in items; see ``Items`` and ``ItemStreams``.
+def divided(corpus: Corpus, config: DataConfig, *, batch_size: int, seq_len: int, seed: int) -> Split:
+    """The training and the validation part of a text, ready to be read.
 
     Raises:
-        CorpusError: there are too few distinct items.
+        CorpusError: the text is too short, or has too few distinct items.
     """
-    items = Items(corpus, val_frac)
-    return Split(train=items.streams(batch_size, seed), val=None, val_ids=corpus.ids[:0], items=items)
-
-
-def split_streams(
-    ids: Ids, *, kind: Literal["end", "streams"], val_frac: float, batch_size: int, seq_len: int
-) -> Split:
-    """Divides a text.
-
-    "end" keeps the last ``val_frac`` of the text for validation. "streams" is
-    char-rnn's way: the text is cut into B streams of whole batches, and the
-    last ``val_frac`` of each stream's batches is for validation.
-
-    Raises:
-        CorpusError: the text is too short for "streams".
-    """
-    if kind == "end":
-        train_ids, val_ids = split_ids(ids, val_frac)
-        return Split(train=Streams.around(train_ids, batch_size), val=None, val_ids=val_ids)
-    batches = len(ids) // (batch_size * seq_len)
-    n_train = int(batches * (1 - val_frac))
-    if not 0 < n_train < batches:
-        raise CorpusError(
-            f"{len(ids):,} characters are {batches} batches of {batch_size} × {seq_len}: too few to divide each "
-            "stream; choose a smaller --batch-size or --seq-len, or --split end"
-        )
-    starts = np.arange(batch_size) * batches * seq_len
+    ids = corpus.ids
+    if config.has_items:
+        items = Items(corpus, config)
+        return Split(train=items.streams(batch_size, seed), val=None, val_ids=ids[:0], items=items)
+    if config.split == "end":
+        parts = split_end(len(ids), config)
+        val_start = int(parts.val.starts_P[0])
+        train = Streams.around(ids[: parts.train.length], batch_size)
+        return Split(train=train, val=None, val_ids=ids[val_start : val_start + parts.val.length])
+    parts = split_streams(len(ids), config, batch_size=batch_size, seq_len=seq_len)
     return Split(
-        train=Streams(ids, starts, n_train * seq_len),
-        val=Streams(ids, starts + n_train * seq_len, (batches - n_train) * seq_len),
+        train=Streams(ids, parts.train.starts_P, parts.train.length),
+        val=Streams(ids, parts.val.starts_P, parts.val.length),
         val_ids=ids[:0],
-        batches=(batches, n_train),
+        batches=parts.batches,
     )

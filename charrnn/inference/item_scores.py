@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from charrnn_runtime import ModelInfo, Sampler
+from charrnn_runtime import Sampler
 from charrnn_runtime.vocab import Unknown
 
 from charrnn.config import DataConfig
 from charrnn.data import corpus
 from charrnn.data.item_filter import item_hash
+from charrnn.data.split import Part
 from charrnn.errors import ConfigError, CorpusError
+from charrnn.inference.training_summary import item_split
 
 _BATCH = 256  # items side by side
 _TOGETHER = 4096  # items that are looked at together, so that those of like lengths go side by side
@@ -47,19 +51,6 @@ class ItemScore:
         return self.bits / max(1, self.tokens)
 
 
-def item_config(info: ModelInfo) -> DataConfig:
-    """How the model's training text was divided; one item a line if that is not known, or if it was not divided."""
-    training, normalize = info.training, info.vocabulary.normalize
-    separator, column = (training.get(name) for name in ("separator", "column"))
-    values = {
-        name: value
-        for name, value in (("separator", separator), ("column", column))
-        if isinstance(value, str) and value and "end" in info.vocabulary.special
-    }
-    is_bytes = info.vocabulary.kind == "bytes"
-    return DataConfig(lines=not values, bytes=is_bytes, normalize=None if is_bytes else normalize, **values)  # type: ignore[arg-type]
-
-
 def item_texts(arguments: Sequence[str], config: DataConfig) -> Iterator[str]:
     """The items of a text, named as for training; empty ones are left out, as in training."""
     return corpus.read_items(arguments, config)
@@ -70,7 +61,7 @@ def score_items(
     arguments: Sequence[str],
     config: DataConfig,
     *,
-    split: str = "all",
+    split: Literal["all"] | Part = "all",
     unknown: Unknown = "error",
 ) -> Iterator[ItemScore]:
     """Scores the items of a text one by one, each from the beginning, in their order.
@@ -81,11 +72,12 @@ def score_items(
         sampler: the model.
         arguments: the text, named as for training.
         config: how it is divided.
-        split: "all", or the items that training took for "train" or "val", by their hashes.
+        split: "all", or the items that training took for "train", "val" or "test", by their hashes.
         unknown: "error", or "skip" to leave out characters that the model does not know.
 
     Raises:
-        ConfigError: the model knows no items, and the text is not divided by lines, or a split is asked for.
+        ConfigError: the model knows no items, and the text is not divided by lines, or a split is asked for;
+            or training kept no items for a test.
         CorpusError: the text cannot be read, or holds nothing to score.
         UnknownCharacterError: the model has never seen one of its characters.
     """
@@ -97,12 +89,14 @@ def score_items(
     tail = [newline if end is None else end]
     if tail == [None]:
         raise ConfigError("the model knows neither an end of items nor a newline; score the text as a whole")
-    limit = int(float(sampler.info.training.get("val_frac", DataConfig().val_frac)) * 2**64)
+    parts = None if split == "all" else item_split(sampler.info, split)
     found = False
     for texts in _batches(item_texts(arguments, config)):
-        kept = [t for t in texts if split == "all" or (item_hash(t) < limit) == (split == "val")]
-        ids = [np.concatenate([vocabulary.encode(text, unknown=unknown), tail]) for text in kept]
-        for text, log_probs in zip(kept, sampler.score_many(ids, batch=_BATCH), strict=True):
+        if parts is not None and split != "all":
+            hashes = np.fromiter(map(item_hash, texts), np.uint64)
+            texts = list(itertools.compress(texts, parts.mask(hashes, split)))
+        ids = [np.concatenate([vocabulary.encode(text, unknown=unknown), tail]) for text in texts]
+        for text, log_probs in zip(texts, sampler.score_many(ids, batch=_BATCH), strict=True):
             found = True
             yield ItemScore(text=text, nats=-float(log_probs.sum()), tokens=len(log_probs))
     if not found:

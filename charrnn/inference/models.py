@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from charrnn_runtime import Sampler, UnknownCharacterError
 
 from charrnn import __version__
 from charrnn.errors import CorpusError
+from charrnn.inference.training_summary import training_summary
 from charrnn.runs.folder import find_checkpoint
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> list[Ids]:
     import numpy as np
 
     from charrnn.data.corpus import read_corpus
-    from charrnn.data.streams import split_streams
+    from charrnn.data.split import split_text
 
     arguments = text or checkpoint.corpus.get("arguments", ())
     try:
@@ -116,53 +117,23 @@ def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> list[Ids]:
         ) from error
     if not text and corpus.sha256 != checkpoint.corpus.get("sha256"):
         raise CorpusError(f"{corpus.description}: no longer the text that the model was trained on; name one: --text")
+    data, train = checkpoint.data_config, checkpoint.train_config
     if corpus.items is not None:
         from charrnn.data.item_streams import Items
 
         if text:  # those that are whole, or else the first
             numbers = np.arange(max(1, int(np.searchsorted(corpus.items[1:], MEASURED, side="right"))))
         else:
-            numbers = Items(corpus, checkpoint.data_config.val_frac).validation_items(MEASURED)
+            numbers = Items(corpus, data).validation_items(MEASURED)
         # The begin token is what scoring feeds first.
         return [corpus.ids[corpus.items[i] + 1 : corpus.items[i + 1]].astype(np.int64) for i in numbers.tolist()]
     if text:
         return _pieces(corpus.ids[:MEASURED])
-    split = split_streams(
-        corpus.ids,
-        kind=checkpoint.data_config.split,
-        val_frac=checkpoint.data_config.val_frac,
-        batch_size=checkpoint.train_config.batch_size,
-        seq_len=checkpoint.train_config.seq_len,
-    )
-    if split.val is None:
-        return _pieces(split.val_ids[:MEASURED])
-    # The ends of all streams, one behind the other: what was not trained on.
-    places = split.val.starts_B[:, None] + np.arange(split.val.length)
-    return _pieces(corpus.ids[places.ravel()[:MEASURED]])
+    split = split_text(len(corpus.ids), data, batch_size=train.batch_size, seq_len=train.seq_len)
+    return _pieces(corpus.ids[split.val.positions(MEASURED)])
 
 
 def _pieces(ids: NDArray[Any]) -> list[Ids]:
     import numpy as np
 
     return np.array_split(np.asarray(ids, np.int64), _PIECES)
-
-
-def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """What a model file says of its training."""
-    return {
-        "corpus": checkpoint.corpus.get("name"),
-        "corpus_sha256": checkpoint.corpus.get("sha256"),
-        "characters": checkpoint.corpus.get("characters"),
-        "val_frac": checkpoint.data_config.val_frac,
-        "split": checkpoint.data_config.split,
-        "newlines": checkpoint.data_config.newlines,
-        "lines": checkpoint.data_config.lines,
-        "separator": checkpoint.data_config.separator,
-        "column": checkpoint.data_config.column,
-        "step": checkpoint.progress.get("step"),
-        "epochs": round(checkpoint.progress.get("epoch") or 0.0, 4),
-        "val_loss": checkpoint.progress.get("val_loss"),
-        "history": [
-            [entry["step"], round(entry["train_loss"], 5), round(entry["val_loss"], 5)] for entry in checkpoint.history
-        ],
-    }

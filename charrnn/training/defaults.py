@@ -15,6 +15,7 @@ import torch
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus
+from charrnn.data.split import split_end
 from charrnn.training.device import choose_device, choose_precision
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
@@ -103,7 +104,7 @@ def choose_here(
         train,
         given=given,
         vocab_size=vocab_size,
-        train_characters=max(1, int(len(corpus.ids) * (1 - data.val_frac))),
+        train_characters=max(1, split_end(len(corpus.ids), data).train.length),
         speed=lambda m: measure_speed(m, train, vocab_size, device, precision),
     )
 

@@ -59,6 +59,7 @@ class RunState:
         self.config = train_config
         self.data_config = data_config
         self.corpus = corpus
+        self.split = split
         self.processes = processes
         self.device = next(model.parameters()).device
         self.rows = processes.rows(train_config.batch_size)
@@ -100,7 +101,7 @@ class RunState:
             data_config=self.data_config,
             train_config=self.config,
             vocabulary=self.corpus.vocabulary,
-            corpus=corpus_summary(self.corpus),
+            corpus=corpus_summary(self.corpus) | self.split.summary(),
             weights=self.model.state_dict(),
             progress={
                 "step": self.counters.step,

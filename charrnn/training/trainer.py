@@ -28,7 +28,8 @@ from charrnn.config import DataConfig, ModelConfig, TrainConfig, format_duration
 from charrnn.data import item_filter
 from charrnn.data.corpus import Corpus
 from charrnn.data.item_streams import NO_TARGET
-from charrnn.data.streams import split_items, split_streams
+from charrnn.data.split import split_end
+from charrnn.data.streams import divided
 from charrnn.errors import CheckpointError, ConfigError, CorpusError, DivergedError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
@@ -100,18 +101,13 @@ class Trainer:
         self.vocabulary = corpus.vocabulary
         self.data_config = data_config
         self.config = self._fit(train_config.with_budget(), corpus)
-        if data_config.has_items:
-            self.split = split_items(
-                corpus, val_frac=data_config.val_frac, batch_size=self.config.batch_size, seed=self.config.seed
-            )
-        else:
-            self.split = split_streams(
-                corpus.ids,
-                kind=data_config.split,
-                val_frac=data_config.val_frac,
-                batch_size=self.config.batch_size,
-                seq_len=self.config.seq_len,
-            )
+        self.split = divided(
+            corpus,
+            data_config,
+            batch_size=self.config.batch_size,
+            seq_len=self.config.seq_len,
+            seed=self.config.seed,
+        )
         self.device = choose_device(self.config.device)
         self.precision = choose_precision(self.config.precision, self.device)
 
@@ -447,12 +443,12 @@ class Trainer:
     def _fit(self, config: TrainConfig, corpus: Corpus) -> TrainConfig:
         """The configuration with batch and sequence shrunk to a short text."""
         total = len(corpus.ids)
-        n_train = len(corpus.split(self.data_config.val_frac)[0])
+        n_train = split_end(total, self.data_config).train.length
         if total < MIN_CHARACTERS or n_train <= MIN_SEQ_LEN:
             raise CorpusError(
                 f"{corpus.description}: {total} characters ({n_train} of them for training) are too few; "
                 f"at least {MIN_CHARACTERS} are needed, {MIN_SEQ_LEN + 1} of them for training "
-                "(a lower --val-frac leaves more), and a few thousand before a model learns anything"
+                "(a lower --val-frac or --test-frac leaves more), and a few thousand before a model learns anything"
             )
         batch_size, seq_len = config.batch_size, config.seq_len
         while batch_size > 1 and batch_size * seq_len > n_train:

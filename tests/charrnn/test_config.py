@@ -79,6 +79,7 @@ def test_durations_as_people_write_them(seconds: float, text: str) -> None:
         (ModelConfig, "dropout", [-0.1, 1.0, 2, NAN]),
         (DataConfig, "normalize", ["nfc", "NFX", ""]),
         (DataConfig, "val_frac", [0, 1, -0.1, 1.5, NAN]),
+        (DataConfig, "test_frac", [1, -0.1, 1.5, NAN, 0.9]),
         (TrainConfig, "time", [0, -1, NAN, INF]),
         (TrainConfig, "epochs", [0, -1.0, NAN, INF]),
         (TrainConfig, "steps", [0, -1, 1.5]),

@@ -76,7 +76,7 @@ def test_one_item_a_line_and_a_report(charrnn: Charrnn, names: Path, model: str)
     assert trained is not None
     from charrnn.data.item_filter import item_hash
 
-    known = {n for n in NAMES if item_hash(n) >= trained.threshold}
+    known = {n for n in NAMES if item_hash(n) >= trained.split.val_below}
     assert report["known"] == len(known & set(texts)) > 0
     lines = charrnn("sample", names / model, "--num", 300, "--seed", 1, "--length", 12, "--report")
     assert lines.out == "".join(t + "\n" for t in texts)

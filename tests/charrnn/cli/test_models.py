@@ -179,7 +179,8 @@ def test_both_kinds_of_model_give_the_same_figure(run: Run, charrnn: Charrnn) ->
 
 
 def test_eval_refuses_nonsense(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
-    refused(charrnn("eval", run.model, run.text, "--split", "test"), 2, "known: all, train, val")
+    refused(charrnn("eval", run.model, run.text, "--split", "dev"), 2, "known: all, train, val, test")
+    refused(charrnn("eval", run.model, run.text, "--split", "test"), 2, "kept no text for a test", "--test-frac")
     refused(charrnn("eval", run.model, run.text, "--window", 0), 2, "window must be at least 1")
     refused(charrnn("eval", run.model, run.text, "--unknown", "x"), 2, "error or skip")
     (tmp_path / "strange.txt").write_text("The Δ cat")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from charrnn.config import DataConfig
-from charrnn.data.corpus import Corpus, corpus_name, read_corpus, split_ids
+from charrnn.data.corpus import Corpus, corpus_name, read_corpus
 from charrnn.data.sources import find_sources, joined_pieces, read_text
 from charrnn.errors import CorpusError
 
@@ -268,16 +268,6 @@ def test_joining_keeps_every_character(tmp_path_factory: pytest.TempPathFactory,
     joined = read_text(names)
     assert joined.replace("\n", "") == "".join(kept).replace("\n", "")
     assert len(joined) <= sum(map(len, kept)) + len(kept) - 1
-
-
-@given(st.integers(2, 500), st.floats(0.001, 0.999))
-def test_the_split_is_contiguous_and_its_end_is_validation(n: int, val_frac: float) -> None:
-    import numpy as np
-
-    ids = np.arange(n)
-    train, val = split_ids(ids, val_frac)
-    assert np.array_equal(np.concatenate([train, val]), ids)
-    assert len(val) == max(1, int(n * val_frac))
 
 
 def test_the_digest_tells_texts_and_vocabularies_apart(tmp_path: Path) -> None:

@@ -86,12 +86,12 @@ def test_a_shuffle_looks_random() -> None:
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_an_epoch_is_every_training_item_once_whole_in_a_new_order(lines: Path, batch: int, seq_len: int) -> None:
     corpus = read_corpus([str(lines)], DataConfig(lines=True))
-    items = Items(corpus, 0.2)
+    items = Items(corpus, DataConfig(lines=True, val_frac=0.2))
     assert corpus.items is not None
     expected = {
         tuple(corpus.ids[a:b].tolist())
         for a, b, h in zip(corpus.items[:-1], corpus.items[1:], items.hashes, strict=True)
-        if h >= items.threshold
+        if h >= items.split.val_below
     }
     assert items.train_items == len(expected)
     assert 0.1 < 1 - len(expected) / len(LINES) < 0.3
@@ -115,11 +115,11 @@ def test_an_epoch_is_every_training_item_once_whole_in_a_new_order(lines: Path, 
 
 def test_equal_items_are_on_one_side(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "t", [f"x{n % 50}y" for n in range(1000)])
-    items = Items(corpus, 0.3)
+    items = Items(corpus, DataConfig(lines=True, val_frac=0.3))
     assert corpus.items is not None
     sides: dict[bytes, set[bool]] = {}
     for a, b, h in zip(corpus.items[:-1], corpus.items[1:], items.hashes, strict=True):
-        sides.setdefault(corpus.ids[a:b].tobytes(), set()).add(bool(h < items.threshold))
+        sides.setdefault(corpus.ids[a:b].tobytes(), set()).add(bool(h < items.split.val_below))
     assert all(len(side) == 1 for side in sides.values())
     assert {True, False} == set().union(*sides.values())
     assert 0 < items.val_tokens < items.train_tokens
@@ -127,7 +127,7 @@ def test_equal_items_are_on_one_side(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("val_frac", [0.001, 0.5, 0.999])
 def test_two_distinct_items_are_one_for_each_side(tmp_path: Path, val_frac: float) -> None:
-    items = Items(corpus_of(tmp_path / "t", ["abc", "abd"]), val_frac)
+    items = Items(corpus_of(tmp_path / "t", ["abc", "abd"]), DataConfig(lines=True, val_frac=val_frac))
     assert items.train_items == 1
     assert len(items.validation_items()) == 1
     x, y = items.streams(3, 1).next(50)
@@ -137,7 +137,7 @@ def test_two_distinct_items_are_one_for_each_side(tmp_path: Path, val_frac: floa
 def hash_side(folder: Path, most: str, few: str) -> str:
     """Whether a thousand equal items and another one can be trained on."""
     try:
-        Items(corpus_of(folder / "t", [most] * 1000 + [few]), 0.1)
+        Items(corpus_of(folder / "t", [most] * 1000 + [few]), DataConfig(lines=True, val_frac=0.1))
     except CorpusError as error:
         return "refused" if "sort -u" in str(error) else str(error)
     return "trained"
@@ -145,7 +145,7 @@ def hash_side(folder: Path, most: str, few: str) -> str:
 
 def test_items_that_cannot_be_divided(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="all 1,000 items are the same one"):
-        Items(corpus_of(tmp_path / "t", ["ab"] * 1000), 0.1)
+        Items(corpus_of(tmp_path / "t", ["ab"] * 1000), DataConfig(lines=True, val_frac=0.1))
     with pytest.raises(ConfigError, match="leave out --split streams"):
         DataConfig(lines=True, split="streams")
     # Whichever of the two falls to validation, one of these lots has next to nothing left to train on.
@@ -155,7 +155,7 @@ def test_items_that_cannot_be_divided(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("before", "first", "then"), [(0, 7, 7), (5, 7, 7), (40, 3, 50), (200, 16, 9)])
 def test_places_can_be_taken_up_again(lines: Path, before: int, first: int, then: int) -> None:
-    items = Items(read_corpus([str(lines)], DataConfig(lines=True)), 0.2)
+    items = Items(read_corpus([str(lines)], DataConfig(lines=True)), DataConfig(lines=True, val_frac=0.2))
     straight = items.streams(4, 1)
     for _ in range(before):
         straight.next(first)
@@ -170,7 +170,7 @@ def test_places_can_be_taken_up_again(lines: Path, before: int, first: int, then
 
 
 def test_readers_divided_among_processes_are_the_same_readers(lines: Path) -> None:
-    items = Items(read_corpus([str(lines)], DataConfig(lines=True)), 0.2)
+    items = Items(read_corpus([str(lines)], DataConfig(lines=True)), DataConfig(lines=True, val_frac=0.2))
     whole, parts = items.streams(6, 1), [items.streams(6, 1, rows) for rows in (range(4), range(4, 6))]
     for _ in range(50):
         x = np.concatenate([part.next(11)[0] for part in parts], axis=1)
@@ -180,7 +180,7 @@ def test_readers_divided_among_processes_are_the_same_readers(lines: Path) -> No
 
 def test_an_item_far_longer_than_a_batch(tmp_path: Path) -> None:
     texts = ["ab" * 50_000, *(f"c{n}" for n in range(40))]
-    streams = Items(corpus_of(tmp_path / "t", texts), 0.05).streams(2, 1)
+    streams = Items(corpus_of(tmp_path / "t", texts), DataConfig(lines=True, val_frac=0.05)).streams(2, 1)
     for _ in range(3000):
         streams.next(64)
     assert len(streams._buffer_NB) * 2 < 200_000
@@ -282,7 +282,7 @@ def test_gradients_with_resets_are_those_of_items_alone(cell: str) -> None:
 
 def test_validation_is_the_mean_over_items_scored_alone(lines: Path) -> None:
     corpus = read_corpus([str(lines)], DataConfig(lines=True))
-    items = Items(corpus, 0.3)
+    items = Items(corpus, DataConfig(lines=True, val_frac=0.3))
     torch.manual_seed(1)
     model = CharRNN(ModelConfig(hidden_size=16, embedding_size=8), len(corpus.vocabulary))
     assert corpus.items is not None
@@ -301,7 +301,7 @@ def test_validation_is_the_mean_over_items_scored_alone(lines: Path) -> None:
 
 def test_a_long_item_is_validated_on_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("charrnn.data.item_streams.LONGEST_VALIDATED", 20)
-    items = Items(corpus_of(tmp_path / "t", ["ab" * 500, "cab", "bc"]), 0.1)
+    items = Items(corpus_of(tmp_path / "t", ["ab" * 500, "cab", "bc"]), DataConfig(lines=True, val_frac=0.1))
     batches = list(packed(items, np.arange(3), 1, 32))
     x, y = (torch.cat(parts)[:, 0] for parts in zip(*batches, strict=True))
     ends: NDArray[np.int64] = np.flatnonzero(x.numpy() == items.end)[:3]
