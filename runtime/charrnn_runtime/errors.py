@@ -30,21 +30,26 @@ class UsageError(CharrnnError, ValueError):
 
 
 class UnknownCharacterError(UsageError):
-    """A text holds a character that is not in the model's vocabulary.
+    """A text or an option holds a character that is not in the model's vocabulary.
 
     Attributes:
-        character: the character (for a byte model, never raised with 256 tokens).
+        character: the character (never raised for a byte model with all 256 tokens).
         position: its index in the text, counted in characters from 0.
+        option: the name of the option that holds it; None if it is in the text itself.
+        problem: the message without its remedy, for front ends whose remedy has another name.
     """
 
-    def __init__(self, character: str, position: int, total: int = 1) -> None:
+    def __init__(self, character: str, position: int, total: int = 1, *, option: str | None = None) -> None:
         self.character = character
         self.position = position
+        self.option = option
         more = f" ({total} such characters in all)" if total > 1 else ""
-        super().__init__(
+        self.problem = (
             f"the model has never seen {character!r} (U+{ord(character):04X}) "
-            f"at position {position} of the text{more}; "
-            "leave it out, or pass unknown='skip' (--unknown skip)"
+            f"at position {position} of {option or 'the text'}{more}"
+        )
+        super().__init__(
+            f"{self.problem}; leave it out" + ("" if option else ", or pass unknown='skip' (--unknown skip)")
         )
 
 

@@ -22,9 +22,12 @@ FinishReason = Literal["length", "stop", "end"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A text to generate: the arguments of ``Sampler.generate``. Share one ``options`` object between like requests."""
+    """A text to generate: the arguments of ``Sampler.generate``. Share one ``options`` object between like requests.
 
-    prompt: str = ""
+    The prompt is a text, or the ids of its tokens (then ``unknown`` has no effect).
+    """
+
+    prompt: str | Sequence[int] = ""
     length: int
     stop: str | Sequence[str] = ()
     seed: int | None = None
@@ -176,12 +179,15 @@ def start_sequence(
         UsageError: an argument of the request has a wrong type or is out of range.
         UnknownCharacterError: the prompt has a character the model has never seen.
     """
-    ids = info.vocabulary.encode(request.prompt, unknown=request.unknown)
+    prompt, vocabulary = request.prompt, info.vocabulary
+    ids = (
+        vocabulary.encode(prompt, unknown=request.unknown) if isinstance(prompt, str) else vocabulary.check_ids(prompt)
+    )
     return SequenceState(
         prompt=with_start_token(ids, info),
         prompt_tokens=len(ids),
         history=ids.tolist() if token_sampler.needs_history else [],
-        vocabulary=info.vocabulary,
+        vocabulary=vocabulary,
         token_sampler=token_sampler,
         uniforms=UniformStream(new_seed() if request.seed is None else request.seed, request.index),
         stop=StopStrings(request.stop),
@@ -192,8 +198,9 @@ def start_sequence(
 
 def with_start_token(prompt: Ids, info: ModelInfo) -> Ids:
     """The tokens to feed for a prompt ``[n]``: with the start token first if the model or an empty prompt needs it."""
-    begins = "begin" in info.vocabulary.special
-    return prompt if len(prompt) and not begins else np.concatenate([[info.start_token], prompt])
+    begin = info.vocabulary.special.get("begin")
+    complete = len(prompt) and begin in (None, prompt[0])
+    return prompt if complete else np.concatenate([[info.start_token], prompt])
 
 
 def generate_one(cell: Cell, sequence: SequenceState) -> Iterator[str]:

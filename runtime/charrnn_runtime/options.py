@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,75 +39,131 @@ class SamplingKwargs(TypedDict, total=False):
     logits_processor: LogitsProcessor | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How to draw from logits. They act in the order: penalties, bias, processor, allowed, temperature, filters.
+class Range(NamedTuple):
+    """The numbers that an option takes.
 
     Attributes:
-        temperature: divides the logits; 0 takes the likeliest token (greedy).
-        top_k: only the k likeliest tokens; None or 0 for all.
-        typical_p: only the tokens whose surprise is nearest to the expected one and that
-            together reach this probability (Meister et al. 2023); None or 1 for all.
-        top_p: only the likeliest tokens that together reach this probability
-            (nucleus sampling, Holtzman et al. 2020); None or 1 for all.
-        min_p: only tokens at least this fraction as likely as the likeliest
-            (Nguyen et al. 2024); None or 0 for all.
-        repetition_penalty: above 0; divides the positive logits of tokens in the window and
-            multiplies their negative ones (Keskar et al. 2019); 1 for none.
-        frequency_penalty: subtracted from a logit for each time its token is in the window.
-        presence_penalty: subtracted once from the logit of every token in the window.
-        penalty_window: how many of the last tokens, the prompt's included, the penalties look at.
-        logit_bias: character to a number that is added to its logit; minus infinity forbids it.
-        allowed: only these characters (and the end token) may be drawn; None for all.
-        min_length: before so many tokens are drawn, no end token is, and stop strings are not looked for.
-        logits_processor: called with the ids so far and the float64 logits, which it changes in place.
+        whole: whether only whole numbers are taken.
+        least, most: the smallest and the largest number; None for no limit.
+        above: a number that every value must exceed.
+    """
+
+    whole: bool = False
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+
+    def check(self, name: str, value: float) -> None:
+        """Does nothing if the value is in the range.
+
+        Raises:
+            UsageError: it is not; the message names the option and the range.
+        """
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            raise UsageError(f"{name} must be a {'whole ' if self.whole else ''}number, got {value!r}")
+        if not math.isfinite(value):
+            raise UsageError(f"{name} must be a finite number, got {value!r}")
+        if (
+            (self.least is not None and value < self.least)
+            or (self.above is not None and value <= self.above)
+            or (self.most is not None and value > self.most)
+        ):
+            raise UsageError(f"{name} must be {self}, got {value}")
+
+    def __str__(self) -> str:
+        begin = f"above {self.above}" if self.above is not None else f"at least {self.least}"
+        return begin if self.most is None else f"{begin} and at most {self.most}"
+
+
+def _option(default: Any, help: str, range: Range | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "range": range})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is sampled from the logits, and what may be sampled.
+
+    The options act in this order: penalties, ``logit_bias``, ``logits_processor``, ``allowed`` and
+    ``min_length``, temperature, and the filters ``top_k``, ``typical_p``, ``top_p``, ``min_p``.
+
+    The metadata of each field hold what it does (``help``; see also ``SamplingOptions.help``) and the
+    numbers that it takes (``range``). Other front ends, such as the server, make their own form of the
+    options from these fields.
+
+    Sources: top_p, Holtzman et al. 2020, "The curious case of neural text degeneration"; typical_p,
+    Meister et al. 2023, "Locally typical sampling"; min_p, Nguyen et al. 2024, "Turning up the heat";
+    repetition_penalty, Keskar et al. 2019, "CTRL". The other penalties are those of OpenAI's API.
 
     Raises:
         UsageError: a value is out of its range.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    typical_p: float | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    penalty_window: int = 64
-    logit_bias: Mapping[str, float] | None = None
-    allowed: str | None = None
-    min_length: int = 0
-    logits_processor: LogitsProcessor | None = None
+    temperature: float = _option(
+        1.0, "Divides the logits: below 1 likely tokens become likelier; 0 takes the likeliest.", Range(least=0)
+    )
+    top_k: int | None = _option(None, "Only the k likeliest tokens; 0 for all.", Range(whole=True, least=0))
+    typical_p: float | None = _option(
+        None,
+        "Only the tokens whose surprise is nearest to the expected one and that reach this probability together; "
+        "1 for all.",
+        Range(above=0, most=1),
+    )
+    top_p: float | None = _option(
+        None, "Only the likeliest tokens that reach this probability together; 1 for all.", Range(above=0, most=1)
+    )
+    min_p: float | None = _option(
+        None, "Only tokens at least this fraction as likely as the likeliest; 0 for all.", Range(least=0, most=1)
+    )
+    repetition_penalty: float = _option(
+        1.0,
+        "Divides the positive logits of tokens in the window, and multiplies the negative ones; 1 for no penalty.",
+        Range(above=0),
+    )
+    frequency_penalty: float = _option(
+        0.0, "Subtracted from a logit for each time that its token is in the window.", Range()
+    )
+    presence_penalty: float = _option(
+        0.0, "Subtracted once from the logit of every token that is in the window.", Range()
+    )
+    penalty_window: int = _option(
+        64,
+        "How many of the last tokens, those of the prompt included, the penalties look at.",
+        Range(whole=True, least=1),
+    )
+    logit_bias: Mapping[str, float] | None = _option(
+        None, "Maps characters to numbers that are added to their logits; minus infinity forbids a character."
+    )
+    allowed: str | None = _option(None, "Only these characters (and the end of the text) are sampled.")
+    min_length: int = _option(
+        0,
+        "Before so many tokens the text does not end, and stop strings are not looked for.",
+        Range(whole=True, least=0),
+    )
+    logits_processor: LogitsProcessor | None = _option(  # noqa: RUF009  a field, as the others
+        None, "A function of the token ids so far and the float64 logits, which it changes in place."
+    )
 
     def __post_init__(self) -> None:
-        _check_real("temperature", self.temperature)
-        if self.temperature < 0:
-            raise UsageError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if self.top_k is not None:
-            check_count("top_k", self.top_k, least=0)
-        for name in ("typical_p", "top_p", "min_p"):
+        for name, default, range in _RANGES:
             value = getattr(self, name)
-            if value is None:
-                continue
-            _check_real(name, value)
-            if not 0 <= value <= 1 or (name != "min_p" and value == 0):
-                raise UsageError(f"{name} must be {'' if name == 'min_p' else 'above '}0 to 1, got {value}")
-        for name in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
-            _check_real(name, getattr(self, name))
-        if self.repetition_penalty <= 0:
-            raise UsageError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")
-        check_count("penalty_window", self.penalty_window, least=1)
-        check_count("min_length", self.min_length, least=0)
+            if value is not default:
+                range.check(name, value)
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
+            raise UsageError(f"logit_bias must map characters to numbers, got {self.logit_bias!r}")
         for character, bias in (self.logit_bias or {}).items():
             if not isinstance(character, str) or len(character) != 1:
                 raise UsageError(f"logit_bias is for single characters, got {character!r}")
             if bias != -math.inf:
-                _check_real(f"logit_bias[{character!r}]", bias)
+                _ANY_NUMBER.check(f"logit_bias[{character!r}]", bias)
         if self.allowed is not None and (not isinstance(self.allowed, str) or not self.allowed):
             raise UsageError("allowed must be a string of at least one character")
         if self.logits_processor is not None and not callable(self.logits_processor):
             raise UsageError("logits_processor must be callable")
+
+    @classmethod
+    def help(cls, name: str) -> str:
+        """What an option does, in a sentence."""
+        return str(cls.__dataclass_fields__[name].metadata["help"])
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -179,6 +235,6 @@ def check_count(name: str, value: int, *, least: int, most: int | None = None) -
     return int(value)
 
 
-def _check_real(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise UsageError(f"{name} must be a finite number, got {value!r}")
+_ANY_NUMBER = Range()
+# (name, default, range) of every option that is a number; the default, None for some, is always taken.
+_RANGES = [(f.name, f.default, f.metadata["range"]) for f in fields(SamplingOptions) if f.metadata["range"] is not None]

@@ -149,7 +149,7 @@ class Sampler:
 
     def sample(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         length: int,
         stop: str | Sequence[str] = (),
@@ -161,7 +161,7 @@ class Sampler:
         """Continues a prompt.
 
         Args:
-            prompt: text to continue; empty to begin a text.
+            prompt: text to continue, or the ids of its tokens; empty to begin a text.
             length: how many tokens to generate at most, at least 1.
             stop: strings at which the text ends; they are not part of it.
             seed: 0 to 2**64 - 1; the same seed gives the same text. None chooses a new one
@@ -184,7 +184,7 @@ class Sampler:
 
     def stream(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         length: int,
         stop: str | Sequence[str] = (),
@@ -204,7 +204,7 @@ class Sampler:
 
     def generate(
         self,
-        prompt: str = "",
+        prompt: str | Sequence[int] = "",
         *,
         length: int,
         stop: str | Sequence[str] = (),

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.errors import ModelOutputError, UsageError
+from charrnn_runtime.errors import ModelOutputError, UnknownCharacterError, UsageError
 from charrnn_runtime.options import MAX_SEED, Logits64, SamplingOptions, check_count, check_seed
-from charrnn_runtime.vocab import Vocabulary
+from charrnn_runtime.vocab import Ids, Vocabulary
 
 Weights = NDArray[np.float64]
 Logits = NDArray[np.float32] | NDArray[np.float64]
@@ -161,11 +161,11 @@ class TokenSampler:
         if options.logit_bias:
             self._bias = np.zeros(size)
             for character, value in options.logit_bias.items():
-                self._bias[vocabulary.encode(character)] += value
+                self._bias[_encode_option(vocabulary, "logit_bias", character)] += value
         self._forbidden: NDArray[np.bool_] | None = None
         if options.allowed is not None:
             self._forbidden = np.ones(size, bool)
-            self._forbidden[vocabulary.encode(options.allowed)] = False
+            self._forbidden[_encode_option(vocabulary, "allowed", options.allowed)] = False
             if self._end is not None:
                 self._forbidden[self._end] = False
         self._size = size
@@ -270,6 +270,13 @@ def _temperature_sampler(size: int, temperature: float) -> Callable[[NDArray[np.
         return token if token < size else bisect_left(sums, total)  # uniform * total was rounded up to total
 
     return sample
+
+
+def _encode_option(vocabulary: Vocabulary, name: str, text: str) -> Ids:
+    try:
+        return vocabulary.encode(text)
+    except UnknownCharacterError as error:
+        raise UnknownCharacterError(error.character, error.position, option=name) from None
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Weights:

@@ -6,6 +6,7 @@ The trainer builds it, the model file stores it, every sampler reads it.
 from __future__ import annotations
 
 import codecs
+import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,23 @@ class Vocabulary:
             return ids[known]
         position = int(np.argmin(known))
         raise UnknownCharacterError(chr(int(symbols[position])), position, int((~known).sum()))
+
+    def check_ids(self, ids: Sequence[int]) -> Ids:
+        """Token ids from outside as int64 ``[n]``, unchanged.
+
+        Raises:
+            UsageError: they are not a sequence of whole numbers, or the model has no such token.
+        """
+        try:
+            array = np.asarray(ids if len(ids) else np.empty(0, np.int64))
+        except (TypeError, ValueError):  # not a sequence; lists of several lengths
+            array = np.empty(())
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise UsageError(f"a prompt is a text or a sequence of token ids, got {reprlib.repr(ids)}")
+        wrong = array[(array < 0) | (array >= len(self))]
+        if wrong.size:
+            raise UsageError(f"the model has no token {wrong[0]}; its ids are 0 to {len(self) - 1}")
+        return array.astype(np.int64)
 
     def lookup(self, symbols: NDArray[np.integer]) -> tuple[Ids, NDArray[np.bool_]]:
         """Ids of code points or byte values, and which of them are in the vocabulary; both ``[n]``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any
 
 from charrnn_runtime import Sampler
 from fastapi import FastAPI, Request
@@ -84,22 +84,27 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
 
     async def completions(body: schema.CompletionRequest) -> Any:
         """Continues a prompt. With ``stream``, in pieces, as server-sent events that end with ``data: [DONE]``."""
-        body.model = known(body.model)
-        if len(body.prompts) * (body.n or 1) > options.max_choices:
-            raise ApiError(400, f"prompts times n may be at most {options.max_choices}", param="n")
-        if sum(map(len, body.prompts)) > options.max_prompt:
-            raise ApiError(400, f"the prompts may have at most {options.max_prompt:,} characters", param="prompt")
-        return Completion(models, metrics, body, options.stall)
+        model = known(body.model)
+        if len(body.prompt) * (body.n or 1) > options.max_choices:
+            raise ApiError(400, f"n: prompts times n may be at most {options.max_choices}", param="n")
+        if sum(map(len, body.prompt)) > options.max_prompt:
+            raise ApiError(
+                400, f"prompt: all together may have at most {options.max_prompt:,} characters", param="prompt"
+            )
+        return Completion(models, metrics, model, body, options.stall)
 
     async def score(body: schema.ScoreRequest) -> Any:
         """Tells how likely the model finds a text."""
-        body.model = known(body.model)
-        return ScoreAnswer(models, metrics, body, options.stall)
+        return ScoreAnswer(models, metrics, known(body.model), body, options.stall)
 
     # The description shows the limits of this server, so the types of the bodies are made here.
     completions.__annotations__["body"] = schema.bounded(options, list(models.engines))
     score.__annotations__["body"] = create_model(
-        "ScoreRequest", __base__=schema.ScoreRequest, text=(str, Field(max_length=options.max_prompt))
+        "ScoreRequest",
+        __base__=schema.ScoreRequest,
+        __doc__=schema.ScoreRequest.__doc__,
+        model=schema.model_field(list(models.engines)),
+        text=(Annotated[str, Field(max_length=options.max_prompt)], ...),
     )
     posting = {"response_model": None, "methods": ["POST"]}
     errors = _errors(400, 404, 408, 413, 429, 500, key=options.api_key is not None)
@@ -245,9 +250,8 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{where}: {first['msg']}" if where else f"the body is wrong: {first['msg']}"
-        return ApiError(400, message[:1000], param=where[:200] or None, code=first["type"]).response()
+        message, param = schema.describe_error(first)
+        return ApiError(400, message, param=param, code=first["type"]).response()
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from charrnn_runtime import CharrnnError, Engine, Job, TokenScore
+from charrnn_runtime import CharrnnError, Engine, Job, Request, TokenScore, Vocabulary
 from charrnn_runtime.options import new_seed
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -39,6 +39,12 @@ class _Text:
             self.begun = True
             text, scores = self.echo + text, ([*self.job.prompt_scores, *scores] if self.echo else scores)
         return text, None if self.aligner is None else self.aligner.add(text, scores)
+
+
+def _echo(request: Request, vocabulary: Vocabulary) -> str:
+    """The prompt as the model reads it: without what ``unknown`` leaves out, and in the model's normal form."""
+    prompt = request.prompt
+    return vocabulary.decode(vocabulary.encode(prompt, unknown=request.unknown) if isinstance(prompt, str) else prompt)
 
 
 class Answer(Response):
@@ -109,11 +115,11 @@ class Answer(Response):
 class Completion(Answer):
     """``/v1/completions``."""
 
-    def __init__(self, models: Models, metrics: Metrics, body: CompletionRequest, stall: float) -> None:
-        super().__init__(models, metrics, body.model, stall)
+    def __init__(self, models: Models, metrics: Metrics, model: str, body: CompletionRequest, stall: float) -> None:
+        super().__init__(models, metrics, model, stall)
         self.asked = body
         vocabulary = self.engine.sampler.vocabulary
-        seed = new_seed() if body.seed is None else body.seed
+        seed = new_seed() if body.seed is None else body.seed % 2**64
         scores = body.logprobs is not None
         echoes = scores and bool(body.echo)
         try:
@@ -129,7 +135,7 @@ class Completion(Answer):
             _Text(
                 job,
                 index,
-                vocabulary.decode(vocabulary.encode(request.prompt, unknown=body.unknown)) if body.echo else "",
+                _echo(request, vocabulary) if body.echo else "",
                 Aligner(vocabulary, body.logprobs or 0) if scores else None,
             )
             for index, (job, request) in enumerate(zip(self.jobs, requests, strict=True))
@@ -138,7 +144,7 @@ class Completion(Answer):
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": body.model,
+            "model": model,
             "system_fingerprint": "charrnn_" + self.engine.sampler.info.fingerprint[:12],
             "seed": seed,
         }
@@ -232,10 +238,12 @@ class _Figures:
 class ScoreAnswer(Answer):
     """``/score``."""
 
-    def __init__(self, models: Models, metrics: Metrics, body: ScoreRequest, stall: float) -> None:
-        super().__init__(models, metrics, body.model, stall)
+    def __init__(self, models: Models, metrics: Metrics, model: str, body: ScoreRequest, stall: float) -> None:
+        super().__init__(models, metrics, model, stall)
         self.asked = body
-        self.submit([lambda: self.engine.score(body.text, unknown=body.unknown, top=body.logprobs or 0)], "text")
+        self.submit(
+            [lambda: self.engine.score(body.text, unknown=body.unknown or "error", top=body.logprobs or 0)], "text"
+        )
 
     async def answer(self, send: Send) -> None:
         """Waits and sends."""

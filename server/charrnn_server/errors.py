@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from charrnn_runtime import BusyError, CharrnnError, UsageError
+from charrnn_runtime import BusyError, CharrnnError, UnknownCharacterError, UsageError
 from starlette.responses import Response
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -20,9 +20,12 @@ class ApiError(Exception):
 
     @classmethod
     def of(cls, error: CharrnnError, param: str | None = None) -> ApiError:
-        """The answer to a request that raised this error in the runtime."""
+        """The answer to a request that raised this error in the runtime; ``param`` is the field that it is about."""
         if isinstance(error, BusyError):
             return cls(429, str(error), code="busy")
+        if isinstance(error, UnknownCharacterError):  # its own remedy is an argument in Python
+            remedy = "leave it out" if error.option else 'leave it out, or send "unknown": "skip"'
+            return cls(400, f"{error.problem}; {remedy}", param=error.option or param, code="unknown_character")
         if isinstance(error, UsageError):
             return cls(400, str(error), param=param, code="invalid_value")
         return cls(500, str(error))

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from charrnn_runtime import BusyError, Engine, Job, Request, Sampler, UnknownCharacterError, UsageError
+from charrnn_runtime import BusyError, Engine, Job, Request, Sampler, UnknownCharacterError, UsageError, Vocabulary
 from charrnn_runtime.options import SamplingKwargs
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Forked
+    from tests.runtime.conftest import Forked, TinyModel
 
 
 @pytest.fixture
@@ -191,6 +191,28 @@ def test_a_long_prompt_holds_nobody_up(sampler: Sampler, engine: Engine) -> None
     assert collect(engine.submit(Request(prompt="ab", length=200, seed=2))) == sampler.sample("ab", length=200, seed=2)
     assert not long.ended
     long.cancel()
+
+
+def test_a_prompt_of_ids_is_the_prompt_of_their_text(sampler: Sampler, engine: Engine) -> None:
+    ids = sampler.vocabulary.encode("abc").tolist()
+    expected = sampler.sample("abc", length=20, seed=1)
+    assert sampler.sample(ids, length=20, seed=1) == expected
+    assert collect(engine.submit(Request(prompt=ids, length=20, seed=1))) == expected
+    with pytest.raises(UsageError, match="no token 999"):
+        engine.submit(Request(prompt=[999], length=5))
+
+
+def test_the_begin_token_of_a_prompt_of_ids_is_not_doubled(tiny_of: Callable[[Vocabulary], TinyModel]) -> None:
+    vocabulary = Vocabulary(symbols=(-1, 97, 98, -1), special={"begin": 0, "end": 3})
+    sampler = Sampler(tiny_of(vocabulary).data())
+
+    def scores(prompt: list[int]) -> list[float]:
+        log_probs = sampler.generate(prompt, length=20, seed=1, log_probs=True).log_probs
+        assert log_probs is not None
+        return list(log_probs)
+
+    assert scores([0, 1, 2]) == scores([1, 2])
+    assert scores([0, 0, 1, 2]) != scores([1, 2])
 
 
 def test_wrong_requests_are_told_at_once_and_spoil_nothing(sampler: Sampler, engine: Engine) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from charrnn_runtime import Sampler, SamplingOptions, UnknownCharacterError, UsageError, Vocabulary
-from charrnn_runtime.options import Logits64, SamplingKwargs
+from charrnn_runtime.options import Logits64, Range, SamplingKwargs
 from charrnn_runtime.sampling import TokenSampler, UniformStream, filtered_weights, sample_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -178,8 +179,37 @@ def test_nothing_left_to_draw(sampler: Sampler) -> None:
 
 def test_characters_in_options_must_be_known(sampler: Sampler) -> None:
     for options in (SamplingKwargs(allowed="aX"), SamplingKwargs(logit_bias={"X": 1.0})):
-        with pytest.raises(UnknownCharacterError, match="'X'"):
+        (name,) = options
+        with pytest.raises(UnknownCharacterError, match=f"'X'.* of {name}; leave it out$") as caught:
             sampler.stream("a", length=3, **options)
+        assert caught.value.option == name
+
+
+def test_every_option_says_what_it_does_and_which_numbers_it_takes() -> None:
+    for f in fields(SamplingOptions):
+        assert SamplingOptions.help(f.name).endswith("."), f.name
+        is_number = f.name not in ("logit_bias", "logits_processor", "allowed")
+        assert (f.metadata["range"] is not None) == is_number
+        for value in ("1", True, math.nan, [1]) if is_number else ():
+            with pytest.raises(UsageError, match=f"^{f.name} must be a "):
+                SamplingOptions(**{f.name: value})  # type: ignore[arg-type]
+
+
+@steady
+@given(st.builds(Range, st.booleans(), *[st.none() | st.integers(-5, 5)] * 3), st.integers(-6, 6) | st.floats(-6, 6))
+def test_ranges(range: Range, value: float) -> None:
+    inside = (
+        (not range.whole or isinstance(value, int))
+        and (range.least is None or value >= range.least)
+        and (range.above is None or value > range.above)
+        and (range.most is None or value <= range.most)
+    )
+    try:
+        range.check("it", value)
+    except UsageError:
+        assert not inside
+    else:
+        assert inside
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,21 @@ def test_unknown_characters_are_named_or_skipped() -> None:
         vocabulary.encode("a", unknown="ignore")  # type: ignore[arg-type]
 
 
+def test_ids_from_outside_are_checked() -> None:
+    vocabulary = Vocabulary.from_text("abc")
+    for ids in ([2, 0], (2, 0), np.array([2, 0], np.uint8), range(2, -1, -2)):
+        checked = vocabulary.check_ids(ids)  # type: ignore[arg-type]
+        assert checked.tolist() == [2, 0]
+        assert checked.dtype == np.int64
+    assert vocabulary.check_ids([]).tolist() == []
+    for wrong in ([3], [-1], [2**63]):
+        with pytest.raises(UsageError, match=f"no token {wrong[0]}; its ids are 0 to 2"):
+            vocabulary.check_ids(wrong)
+    for other in (None, 5, 1.5, [1.0], ["a"], [True], [[1]], [1, [2]], [2**70], b"ab", {"a": 1}, {1}):
+        with pytest.raises(UsageError, match="a prompt is a text or a sequence of token ids"):
+            vocabulary.check_ids(other)  # type: ignore[arg-type]
+
+
 def test_decoder_holds_back_unfinished_characters() -> None:
     decoder = Vocabulary.from_text("", kind="bytes").decoder()
     assert [decoder.decode(b) for b in "é!".encode()] == ["", "é", "!"]

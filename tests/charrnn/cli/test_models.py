@@ -117,7 +117,7 @@ def test_unknown_characters_are_named_with_their_position(run: Run, charrnn: Cha
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--temperature", "-1"], "temperature must be 0 (greedy) or more"),
+        (["--temperature", "-1"], "temperature must be at least 0"),
         (["--temperature", "nan"], "temperature must be a finite number"),
         (["--temperature", "inf"], "temperature must be a finite number"),
         (["--temperature", "hot"], "--temperature"),
