@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from charrnn_runtime.command_line import run_command
 
-from charrnn import __version__
 from charrnn.cli import data_cache as _data_cache  # noqa: F401  # adds its commands to data
 from charrnn.cli.bench import bench
 from charrnn.cli.data import app as data
@@ -19,6 +18,7 @@ from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
 from charrnn.cli.serve import serve
 from charrnn.cli.train import train
+from charrnn.version import __version__
 
 app = typer.Typer(
     name="charrnn",

@@ -39,12 +39,12 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """How well a model predicts a text: nats and bits per character, perplexity; bits per item."""
-    from charrnn.cli.console import reading
     from charrnn.config import DataConfig
     from charrnn.data.split import PARTS
     from charrnn.errors import ConfigError
     from charrnn.inference.evaluation import evaluate_text
     from charrnn.inference.models import open_sampler
+    from charrnn.training.console import reading
 
     if split not in ("all", *PARTS):
         raise ConfigError(f"unknown split {split!r}; known: all, {', '.join(PARTS)}")

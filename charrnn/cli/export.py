@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from charrnn_export import Exported
+    from charrnn.inference.export import ExportedModel
 
 
 def export(
@@ -43,47 +43,13 @@ def export(
         raise typer.BadParameter(
             "--cdn is for --web" if cdn else "name the .onnx file to write, or a folder: --web DIR or --triton DIR"
         )
-    from charrnn.files import check_writable, write_atomically
+    from charrnn.inference.export import export as export_model_file
 
-    if model is not None:
-        check_writable(model)
-
-    from charrnn.errors import ConfigError
-    from charrnn.inference.models import DTYPES, export_checkpoint, is_checkpoint
-    from charrnn.runs.checkpoint import load_checkpoint
-    from charrnn.runs.folder import find_checkpoint
-
-    source = find_checkpoint(checkpoint)
-    if model is not None and is_checkpoint(model):
-        raise ConfigError(f"{model}: this is a checkpoint, or named like one; give the model file another name, *.onnx")
-    if dtype not in DTYPES:
-        raise ConfigError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
-    exported = export_checkpoint(
-        load_checkpoint(source), opset=opset, dtype=DTYPES[dtype], text=text or (), max_cost=max_cost
-    )
+    exported = export_model_file(checkpoint, model, opset=opset, dtype=dtype, text=text or (), max_cost=max_cost)
     if triton is not None:
-        served = _write_triton(triton, model or source, exported)
+        served = _write_triton(triton, model or exported.checkpoint, exported)
         typer.echo(f"{served}: a model for NVIDIA Triton; serve it with: tritonserver --model-repository={triton}")
-    if model is not None:
-        write_atomically(model, exported.data)
-    parity = exported.info.parity
-    typer.echo(
-        f"{model or triton or 'model.onnx'}: {len(exported.data):,} bytes, opset {opset}; "
-        f"after {parity['steps']:,} steps logits differ from training "
-        f"by at most {parity['max_difference']:.1e} of the largest one "
-        f"(allowed: {parity['tolerance']:.0e})"
-    )
-    if quality := exported.info.quality:
-        whole, small = quality["float32"], quality[DTYPES[dtype]]
-        where = "the text given" if text else "validation text"
-        typer.echo(
-            f"{dtype}: {small:.4f} nats/char where fp32 has {whole:.4f} "
-            f"({small - whole:+.4f}), on {quality['tokens']:,} characters of {where}"
-        )
-    if dtype == "fp16":
-        typer.echo(
-            f"fp16: logits differ by at most {parity['float16']:.1e} of the largest one; for CUDA, slow on a CPU"
-        )
+    typer.echo(exported)
     if web is not None:
         _write_site(exported.data, web, cdn=cdn)
 
@@ -112,7 +78,7 @@ def _write_site(model: bytes, folder: Path, *, cdn: bool) -> None:
     )
 
 
-def _write_triton(repository: Path, source: Path, exported: Exported) -> Path:
+def _write_triton(repository: Path, source: Path, exported: ExportedModel) -> Path:
     """The model's folder in a repository, named as the file or, for best.pt and its like, as the run."""
     from charrnn_export.triton import config_pbtxt
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from charrnn_runtime import Sampler, UnknownCharacterError
 
-from charrnn import __version__
 from charrnn.errors import CorpusError
 from charrnn.inference.training_summary import training_summary
 from charrnn.runs.folder import find_checkpoint
+from charrnn.version import __version__
 
 if TYPE_CHECKING:
     from charrnn_export import Exported
@@ -40,7 +41,7 @@ def is_checkpoint(path: Path) -> bool:
     return path.suffix == ".pt"
 
 
-def open_sampler(path: Path, *, device: str = "cpu", expected_batch: int = 1) -> Sampler:
+def open_sampler(path: str | os.PathLike[str], *, device: str = "cpu", expected_batch: int = 1) -> Sampler:
     """A sampler for a model file, a checkpoint or a run folder.
 
     A checkpoint is exported in memory first, so that both kinds go through
@@ -49,7 +50,7 @@ def open_sampler(path: Path, *, device: str = "cpu", expected_batch: int = 1) ->
     Raises:
         CharrnnError: the file cannot be read or is none of ours.
     """
-    path = find_checkpoint(path)
+    path = find_checkpoint(Path(path))
     if not is_checkpoint(path):
         return Sampler(path, device=device, expected_batch=expected_batch)
     from charrnn.runs.checkpoint import load_checkpoint

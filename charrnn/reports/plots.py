@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charrnn_runtime import UsageError
 
 from charrnn.errors import RunFolderError
+from charrnn.files import write_atomically
 from charrnn.runs.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
 BLOCKS, ASCII_LEVELS = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # levels of a sparkline, where the terminal has blocks and elsewhere
@@ -17,12 +22,11 @@ X_AXES = {"step": "step", "epoch": "epoch", "elapsed": "seconds"}
 
 
 def plot_runs(folders: Sequence[Path], target: Path, *, x: str = "epoch") -> None:
-    """Draws training (thin) and validation loss (thick, marked) of each run.
+    """Writes a picture of ``draw_runs``.
 
     Args:
-        folders: run folders; each needs a metrics.jsonl.
+        folders, x: see ``draw_runs``.
         target: the image to write, .png, .svg or .pdf.
-        x: what to draw over: "step", "epoch" or "elapsed".
 
     Raises:
         UsageError: the image's suffix or ``x`` is unknown, or matplotlib is missing.
@@ -31,17 +35,31 @@ def plot_runs(folders: Sequence[Path], target: Path, *, x: str = "epoch") -> Non
     """
     if target.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{target}: the picture's name must end in {', '.join(SUFFIXES)}")
+    figure = draw_runs(folders, x=x)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=target.suffix.lower().lstrip("."), dpi=150)
+    write_atomically(target, buffer.getvalue())
+
+
+def draw_runs(folders: Sequence[Path], *, x: str = "epoch") -> Figure:
+    """Training (thin) and validation loss (thick, marked) of each run.
+
+    Args:
+        folders: run folders; each needs a metrics.jsonl.
+        x: what to draw over: "step", "epoch" or "elapsed".
+
+    Returns:
+        A figure that a notebook shows. It is not known to ``matplotlib.pyplot``, so nothing needs to close it.
+
+    Raises:
+        UsageError: ``x`` is unknown, or matplotlib is missing.
+        RunFolderError: a folder has no metrics.
+    """
     if x not in X_AXES:
         raise UsageError(f"unknown x axis {x!r}; known: {', '.join(X_AXES)}")
     runs = {folder: _curves(folder) for folder in folders}
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UsageError("drawing needs matplotlib; run: pip install 'charrnn[plot]'") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    figure = _new_figure()
+    axes = figure.subplots()
     for number, (folder, (training, validation)) in enumerate(runs.items()):
         colour = f"C{number % 10}"
         axes.plot([p[x] for p in training], [p["loss"] for p in training], color=colour, alpha=0.35, linewidth=1)
@@ -64,8 +82,29 @@ def plot_runs(folders: Sequence[Path], target: Path, *, x: str = "epoch") -> Non
     axes.set_ylabel("loss, nats per character")
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, target)
-    pyplot.close(figure)
+    return figure
+
+
+def _new_figure() -> Figure:
+    """An empty figure. Without pyplot, no window system and no backend setting of the user has a say.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("drawing needs matplotlib; run: pip install 'charrnn[plot]'") from error
+
+    class ShownFigure(Figure):
+        """A figure that notebooks show even if pyplot has not been imported."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png")
+            return buffer.getvalue()
+
+    return ShownFigure(figsize=(8, 5), layout="constrained")
 
 
 def loss_limits(training: Sequence[float], validation: Sequence[float]) -> tuple[float, float]:
@@ -87,16 +126,6 @@ def _curves(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     if not training and not validation:
         raise RunFolderError(f"{folder}: no metrics in it; name a folder that charrnn train wrote")
     return training, validation
-
-
-def _save(figure: Any, target: Path) -> None:
-    import io
-
-    from charrnn.files import write_atomically
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=target.suffix.lower().lstrip("."), dpi=150)
-    write_atomically(target, buffer.getvalue())
 
 
 def sparkline(values: Sequence[float], levels: str = BLOCKS) -> str:

@@ -18,11 +18,11 @@ import torch
 from charrnn_runtime import UsageError, Vocabulary
 from torch import Tensor
 
-from charrnn import __version__
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.errors import CheckpointError
 from charrnn.files import write_atomically
 from charrnn.model.char_rnn import CharRNN
+from charrnn.version import __version__
 
 FORMAT = 1
 _FORMAT_KEY = "charrnn_checkpoint"

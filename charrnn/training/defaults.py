@@ -55,6 +55,12 @@ def choose(
         speed: training characters a second of a model on this machine; asked
             twice at most, and only if the budget is a time.
     """
+    # Measured with Muon's rate and the cosine that follows; it need not fit another rate.
+    if not {"lr_boost", "lr", "optimizer", "schedule"} & set(given):
+        warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
+        train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
+    if {"hidden_size", "dropout"} <= set(given):
+        return Choice(model=model, train=train, reason="")
     read = _reader(model, train, vocab_size, train_characters, speed)
     reasons = []
     if "hidden_size" not in given:
@@ -75,12 +81,6 @@ def choose(
         dropout = 0.2 * math.log2(max(epochs / EPOCHS_WITHOUT_DROPOUT, 1.0))
         model = replace(model, dropout=min(0.5, round(dropout * 20) / 20))
         reasons.append(f"dropout {model.dropout:g}")
-    # Measured with Muon's rate and the cosine that follows; another rate is its giver's.
-    if not {"lr_boost", "lr", "optimizer", "schedule"} & set(given):
-        warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
-        train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
-    if not reasons:
-        return Choice(model=model, train=train, reason="")
     reason = (
         f"{' and '.join(reasons)}, since the budget reads about {_rounded(characters)} characters "
         f"({epochs:.1f} times the text)"

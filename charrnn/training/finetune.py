@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from charrnn_runtime import Vocabulary
 from torch import Tensor
 
-from charrnn.config import ModelConfig
-from charrnn.errors import CheckpointError
 from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import Checkpoint
-
-
-def architecture(checkpoint: Checkpoint, given: Mapping[str, Any]) -> ModelConfig:
-    """The checkpoint's architecture; only the dropout may be given anew.
-
-    Raises:
-        CheckpointError: something else was given; names the differences.
-    """
-    own = checkpoint.model_config
-    differences = [
-        f"--{name.replace('_', '-')} {value} (it has {getattr(own, name)})"
-        for name, value in given.items()
-        if name != "dropout" and getattr(own, name) != value
-    ]
-    if differences:
-        raise CheckpointError(
-            f"--init-from takes the weights as they are; leave out {', '.join(differences)}, or train from scratch"
-        )
-    values = own.to_json()
-    return ModelConfig.from_json(values | {"dropout": given.get("dropout", own.dropout)})
 
 
 def grown_weights(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Tensor]:

@@ -20,6 +20,11 @@ class Preset:
     data: dict[str, Any]
     train: dict[str, Any]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """All values by field name."""
+        return self.model | self.data | self.train
+
 
 @functools.cache
 def presets() -> dict[str, Preset]:
@@ -32,7 +37,7 @@ def preset(name: str) -> Preset:
     """The recipe of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no recipe has this name.
     """
     try:
         return presets()[name]

@@ -1,13 +1,14 @@
-"""From what was given on the command line to the settings of a run."""
+"""The settings of a run: what the user gave, what a preset or an earlier run adds, and what is chosen for the rest."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from charrnn.config import DataConfig, ModelConfig, TrainConfig
-from charrnn.errors import CheckpointError
+from charrnn.config import BUDGETS, DataConfig, ModelConfig, TrainConfig, options
+from charrnn.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from charrnn_runtime import Vocabulary
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from charrnn.data.corpus import Corpus
     from charrnn.runs.checkpoint import Checkpoint
 
-BUDGETS = {"time", "epochs", "steps"}
+CONFIGS = (ModelConfig, DataConfig, TrainConfig)
+FIXED = ("batch_size", "optimizer", "init", "seed")  # fields of TrainConfig that a resumed run keeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,81 +27,69 @@ class Settings:
 
     Attributes:
         model, data, train: the configurations.
-        model_given, data_given, train_given: what was given, by the user or a preset.
+        given: the values that the user or a preset has set, by field name.
         checkpoint: the run to resume.
         origin: the model to begin with.
-        weights: its weights, grown to the text's vocabulary.
-        notes: what the user should be told.
+        weights: its weights, with rows for the characters of the text that are new to it.
+        notes: sentences for the user.
     """
 
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
-    model_given: Mapping[str, Any]
-    data_given: Mapping[str, Any]
-    train_given: Mapping[str, Any]
+    given: Mapping[str, Any]
     checkpoint: Checkpoint | None = None
     origin: Checkpoint | None = None
     weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def given(
-        cls, model: dict[str, Any], data: dict[str, Any], train: dict[str, Any], *, preset: str | None = None
-    ) -> Self:
-        """Defaults, under a preset's settings, under those that the user gave.
+    def from_options(cls, given: Mapping[str, Any], *, preset: str | None = None) -> Self:
+        """The default values, replaced by those of a preset, replaced by those that the user gave.
+
+        Args:
+            given: values by field name; None means that it is not given.
+            preset: the name of a preset.
 
         Raises:
-            ConfigError: a value cannot be used, or there is no such preset.
+            ConfigError: an option is unknown, a value cannot be used, or there is no such preset.
         """
+        given = {name: value for name, value in given.items() if value is not None}
+        check_names(given)
         if preset is not None:
             from charrnn.training import presets
 
-            recipe = presets.preset(preset)
-            kept = {k: v for k, v in recipe.train.items() if k not in BUDGETS or not BUDGETS & set(train)}
-            model, data, train = recipe.model | model, recipe.data | data, kept | train
-        return cls(
-            model=ModelConfig(**model),
-            data=DataConfig(**data),
-            train=TrainConfig(**train),
-            model_given=model,
-            data_given=data,
-            train_given=train,
-        )
+            recipe = presets.preset(preset).options
+            if given.keys() & set(BUDGETS):
+                recipe = {name: value for name, value in recipe.items() if name not in BUDGETS}
+            given = recipe | given
 
-    @property
-    def arguments(self) -> list[str]:
-        """What the resumed run was trained on."""
-        return list(self.checkpoint.corpus["arguments"]) if self.checkpoint else []
+        def values_of(config: type) -> dict[str, Any]:
+            return {option.name: given[option.name] for option in options(config) if option.name in given}
+
+        model, data = ModelConfig(**values_of(ModelConfig)), DataConfig(**values_of(DataConfig))
+        train = TrainConfig(**values_of(TrainConfig))
+        values = model.to_json() | data.to_json() | train.to_json()
+        return cls(model=model, data=data, train=train, given={name: values[name] for name in given})
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """The vocabulary to keep."""
+        """The vocabulary that the run begins with."""
         # A resumed run may itself have begun with another model's vocabulary.
         source = self.checkpoint or self.origin
         return source.vocabulary if source else None
 
     def resuming(self, checkpoint: Checkpoint) -> Self:
-        """The run's own settings; a new budget or rate may be given, another architecture or text may not.
+        """The run's own settings. A new budget or rate may be given; another architecture or text may not.
 
         Raises:
-            CheckpointError: names the differences.
+            CheckpointError: other settings were given; names the differences.
         """
-        train = dict(self.train_given)
-        fixed = {name: train[name] for name in ("batch_size", "optimizer", "init", "seed") if name in train}
-        differences = [
-            f"--{name.replace('_', '-')} {value} (the run has {getattr(config, name)})"
-            for config, given in (
-                (checkpoint.model_config, self.model_given),
-                (checkpoint.data_config, self.data_given),
-                (checkpoint.train_config, fixed),
-            )
-            for name, value in given.items()
-            if getattr(config, name) != value
-        ]
-        if differences:
-            raise CheckpointError(f"a run is resumed as it was begun; leave out {', '.join(differences)}")
-        if BUDGETS & set(train):
+        train = {option.name: self.given[option.name] for option in options(TrainConfig) if option.name in self.given}
+        own = checkpoint.model_config.to_json() | checkpoint.data_config.to_json()
+        own |= {name: getattr(checkpoint.train_config, name) for name in FIXED}
+        _check_same(self.given, own, "a run is resumed as it was begun", "the run has")
+        if train.keys() & set(BUDGETS):
             train = dict.fromkeys(BUDGETS) | train
         return replace(
             self,
@@ -110,38 +100,32 @@ class Settings:
         )
 
     def starting_from(self, origin: Checkpoint) -> Self:
-        """The architecture and the kind of tokens of another model.
+        """The architecture and the kind of tokens of another model; only the dropout may be given anew.
 
         Raises:
-            CheckpointError: something else was given; names the differences.
+            CheckpointError: other settings were given; names the differences.
         """
-        from charrnn.training import finetune
-
-        own = origin.data_config
-        differences = [
-            f"--{name} (it has {getattr(own, name)})"
-            for name in ("bytes", "normalize")
-            if name in self.data_given and self.data_given[name] != getattr(own, name)
-        ]
-        if differences:
-            raise CheckpointError(f"--init-from keeps the model's kind of tokens; leave out {', '.join(differences)}")
-        inherited = {name: getattr(own, name) for name in ("bytes", "normalize")}
-        inherited |= {n: getattr(own, n) for n in ("newlines", "min_count") if n not in self.data_given}
+        model, own = origin.model_config, origin.data_config.to_json()
+        fixed = {name: value for name, value in model.to_json().items() if name != "dropout"}
+        _check_same(self.given, fixed, "--init-from takes the weights as they are", "it has")
+        inherited = {name: own[name] for name in ("bytes", "normalize")}
+        _check_same(self.given, inherited, "--init-from keeps the model's kind of tokens", "it has")
+        inherited |= {name: own[name] for name in ("newlines", "min_count") if name not in self.given}
         if not self.data.has_items:  # a model of items goes on with items
-            inherited |= {n: getattr(own, n) for n in ("lines", "separator", "column")}
+            inherited |= {name: own[name] for name in ("lines", "separator", "column")}
         return replace(
             self,
-            model=finetune.architecture(origin, self.model_given),
+            model=replace(model, dropout=self.given.get("dropout", model.dropout)),
             data=replace(self.data, **inherited),
             origin=origin,
         )
 
     def completed(self, corpus: Corpus) -> Self:
-        """With the text known: weights for its vocabulary, and a choice of what nobody gave."""
+        """With the text known: weights for its vocabulary, and values for what was not given."""
         if self.checkpoint is not None:
             return self
         notes = list(self.notes)
-        given = set(self.model_given) | set(self.train_given)
+        given = set(self.given)
         weights = None
         if self.origin is not None:
             from charrnn.training import finetune
@@ -149,10 +133,31 @@ class Settings:
             weights = finetune.grown_weights(self.origin, corpus.vocabulary)
             if new := finetune.describe_new(self.origin.vocabulary, corpus.vocabulary):
                 notes.append(new)
-            given |= {"hidden_size", "lr_boost"}  # a boost is for a model that knows nothing yet
+            given |= {"hidden_size", "lr_boost"}  # a boost helps a model that knows nothing yet
         from charrnn.training import defaults
 
         choice = defaults.choose_here(self.model, self.train.with_budget(), given=given, corpus=corpus, data=self.data)
         if choice.reason:
             notes.append(choice.reason)
         return replace(self, model=choice.model, train=choice.train, weights=weights, notes=tuple(notes))
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an option that does not exist; names those that look like it."""
+    known = [option.name for config in CONFIGS for option in options(config)]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name.replace("-", "_"), known)
+            hint = f"did you mean {' or '.join(near)}?" if near else "charrnn train --help lists all options"
+            raise ConfigError(f"there is no option {name!r}; {hint}")
+
+
+def _check_same(given: Mapping[str, Any], own: Mapping[str, Any], rule: str, owner: str) -> None:
+    """Raises CheckpointError for given values that are not those of an existing model."""
+    differences = [
+        f"--{name.replace('_', '-')} {value} ({owner} {own[name]})"
+        for name, value in given.items()
+        if name in own and own[name] != value
+    ]
+    if differences:
+        raise CheckpointError(f"{rule}; leave out {', '.join(differences)}")

@@ -11,9 +11,9 @@ from typing import Any
 
 from charrnn_runtime import read_model_file
 
-from charrnn import __version__
 from charrnn.errors import WriteError
 from charrnn.files import write_atomically
+from charrnn.version import __version__
 from charrnn.web.onnxruntime import CDN, fetch_files, pin
 
 MARK = "site.json"  # written last; a folder with one is a site of ours

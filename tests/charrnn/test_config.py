@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charrnn.config import DataConfig, ModelConfig, TrainConfig, doc, format_duration, parse_duration
+from charrnn.config import DataConfig, ModelConfig, Option, TrainConfig, format_duration, options, parse_duration
 from charrnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONFIGS = (ModelConfig, DataConfig, TrainConfig)
 NAN, INF = math.nan, math.inf
-FIELDS = [(config, field.name) for config in CONFIGS for field in dataclasses.fields(config)]
+OPTIONS = [option for config in CONFIGS for option in options(config)]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,17 @@ def test_durations_as_people_write_them(seconds: float, text: str) -> None:
     ("config", "name", "values"),
     [
         (ModelConfig, "cell", ["LSTM", "", "transformer"]),
-        (ModelConfig, "hidden_size", [0, -1, 2.5, True, "8"]),
+        (ModelConfig, "hidden_size", [0, -1, 2.5, True, "8", None]),
         (ModelConfig, "num_layers", [0, -3]),
         (ModelConfig, "embedding_size", [-1]),
-        (ModelConfig, "dropout", [-0.1, 1.0, 2, NAN]),
+        (ModelConfig, "dropout", [-0.1, 1.0, 2, NAN, "0.1", False, 10**400]),
+        (DataConfig, "lines", [1, "yes", None]),
+        (DataConfig, "separator", [1, b";"]),
         (DataConfig, "normalize", ["nfc", "NFX", ""]),
         (DataConfig, "val_frac", [0, 1, -0.1, 1.5, NAN]),
         (DataConfig, "test_frac", [1, -0.1, 1.5, NAN, 0.9]),
-        (TrainConfig, "time", [0, -1, NAN, INF]),
+        (TrainConfig, "time", [0, -1, NAN, INF, "soon"]),
+        (TrainConfig, "device", [0, None]),
         (TrainConfig, "epochs", [0, -1.0, NAN, INF]),
         (TrainConfig, "steps", [0, -1, 1.5]),
         (TrainConfig, "batch_size", [0, -1]),
@@ -98,7 +101,7 @@ def test_durations_as_people_write_them(seconds: float, text: str) -> None:
 )
 def test_values_that_cannot_be_used_are_refused_by_name(config: type, name: str, values: list[Any]) -> None:
     for value in values:
-        with pytest.raises(ConfigError, match=name) as error:
+        with pytest.raises(ConfigError, match=rf"\b{name}\b|{value}") as error:
             config(**{name: value})
         assert str(value) in str(error.value)
 
@@ -106,6 +109,17 @@ def test_values_that_cannot_be_used_are_refused_by_name(config: type, name: str,
 def test_the_limits_themselves_can_be_used() -> None:
     ModelConfig(hidden_size=1, num_layers=1, embedding_size=1, dropout=0.999)
     TrainConfig(steps=1, batch_size=1, seq_len=1, warmup_steps=0, weight_decay=0, grad_clip=0, seed=2**63 - 1)
+
+
+def test_values_of_other_number_types_become_the_field_s_own() -> None:
+    config = ModelConfig(hidden_size=np.int64(7), dropout=np.float32(0.5))  # type: ignore[arg-type]
+    assert (type(config.hidden_size), config.hidden_size) == (int, 7)
+    assert (type(config.dropout), config.dropout) == (float, 0.5)
+    assert type(TrainConfig(epochs=3).epochs) is float
+
+
+def test_a_time_may_be_a_duration() -> None:
+    assert TrainConfig(time="1m30s") == TrainConfig(time=90)  # type: ignore[arg-type]
 
 
 def test_bytes_and_normal_form_exclude_each_other() -> None:
@@ -132,20 +146,19 @@ def test_json_and_back(config: type[ModelConfig | DataConfig | TrainConfig]) -> 
         config.from_json({"wings": 2})
 
 
-@pytest.mark.parametrize(("config", "name"), FIELDS)
-def test_every_field_has_a_text_that_train_help_prints(config: type, name: str, train_help: str) -> None:
-    option = f"--{name.replace('_', '-')}"
-    assert f" {option} " in train_help
-    assert len(doc(config, name)) > 10
-    assert " ".join(doc(config, name).split()) in train_help
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_field_has_an_option_with_its_text_default_and_choices(option: Option, train_help: str) -> None:
+    assert f" --{option.name.replace('_', '-')} " in train_help
+    assert len(option.help) > 10
+    text = " ".join(option.help.split())
+    if option.default not in (None, False):
+        text += f" [default: ({option.default})]"
+    assert text in train_help
+    assert f" <{'|'.join(option.choices)}> " in train_help or not option.choices
 
 
-def test_train_help_shows_the_default_of_every_setting(train_help: str) -> None:
-    for config, name in FIELDS:
-        default = next(f.default for f in dataclasses.fields(config) if f.name == name)
-        if default is not None and default is not False:
-            text = f"{' '.join(doc(config, name).split())} [default: ({default})]"
-            assert text in train_help
+def test_no_two_fields_have_the_same_name() -> None:
+    assert len({option.name for option in OPTIONS}) == len(OPTIONS)
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -48,35 +47,17 @@ def test_the_default_folder_is_named_after_the_text(book: Path, charrnn: Charrnn
     assert "(best " in lines[-2]
 
 
-def test_every_option_reaches_its_setting(book: Path, charrnn: Charrnn) -> None:
-    given: dict[str, Any] = {
-        "cell": "gru", "hidden_size": 9, "num_layers": 2, "embedding_size": 5, "dropout": 0.25,
-        "normalize": "NFC", "val_frac": 0.2,
-        "epochs": 0.1, "batch_size": 3, "seq_len": 17, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.02,
-        "grad_clip": 0.5, "warmup_steps": 3, "lr_boost": 2.0, "eval_steps": 2, "seed": 5,
-        "device": "cpu", "precision": "fp32",
-    }  # fmt: skip
-    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
-    assert charrnn("train", "book.txt", *options).code == 0
-    config = json.loads(Path("runs/book/config.json").read_text())
-    settings = config["model"] | config["data"] | config["train"]
-    assert {name: settings[name] for name in given} == given
-    assert charrnn("train", "book.txt", "--bytes", "--time", "1s", "--out", "b", *QUICK[2:]).code == 0
-    config = json.loads(Path("b/config.json").read_text())
-    assert (config["data"]["bytes"], config["train"]["time"]) == (True, 1.0)
-
-
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--time", "soon"], "'soon' is no duration"),
-        (["--time", "-5m"], "no duration"),
+        (["--time", "soon"], "'soon' is not a duration"),
+        (["--time", "-5m"], "not a duration"),
         (["--time", "0"], "above 0"),
         (["--time", "1m", "--steps", "5"], "give one budget"),
         (["--steps", "0"], "steps must be"),
         (["--steps", "many"], "--steps"),
-        (["--epochs", "nan"], "epochs must be above 0"),
-        (["--cell", "transformer"], "unknown cell 'transformer'; known: lstm, gru, rnn"),
+        (["--epochs", "nan"], "epochs must be a number above 0"),
+        (["--cell", "transformer"], "'lstm'"),
         (["--hidden-size", "0"], "hidden_size"),
         (["--num-layers", "-1"], "num_layers"),
         (["--dropout", "1"], "dropout"),
@@ -85,11 +66,11 @@ def test_every_option_reaches_its_setting(book: Path, charrnn: Charrnn) -> None:
         (["--bytes", "--normalize", "NFC"], "--normalize"),
         (["--batch-size", "0"], "batch_size"),
         (["--seq-len", "0"], "seq_len"),
-        (["--lr", "-1"], "lr must be above 0"),
-        (["--lr", "inf"], "lr must be above 0"),
+        (["--lr", "-1"], "lr must be a number above 0"),
+        (["--lr", "inf"], "lr must be a number above 0"),
         (["--seed", "-1"], "seed"),
-        (["--optimizer", "sgd"], "known: muon, adamw, adam, rmsprop"),
-        (["--precision", "fp8"], "known: auto, fp32, bf16"),
+        (["--optimizer", "sgd"], "'rmsprop'"),
+        (["--precision", "fp8"], "'bf16'"),
         (["--device", "gpu"], "known: auto, cpu, cuda, cuda:N, mps"),
         (["--device", "cuda"], "--device cuda: "),
         (["--device", "cuda:" + "9" * 30], "unknown device"),

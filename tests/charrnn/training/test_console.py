@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from charrnn import events
-from charrnn.cli import console
+from charrnn.training import console
 from charrnn.training.advice import size_advice
 
 HOSTILE = "[bold]not bold[/bold] [/] :smile: \x1b[31mred\x1b[0m \x07\r\b\0 \ud800 \u202e ｗｉｄｅ\n[link=x]\t[\\"

@@ -1,4 +1,4 @@
-"""A training run shown on the terminal, or as plain lines where the output is a file or a pipe.
+"""A training run shown on a terminal or in a notebook, or as plain lines where the output is a file or a pipe.
 
 Training must not end because its output cannot be written: a reader that went away, a full disk, a terminal that
 was closed. From the first failure on nothing more is shown; the files of the run tell how it went.
@@ -6,6 +6,7 @@ was closed. From the first failure on nothing more is shown; the files of the ru
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,12 +32,17 @@ READING_SECONDS = 1.0  # of reading a text before a bar is shown
 
 @contextmanager
 def listener() -> Iterator[events.Listener]:
-    """The listener that fits the standard output."""
-    if not sys.stdout.isatty():
+    """The listener that fits the standard output, or the notebook that this runs in."""
+    if not (sys.stdout.isatty() or _in_notebook()):
         yield PlainListener()
         return
     with LiveListener() as live:
         yield live
+
+
+def _in_notebook() -> bool:
+    """Whether a bar can be shown in a notebook: rich needs ipywidgets for that."""
+    return Console().is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 @contextmanager

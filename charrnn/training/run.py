@@ -1,0 +1,317 @@
+"""A training run from its options to its results: what ``charrnn train`` and ``charrnn.train`` do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from charrnn_runtime import Sampler
+
+from charrnn.config import format_duration
+from charrnn.data.corpus import corpus_name, read_corpus
+from charrnn.errors import ConfigError
+from charrnn.events import Listener
+from charrnn.inference.export import ExportedModel, export
+from charrnn.inference.models import open_sampler
+from charrnn.runs import folder as run_folder
+from charrnn.training.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from charrnn.runs.checkpoint import Checkpoint
+
+Name = str | os.PathLike[str]
+
+
+class Run:
+    """A finished or interrupted training run. ``train`` and ``resume`` return one.
+
+    Attributes:
+        folder: the run folder.
+        interrupted: whether the run was interrupted before its budget was used up; ``resume`` goes on with it.
+        signal: the number of the signal that interrupted it, or None.
+        best_val_loss: the lowest validation loss, in nats per character.
+        history: one dict for each validation, with the keys step, epoch, elapsed (seconds), train_loss (mean of the
+            last 100 steps) and val_loss (both in nats per character); ``pandas.DataFrame(run.history)`` is a table.
+        settings: the values of all options, by name.
+    """
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint, *, interrupted: bool, signal: int | None = None) -> None:
+        self.folder = folder
+        self.interrupted = interrupted
+        self.signal = signal
+        self.best_val_loss = float(checkpoint.progress["best_val_loss"])
+        self.history = checkpoint.history
+        configs = (checkpoint.model_config, checkpoint.data_config, checkpoint.train_config)
+        self.settings = {name: value for config in configs for name, value in config.to_json().items()}
+        self._progress = checkpoint.progress
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The best model of the run, ready to write and to score text."""
+        return open_sampler(self.folder)
+
+    def sample(self, prompt: str = "", **options: Any) -> str:
+        """A text from the best model; the options are those of ``charrnn_runtime.Sampler.sample``."""
+        return self.sampler.sample(prompt, **options)
+
+    def plot(self, *, x: str = "epoch") -> Figure:
+        """Training and validation loss as a matplotlib figure, which a notebook shows.
+
+        Args:
+            x: "step", "epoch" or "elapsed".
+
+        Raises:
+            UsageError: ``x`` is unknown, or matplotlib is not installed.
+        """
+        from charrnn.reports.plots import draw_runs
+
+        return draw_runs([self.folder], x=x)
+
+    def export(self, model: Name | None = None, **options: Any) -> ExportedModel:
+        """Writes the best model as an ONNX file; ``charrnn.export`` describes the options and the errors."""
+        return export(self.folder, model, **options)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}: {self._summary()})"
+
+    def _summary(self) -> str:
+        how = "interrupted" if self.interrupted else "finished"
+        return (
+            f"{how} after {self._progress['step']:,} steps and {format_duration(self._progress['elapsed'])}, "
+            f"best validation loss {self.best_val_loss:.4f} nats per character"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the summary and the validations."""
+        names = ("step", "epoch", "train_loss", "val_loss")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        rows = "".join(
+            f"<tr><td>{row['step']:,}</td><td>{row['epoch']:.2f}</td>"
+            f"<td>{row['train_loss']:.4f}</td><td>{row['val_loss']:.4f}</td></tr>"
+            for row in self.history
+        )
+        return (
+            f"<p><b>{escape(str(self.folder))}</b>: {self._summary()}</p>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def train(
+    *texts: Name,
+    out: Name | None = None,
+    overwrite: bool = False,
+    init_from: Name | None = None,
+    preset: str | None = None,
+    tensorboard: bool = False,
+    progress: bool = True,
+    listener: Listener | None = None,
+    signals: Sequence[int] = (signal.SIGINT,),
+    **options: Any,
+) -> Run:
+    """Trains a model on text, as ``charrnn train`` does.
+
+    A ``KeyboardInterrupt`` (Ctrl-C, or "interrupt" in a notebook) does not stop the run in the middle of a step: the
+    run saves a checkpoint and is returned, with ``interrupted`` set. A second one is raised.
+
+    Args:
+        texts: files, folders, globs, or names of known texts. Without any text, the source of Python's standard
+            library is used.
+        out: the run folder; by default ``runs/`` and the name of the text.
+        overwrite: replace the run that is in the folder.
+        init_from: a checkpoint or run folder whose weights the model begins with.
+        preset: the name of a recipe: char-rnn or torch-rnn.
+        tensorboard: write the metrics for TensorBoard too.
+        progress: show the progress in the terminal or notebook.
+        listener: receives the events of the run, instead of the display.
+        signals: the signals that interrupt the run as a ``KeyboardInterrupt`` does. Only those whose handlers are
+            Python's default ones are handled, and only in the main thread.
+        options: any option of ``charrnn train`` by name, for example ``time="2m"`` (or seconds), ``hidden_size=128``.
+
+    Raises:
+        ConfigError: an option is unknown, or has a value that cannot be used.
+        RunFolderError: there is a run in the folder already, or it cannot be written.
+        CorpusError: the text cannot be read, or is too short.
+        CheckpointError: ``init_from`` cannot be read, or does not fit the options.
+        DivergedError: the loss became NaN or very large; earlier checkpoints are still there.
+        WriteError: a checkpoint cannot be written; earlier ones are still there.
+    """
+    settings = Settings.from_options(options, preset=preset)
+    arguments = _arguments(texts)
+    folder = default_folder(arguments) if out is None else Path(out)
+    if not overwrite:
+        run_folder.check_free(folder)
+    if init_from is not None:
+        from charrnn.runs.checkpoint import load_checkpoint
+
+        settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(Path(init_from))))
+    return _run(
+        settings,
+        arguments,
+        folder,
+        overwrite=overwrite,
+        tensorboard=tensorboard,
+        progress=progress,
+        listener=listener,
+        signals=signals,
+    )
+
+
+def resume(
+    folder: Name,
+    *texts: Name,
+    tensorboard: bool = False,
+    progress: bool = True,
+    listener: Listener | None = None,
+    signals: Sequence[int] = (signal.SIGINT,),
+    **options: Any,
+) -> Run:
+    """Goes on with the run in a folder, as ``charrnn train --resume`` does.
+
+    Args:
+        folder: the run folder.
+        texts: the text of the run; by default it is read from where it was read before.
+        tensorboard, progress, listener, signals: see ``train``.
+        options: new values for options of ``charrnn train``, for example a larger budget. Those that change the
+            model, the text or the order of reading cannot be changed.
+
+    Raises:
+        CheckpointError: the folder has no checkpoint, or it does not fit the options or the text.
+        ConfigError, CorpusError, DivergedError, WriteError: see ``train``.
+    """
+    from charrnn.training.trainer import resumable
+
+    settings = Settings.from_options(options)
+    arguments = _arguments(texts)
+    checkpoint = resumable(Path(folder))
+    return _run(
+        settings.resuming(checkpoint),
+        arguments or checkpoint.corpus["arguments"],
+        Path(folder),
+        overwrite=False,
+        tensorboard=tensorboard,
+        progress=progress,
+        listener=listener,
+        signals=signals,
+    )
+
+
+def default_folder(texts: Sequence[Name]) -> Path:
+    """The run folder of a text if no other is named."""
+    return Path("runs") / corpus_name(_arguments(texts))
+
+
+def _arguments(texts: Sequence[Name]) -> list[str]:
+    """The names of texts as strings.
+
+    Raises:
+        ConfigError: something else was given, or standard input for several processes.
+    """
+    for text in texts:
+        if not isinstance(text, (str, os.PathLike)):
+            raise ConfigError(f"a text is named by a string or a path, not by {type(text).__name__}: {text!r:.80}")
+    arguments = [os.fspath(text) for text in texts]
+    if "-" in arguments and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("several processes cannot share standard input; write the text to a file first")
+    return arguments
+
+
+def _run(
+    settings: Settings,
+    arguments: Sequence[str],
+    folder: Path,
+    *,
+    overwrite: bool,
+    tensorboard: bool,
+    progress: bool,
+    listener: Listener | None,
+    signals: Sequence[int],
+) -> Run:
+    """Reads the text, completes the settings and trains."""
+    from charrnn.runs.checkpoint import load_checkpoint
+    from charrnn.training.device import keep_freed_memory
+    from charrnn.training.distributed import processes
+    from charrnn.training.trainer import Trainer
+
+    with ExitStack() as stack:
+        group = stack.enter_context(processes(settings.train.device))
+        shown = stack.enter_context(_shown(progress, listener)) if group.first else Listener()
+        corpus = read_corpus(arguments, settings.data, settings.vocabulary, listener=shown)
+        keep_freed_memory()
+        # What is chosen depends on a measurement, which every process would make with another result.
+        settings = settings.completed(corpus)
+        model_config, train_config, notes = group.broadcast((settings.model, settings.train, settings.notes))
+        settings = replace(settings, model=model_config, train=train_config, notes=notes)
+        for note in (*corpus.notes, *settings.notes):
+            shown.on_notice(note)
+        trainer = Trainer(
+            model_config=settings.model,
+            data_config=settings.data,
+            train_config=settings.train,
+            corpus=corpus,
+            folder=folder,
+            listener=shown,
+            checkpoint=settings.checkpoint,
+            weights=settings.weights,
+            tensorboard=tensorboard and group.first,
+            processes=group,
+        )
+        # An earlier run is removed only now, when nothing that was asked for can be wrong any more.
+        if group.first:
+            run_folder.make(folder)
+            if overwrite:
+                run_folder.clear(folder)
+        with _interrupted_by(signals) as received:
+            finished = trainer.train(lambda: bool(received))
+    return Run(
+        folder,
+        load_checkpoint(folder / "last.pt"),
+        interrupted=finished.interrupted,
+        signal=received[0] if received else None,
+    )
+
+
+@contextmanager
+def _shown(progress: bool, listener: Listener | None) -> Iterator[Listener]:
+    """The user's listener, or the display, or a listener that does nothing."""
+    if listener is not None or not progress:
+        yield listener or Listener()
+        return
+    from charrnn.training import console
+
+    with console.listener() as shown:
+        yield shown
+
+
+@contextmanager
+def _interrupted_by(signals: Sequence[int]) -> Iterator[list[int]]:
+    """Collects the signals that arrive, so that the loop can finish its step and save; a second SIGINT is raised.
+
+    A signal that the process ignores (as under nohup), or for which a program has a handler of its own, is left alone.
+    """
+    received: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+        for number in signals:
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                before[number] = signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,179 @@
+"""Training from Python: every option reaches the run and changes it, and the results are at hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import charrnn as library
+from charrnn.config import BUDGETS, options
+from charrnn.events import Finished, Listener, Started
+from charrnn.runs.checkpoint import load_checkpoint
+from charrnn.training.settings import CONFIGS
+
+if TYPE_CHECKING:
+    from tests.conftest import Charrnn
+
+OPTIONS = {option.name: option for config in CONFIGS for option in options(config)}
+TINY = {
+    "hidden_size": 8,
+    "embedding_size": 4,
+    "batch_size": 4,
+    "seq_len": 16,
+    "steps": 6,
+    "dropout": 0.0,
+    "lr": 0.01,
+    "eval_steps": 6,
+}
+DECAY = {"schedule": "decay", "lr_decay": 0.5, "lr_decay_every": 0.01}
+# A value for each option, and the options without which it would change nothing.
+CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "cell": ("gru", {}),
+    "hidden_size": (9, {}),
+    "num_layers": (2, {}),
+    "embedding_size": (5, {}),
+    "dropout": (0.25, {}),
+    "bytes": (True, {}),
+    "normalize": ("NFD", {}),
+    "val_frac": (0.2, {}),
+    "test_frac": (0.2, {}),
+    "split": ("streams", {}),
+    "val_max": (50, {}),
+    "lines": (True, {}),
+    "separator": (".", {}),
+    "column": ("text", {}),
+    "newlines": ("lf", {}),
+    "min_count": (3, {}),
+    "time": (0.05, {}),
+    "epochs": (0.1, {}),
+    "steps": (7, {}),
+    "batch_size": (3, {}),
+    "seq_len": (17, {}),
+    "init": ("char-rnn", {}),
+    "optimizer": ("adamw", {}),
+    "lr": (0.003, {}),
+    "schedule": ("decay", {}),
+    "lr_decay": (0.25, DECAY),
+    "lr_decay_every": (0.02, DECAY),
+    "lr_decay_after": (0.02, DECAY),
+    "weight_decay": (0.5, {}),
+    "grad_clip": (0.1, {}),
+    "grad_clip_value": (0.001, {}),
+    "loss_sum": (True, {"optimizer": "rmsprop", "grad_clip": 0.0, "grad_clip_value": 0.001}),
+    "warmup_steps": (3, {}),
+    "lr_boost": (2.0, {}),
+    "eval_steps": (2, {}),
+    "seed": (5, {}),
+    "device": ("cuda:99", {}),
+    "precision": ("bf16", {"precision": "fp32"}),
+}
+# Sets of options that go together on one command line.
+TOGETHER: list[set[str]] = [
+    {"cell", "hidden_size", "num_layers", "embedding_size", "dropout", "init", "optimizer", "lr", "weight_decay"},
+    {
+        "normalize",
+        "val_frac",
+        "test_frac",
+        "val_max",
+        "split",
+        "newlines",
+        "min_count",
+        "epochs",
+        "batch_size",
+        "seq_len",
+    },
+    {"hidden_size", "dropout", "bytes", "lines", "time", "schedule", "lr_decay", "lr_decay_every", "lr_decay_after"},
+    {
+        "separator",
+        "steps",
+        "grad_clip",
+        "grad_clip_value",
+        "loss_sum",
+        "warmup_steps",
+        "lr_boost",
+        "eval_steps",
+        "seed",
+    },
+    {"column", "seq_len"},
+]
+WITHOUT_A_CPU_VALUE = {"device", "precision"}  # what they accept depends on the machine
+
+
+@pytest.fixture
+def book(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table with one column: lines that also are a text with CRLF, an accent and rare characters."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "book.csv"
+    path.write_bytes(b"text\r\n" + text[:2500].replace("\n", "\r\n").encode() + "été zoë\r\n".encode())
+    return path
+
+
+class Recorder(Listener):
+    """Keeps what a run says about itself, without times."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.notes: list[str] = []
+
+    def on_start(self, event: Started) -> None:
+        self.events.append(replace(event, folder=Path()))
+
+    def on_finish(self, event: Finished) -> None:
+        self.events.append(replace(event, elapsed=0.0, best=Path(), last=Path()))
+
+    def on_notice(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def outcome(book: Path, out: str, given: dict[str, Any]) -> Any:
+    """Everything that a run with these options is, or the error that it ends with."""
+    heard = Recorder()
+    try:
+        run = library.train(book, out=out, listener=heard, **given)
+    except library.CharrnnError as error:
+        return str(error)
+    weights = {name: weight.tolist() for name, weight in load_checkpoint(run.folder / "last.pt").weights.items()}
+    return heard.events, weights, [(row["step"], row["val_loss"]) for row in run.history]
+
+
+def test_there_is_a_change_for_every_option() -> None:
+    assert set(CHANGES) == set(OPTIONS)
+    assert set().union(*TOGETHER) == set(OPTIONS) - WITHOUT_A_CPU_VALUE
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_reaches_the_run_and_changes_it(book: Path, name: str) -> None:
+    value, needed = CHANGES[name]
+    given = TINY | needed
+    assert given.get(name, OPTIONS[name].default) != value
+    kept = {key: given[key] for key in given if not (name in BUDGETS and key in BUDGETS)}
+    changed = outcome(book, "changed", kept | {name: value})
+    assert changed != outcome(book, "base", given)
+    if not isinstance(changed, str):
+        config = json.loads(Path("changed/config.json").read_text())
+        assert (config["model"] | config["data"] | config["train"])[name] == value
+
+
+@pytest.mark.parametrize("names", TOGETHER, ids=lambda names: min(names))
+def test_every_option_of_the_command_line_is_that_of_python(book: Path, charrnn: Charrnn, names: set[str]) -> None:
+    given = {name: CHANGES[name][0] for name in names}
+    if not {"time", "epochs"} & names:
+        given = TINY | given
+    else:
+        given = {key: value for key, value in TINY.items() if key != "steps"} | given
+    line: list[object] = []
+    for name, value in given.items():
+        line += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    assert charrnn("train", book, "--out", "line", *line).code == 0
+    run = library.train(book, out="python", progress=False, **given)
+    configs = [json.loads(Path(folder, "config.json").read_text()) for folder in ("line", "python")]
+    assert configs[0] == configs[1]
+    assert {name: run.settings[name] for name in given} == given
+    if "time" not in names:  # else the number of steps is that of the moment
+        of_line = load_checkpoint(Path("line/last.pt")).weights
+        of_python = load_checkpoint(Path("python/last.pt")).weights
+        assert all(of_line[name].equal(of_python[name]) for name in of_line)
