@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.training.defaults import parameters
 from charrnn.training.finetune import grown_weights
 from charrnn.training.optim import MUON_LR_RATIO, Optimizers
-from tests.conftest import Charrnn, MakeTrainer
+
+if TYPE_CHECKING:
+    from tests.conftest import Charrnn, MakeTrainer
 
 # --- the export side -------------------------------------------------------------------------------------------------
 

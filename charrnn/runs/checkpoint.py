@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from charrnn_runtime import UsageError, Vocabulary
 from torch import Tensor
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
-from charrnn.errors import CheckpointError
+from charrnn.errors import CheckpointError, ConfigError
 from charrnn.files import write_atomically
 from charrnn.model.char_rnn import CharRNN
 from charrnn.version import __version__
@@ -109,8 +111,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint; nothing in the file is executed.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, cut short, of a newer
-            format, or holding anything but tensors and plain values.
+        CheckpointError: no such file, not a checkpoint, cut short, from a version
+            that knows more than this one, or holding anything but tensors and
+            plain values. A setting that the file lacks takes its default.
     """
     try:
         data = path.read_bytes()
@@ -130,29 +133,61 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: damaged: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(payload, dict) or _FORMAT_KEY not in payload:
         raise CheckpointError(f"{path}: a PyTorch file, but not a charrnn checkpoint")
-    written = payload[_FORMAT_KEY]
-    if not isinstance(written, int) or written > FORMAT:
-        raise CheckpointError(
-            f"{path}: checkpoint format {written} is newer than this charrnn {__version__} (format {FORMAT}); "
-            "upgrade it: pip install -U charrnn"
-        )
     try:
-        checkpoint = Checkpoint(
-            model_config=ModelConfig.from_json(payload["model_config"]),
-            data_config=DataConfig.from_json(payload["data_config"]),
-            train_config=TrainConfig.from_json(payload["train_config"]),
-            vocabulary=Vocabulary.from_json(payload["vocabulary"]),
-            corpus=dict(payload["corpus"]),
-            weights=dict(payload["weights"]),
-            progress=dict(payload["progress"]),
-            history=list(payload["history"]),
-            resume=dict(payload["resume"]),
-            version=str(payload["version"]),
-        )
-        _check_values(checkpoint)
+        return _from_payload(payload)
+    except _UnknownError as error:
+        version = payload.get("version")
+        raise CheckpointError(f"{path}: {error}{_written_by(version)}") from error
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{path}: the checkpoint lacks something or is damaged: {error}") from error
+
+
+class _UnknownError(Exception):
+    """The file holds something that this version does not know."""
+
+
+# How each field of Checkpoint is read from its stored value.
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "model_config": ModelConfig.from_json,
+    "data_config": DataConfig.from_json,
+    "train_config": TrainConfig.from_json,
+    "vocabulary": Vocabulary.from_json,
+    "corpus": dict,
+    "weights": dict,
+    "progress": dict,
+    "history": list,
+    "resume": dict,
+    "version": str,
+}
+
+
+def _from_payload(payload: dict[Any, Any]) -> Checkpoint:
+    """The checkpoint in a loaded file.
+
+    Raises:
+        _UnknownError: it has a part or a setting that this version does not know.
+        KeyError, TypeError, ValueError, UsageError: it lacks a part, or a part is damaged.
+    """
+    written = payload[_FORMAT_KEY]
+    if not isinstance(written, int) or written > FORMAT:
+        raise _UnknownError(f"checkpoint format {written} is newer than format {FORMAT}")
+    if unknown := payload.keys() - _READERS.keys() - {_FORMAT_KEY}:
+        raise _UnknownError(f"unknown parts: {', '.join(sorted(map(str, unknown)))}")
+    try:
+        checkpoint = Checkpoint(**{name: read(payload[name]) for name, read in _READERS.items()})
+    except ConfigError as error:
+        raise _UnknownError(str(error)) from error
+    _check_values(checkpoint)
     return checkpoint
+
+
+def _written_by(version: Any) -> str:
+    """The end of a message on something unknown: which version wrote the file, and the remedy."""
+    if version == __version__:
+        return f"; this version wrote it ({version}), so the file is damaged, or charrnn was changed since"
+    if not isinstance(version, str) or not re.fullmatch(r"\d[\w.+]{0,40}", version, re.ASCII):
+        return f"; this is charrnn {__version__}, a later version may read it: pip install -U charrnn"
+    return f"; charrnn {version} wrote it, and this is {__version__}: pip install charrnn=={version}"
 
 
 def _check_values(checkpoint: Checkpoint) -> None:

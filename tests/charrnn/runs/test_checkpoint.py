@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charrnn import __version__
+from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.errors import CheckpointError, WriteError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint, on_cpu
 
@@ -227,14 +230,14 @@ def _without(key: str) -> Callable[[Payload], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("charrnn_checkpoint", to=2), "format 2 is newer than this charrnn .* pip install -U charrnn"),
         (_set("charrnn_checkpoint", to="x"), "format x is newer"),
         *((_without(key), f"lacks something or is damaged: '{key}'") for key in
           ("model_config", "vocabulary", "weights", "progress", "history", "resume", "version")),
         (_set("model_config", to=None), "damaged"),
         (_set("model_config", "cell", to="transformer"), "unknown cell"),
         (_set("model_config", "hidden_size", to="many"), "hidden_size"),
-        (_set("model_config", "wings", to=2), "unknown settings: wings"),
+        (_set("model_config", "wings", to=2), "unknown settings: wings; this version wrote it .* damaged"),
+        (_set("wings", to=2), "unknown parts: wings"),
         (_set("train_config", "lr", to="fast"), "damaged"),
         (_set("vocabulary", to=7), "vocabulary"),
         (_set("vocabulary", "tokens", to=["a", "a"]), "every token once"),
@@ -259,6 +262,50 @@ def test_contents_that_do_not_fit_the_format(
     outcome = charrnn("inspect", tmp_path / "a.pt")
     assert outcome.code == 1
     assert outcome.err.startswith(f"error: {tmp_path / 'a.pt'}: ")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (_set("charrnn_checkpoint", to=2), "checkpoint format 2 is newer than format 1"),
+        (_set("wings", to=2), "unknown parts: wings"),
+        (_set("model_config", "wings", to=2), "unknown settings: wings"),
+        (_set("train_config", "optimizer", to="wings"), "unknown optimizer 'wings'; known: .*"),
+        (_set("model_config", "cell", to="wings"), "unknown cell 'wings'; known: .*"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        ("9.1.2", r"charrnn 9\.1\.2 wrote it, and this is {}: pip install charrnn==9\.1\.2"),
+        ("9\x1b[31m", "this is charrnn {}, a later version may read it: pip install -U charrnn"),
+        (None, "this is charrnn {}, a later version may read it: pip install -U charrnn"),
+    ],
+)
+def test_what_another_version_wrote_names_that_version(
+    run: Run, tmp_path: Path, change: Callable[[Payload], None], what: str, version: str | None, remedy: str
+) -> None:
+    payload = payload_of(run.best)
+    payload["version"] = version
+    change(payload)
+    torch.save(payload, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=rf"a\.pt: {what}; {remedy.format(re.escape(__version__))}$"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_setting_that_a_checkpoint_lacks_takes_its_default(run: Run, tmp_path: Path) -> None:
+    payload = payload_of(run.best)
+    kept = load_checkpoint(run.best)
+    configs = {"model_config": ModelConfig(), "data_config": DataConfig(), "train_config": TrainConfig()}
+    for name, default in configs.items():
+        for setting, value in default.to_json().items():
+            if getattr(getattr(kept, name), setting) == value:  # one that this run did not change
+                del payload[name][setting]
+    assert "dropout" not in payload["model_config"]
+    assert "hidden_size" in payload["model_config"]
+    torch.save(payload, tmp_path / "a.pt")
+    read = load_checkpoint(tmp_path / "a.pt")
+    assert all(getattr(read, name) == getattr(kept, name) for name in configs)
 
 
 @pytest.mark.parametrize(
