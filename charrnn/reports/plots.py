@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def draw_runs(folders: Sequence[Path], *, x: str = "epoch") -> Figure:
             marker="o",
             markersize=4,
             linewidth=2,
-            label=f"{folder.name}: validation (best {best:.4f}); thin: training",
+            label=f"{_drawable(folder.name)}: validation (best {best:.4f}); thin: training",
         )
     low, high = loss_limits(
         [p["loss"] for training, _ in runs.values() for p in training],
@@ -85,16 +86,31 @@ def draw_runs(folders: Sequence[Path], *, x: str = "epoch") -> Figure:
     return figure
 
 
+def _drawable(name: str) -> str:
+    """A name as a legend can show it: characters that the font lacks as escapes, dollar signs as they are."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    known = get_font(findfont(FontProperties())).get_charmap()
+    shown = "".join(c if ord(c) in known else c.encode("ascii", "backslashreplace").decode() for c in name)
+    shown = shown.replace("$", r"\$")  # matplotlib would read mathematics
+    return f" {shown}" if shown.startswith("_") else shown  # a legend leaves out names that begin so
+
+
 def _new_figure() -> Figure:
     """An empty figure. Without pyplot, no window system and no backend setting of the user has a say.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
+    # matplotlib cannot be imported where this names a backend that is not installed, as in a notebook's processes.
+    inherited = os.environ.pop("MPLBACKEND", None)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError("drawing needs matplotlib; run: pip install 'charrnn[plot]'") from error
+    finally:
+        if inherited is not None:
+            os.environ["MPLBACKEND"] = inherited
 
     class ShownFigure(Figure):
         """A figure that notebooks show even if pyplot has not been imported."""
