@@ -7,6 +7,7 @@ and description. Everything else is made from the fields: the options of
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import math
@@ -195,6 +196,24 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def parse_encoding(name: str) -> str:
+    """Python's own name of a text encoding, which may be written in many ways.
+
+    Raises:
+        ConfigError: there is no such encoding.
+    """
+    try:
+        info = codecs.lookup(name)
+        if not info._is_text_encoding or info.incrementaldecoder is None:
+            raise LookupError
+    except (LookupError, ValueError):
+        raise ConfigError(
+            f"unknown encoding {name!r}; known are, among others, utf-16, cp1252, gbk, big5, shift_jis, euc_kr, cp1251"
+        ) from None
+    return info.name
+
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Config):
     """The architecture."""
@@ -217,6 +236,11 @@ class DataConfig(_Config):
     bytes: bool = _option(False, "Tokens are bytes instead of characters; the text may be anything.")
     normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = _option(
         None, "Unicode normal form applied to the text (NFC, NFD, NFKC, NFKD)."
+    )
+    encoding: str | None = _option(
+        None,
+        "Encoding of the text's files: utf-16, cp1252, gbk, shift_jis, … Default: UTF-8 with or without a mark.",
+        parse=parse_encoding,
     )
     val_frac: float = _option(0.1, "Part of the text that is kept for validation.", above=0, below=1)
     test_frac: float = _option(
@@ -261,8 +285,9 @@ class DataConfig(_Config):
                 f"val_frac {self.val_frac} and test_frac {self.test_frac} leave no text for training; "
                 "their sum must be below 1"
             )
-        if self.bytes and self.normalize is not None:
-            raise ConfigError("--bytes takes the text as it is; leave out --normalize")
+        for name in ("encoding", "normalize"):
+            if self.bytes and getattr(self, name) is not None:
+                raise ConfigError(f"--bytes takes the text as it is; leave out --{name}")
 
 
 @dataclass(frozen=True, kw_only=True)

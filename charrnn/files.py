@@ -57,6 +57,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CHARRNN_CACHE") or platformdirs.user_cache_dir("charrnn"))
 
 
+def temporary_folder() -> str:
+    """The system's temporary folder, as it is called in messages; there may be none that can be written."""
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "a temporary folder"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -131,7 +131,7 @@ def sample(
 
 
 def _read_prompt(path: Path) -> str:
-    from charrnn.data.sources import read_text
+    from charrnn.data.finder import read_text
 
     return read_text([str(path)])
 

@@ -11,7 +11,6 @@ twice, and ``cache`` why the next run need not read it at all.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,11 +24,14 @@ from numpy.typing import NDArray
 
 from charrnn.config import DataConfig
 from charrnn.data import cache, text_report, token_buffer
+from charrnn.data.containers import SUFFIXES
+from charrnn.data.finder import find_sources
 from charrnn.data.reader import TextReader, corpus_digest
-from charrnn.data.sources import Source, find_sources
+from charrnn.data.sources import Source
 from charrnn.data.token_buffer import NoSpaceError
 from charrnn.errors import CorpusError
 from charrnn.events import Listener
+from charrnn.files import temporary_folder
 
 _Integer = TypeVar("_Integer", bound=np.integer)
 
@@ -91,11 +93,10 @@ def read_items(arguments: Sequence[str], config: DataConfig) -> Iterator[str]:
     Raises:
         CorpusError: the text cannot be read, or is not UTF-8.
     """
-    description, sources = find_sources(arguments)
-    reader = TextReader(description, sources, config)
-    for batch in reader.item_batches():
+    found = find_sources(arguments, encoding=config.encoding, as_bytes=config.bytes)
+    for batch in TextReader(found, config).item_batches():
         for item in filter(None, batch):
-            yield _decoded(item, description) if config.bytes else item
+            yield _decoded(item, found.description) if config.bytes else item
 
 
 def _decoded(item: str, description: str) -> str:
@@ -110,8 +111,10 @@ def corpus_name(arguments: Sequence[str]) -> str:
     """A short name for the text that the arguments name, valid as a folder name."""
     if not arguments:
         return STDLIB
-    first = "stdin" if arguments[0] == "-" else Path(arguments[0]).absolute().name.removesuffix(".gz")
-    return re.sub(r"[^\w.-]+", "", Path(first).stem).strip(".-")[:60] or "text"
+    path = Path("stdin") if arguments[0] == "-" else Path(Path(arguments[0]).absolute().name)
+    if path.suffix.lower() in SUFFIXES:
+        path = path.with_suffix("")
+    return re.sub(r"[^\w.-]+", "", path.stem).strip(".-")[:60] or "text"
 
 
 def read_corpus(
@@ -139,18 +142,18 @@ def read_corpus(
         UnknownCharacterError: ``known`` lacks a character, and ``fixed`` is "error".
     """
     listener = listener or Listener()
-    description, sources = find_sources(arguments)
     if known is not None:
         config = replace(config, bytes=known.kind == "bytes", normalize=known.normalize)
-    key = _key(sources, config, known, fixed)
-    stored = _cached(sources, config, known, key, listener) if key else None
+    found = find_sources(arguments, encoding=config.encoding, as_bytes=config.bytes)
+    key = _key(found.sources, config, known, fixed)
+    stored = _cached(found.sources, config, known, key, listener) if key else None
     name = corpus_name(arguments)
     if stored is None:
-        stored = _read(TextReader(description, sources, config, known, fixed, listener), key, name, listener)
+        stored = _read(TextReader(found, config, known, fixed, listener), key, name, listener)
     facts = stored.facts
     return Corpus(
         name=name,
-        description=description,
+        description=found.description,
         arguments=tuple(arguments),
         ids=stored.ids,
         vocabulary=Vocabulary.from_json(facts["vocabulary"]),
@@ -158,20 +161,18 @@ def read_corpus(
         hashes=stored.hashes,
         digest=facts["sha256"],
         counts=tuple(facts["counts"]),
-        notes=tuple(facts["notes"]),
+        notes=(*found.left_out.notes, *facts["notes"]),
     )
 
 
 def _key(sources: Sequence[Source], config: DataConfig, known: Vocabulary | None, fixed: str | None) -> str | None:
     """The cache's key of this text; None if it came through a pipe or is too short to be stored."""
     # The size of a compressed text is unknown until it has been read.
-    small = sum(s.size for s in sources) <= token_buffer.IN_MEMORY // 4 and not any(
-        s.name.endswith(".gz") for s in sources
-    )
-    if small or any(source.stamp is None for source in sources):
+    small = sum(s.size for s in sources) <= token_buffer.IN_MEMORY // 4
+    if any(source.stamp is None for source in sources) or (small and not any(s.compressed for s in sources)):
         return None
     stamps = [(str(source.path and source.path.absolute()), source.stamp) for source in sources]
-    names = ("bytes", "normalize", "newlines", "min_count", "lines", "separator", "column")
+    names = ("bytes", "encoding", "normalize", "newlines", "min_count", "lines", "separator", "column")
     options = {name: getattr(config, name) for name in names}
     return cache.key_of(stamps, [options, known and known.to_json(), fixed])
 
@@ -202,7 +203,7 @@ def _read(reader: TextReader, key: str | None, name: str, listener: Listener) ->
         return _read_into(None, reader, name, listener)
     except NoSpaceError as error:
         raise CorpusError(
-            f"{reader.description}: its token ids cannot be kept in {tempfile.gettempdir()}: {_reason(error)}; let "
+            f"{reader.description}: its token ids cannot be kept in {temporary_folder()}: {_reason(error)}; let "
             "CHARRNN_CACHE name a folder with room for as many bytes as the text has (TMPDIR, for a pipe)"
         ) from error
 

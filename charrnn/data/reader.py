@@ -14,8 +14,9 @@ from charrnn_runtime.vocab import NormalForm, Unknown
 from numpy.typing import NDArray
 
 from charrnn.config import DataConfig
-from charrnn.data import cache, text_report
+from charrnn.data import cache, finder, text_report
 from charrnn.data.encoder import CharEncoder
+from charrnn.data.finder import FoundText, LeftOut
 from charrnn.data.item_filter import item_hashes
 from charrnn.data.items import ItemCounts, by_column, by_line, by_separator
 from charrnn.data.normalize import LineEnds, line_ends, normalized
@@ -31,8 +32,7 @@ class TextReader:
     """Reads one text in one way.
 
     Args:
-        description: what is read, for messages.
-        sources: the pieces of the text.
+        found: the text.
         config: how the text becomes tokens.
         known, fixed: see ``corpus.read_corpus``.
         listener: is told how far the reading is.
@@ -40,19 +40,18 @@ class TextReader:
 
     def __init__(
         self,
-        description: str,
-        sources: Sequence[Source],
+        found: FoundText,
         config: DataConfig,
         known: Vocabulary | None = None,
         fixed: Unknown | None = None,
         listener: Listener | None = None,
     ) -> None:
-        self.description = description
-        self._sources, self._config, self._known, self._fixed = sources, config, known, fixed
+        self.description = found.description
+        self._found, self._config, self._known, self._fixed = found.sources, config, known, fixed
         self._listener = listener or Listener()
-        self._done, self._total = 0, sum(source.size for source in sources)
+        self._done, self._total = 0, sum(source.size for source in found.sources)
         self._reported_at = time.monotonic()
-        self.ends, self.counts = LineEnds(), ItemCounts()
+        self.ends, self.counts, self.left_out = LineEnds(), ItemCounts(), LeftOut()
 
     def read(self, building: cache.Building, name: str) -> cache.Stored:
         """Reads everything into a place of the cache.
@@ -66,7 +65,7 @@ class TextReader:
             UnknownCharacterError: the known vocabulary lacks a character, and ``fixed`` is "error".
             NoSpaceError: the ids cannot be written.
         """
-        self._done, self.ends, self.counts = 0, LineEnds(), ItemCounts()
+        self._done, self.ends, self.counts, self.left_out = 0, LineEnds(), ItemCounts(), LeftOut()
         config, buffer = self._config, building.buffer
         encoder = CharEncoder(2 if config.has_items else 0, as_bytes=config.bytes)
         for ids, hashes in self._encoded_items(encoder) if config.has_items else self._encoded_text(encoder):
@@ -93,7 +92,7 @@ class TextReader:
             "vocabulary": vocabulary.to_json(),
             "sha256": digest.hexdigest(),
             "counts": token_counts.tolist(),
-            "notes": text_report.text_notes(config, self.ends, self.counts, encoder),
+            "notes": self.left_out.notes + text_report.text_notes(config, self.ends, self.counts, encoder),
             "items": asdict(self.counts),
         }
         return building.finish(facts, description=self.description, keep=self._unchanged())
@@ -105,8 +104,8 @@ class TextReader:
             CorpusError: the text cannot be read, or an item is too long.
         """
         config = self._config
-        for source in self._sources:
-            pieces = text_pieces(source, as_bytes=config.bytes, on_read=self._advance)
+        for source in self._sources():
+            pieces = text_pieces(source, encoding=config.encoding, as_bytes=config.bytes, on_read=self._advance)
             # Items are normalised one by one: the characters between them neither combine nor are combined with.
             text = line_ends(pieces, self.ends, fold=config.newlines == "lf")
             if config.column is not None:
@@ -117,6 +116,17 @@ class TextReader:
                 batches = by_line(text, source.name)
             for batch in batches:
                 yield _normal_items(batch, config.normalize) if config.normalize else batch
+
+    def _sources(self) -> Iterator[Source]:
+        """The sources in order, without files of folders that cannot be read as text to their end."""
+        config = self._config
+        for source in self._found:
+            # The beginnings of files in folders have been checked when they were found.
+            checked = not source.optional or (source.size <= finder.CHECKED and not source.compressed)
+            if checked or self.left_out.check(source, encoding=config.encoding, as_bytes=config.bytes):
+                yield source
+            else:
+                self._advance(source.size)
 
     def _encoded_items(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
         """Provisional ids and hashes of batches of items, without the empty ones."""
@@ -131,7 +141,7 @@ class TextReader:
     def _encoded_text(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
         """Provisional ids of pieces of running text; the hashes are empty."""
         config = self._config
-        pieces = joined_pieces(self._sources, as_bytes=config.bytes, on_read=self._advance)
+        pieces = joined_pieces(self._sources(), encoding=config.encoding, as_bytes=config.bytes, on_read=self._advance)
         text = line_ends(pieces, self.ends, fold=config.newlines == "lf")
         for piece in normalized(text, config.normalize) if config.normalize else text:
             if piece:
@@ -155,7 +165,7 @@ class TextReader:
         """Whether every source is a file that has not changed since, and whose next change would show in its times."""
         return all(
             source.stamp is not None and source.stamp == stamp_now(source) and not cache.young(source.stamp[1:])
-            for source in self._sources
+            for source in self._found
         )
 
     def _as_read(self, text: str) -> str:

@@ -1,88 +1,110 @@
-"""Finding texts and reading them in pieces, however large they are.
+"""Files and pipes of text, read in pieces: no more than a piece of them is in memory.
 
-    what the user named ──▶ sources ──▶ bytes ──▶ characters, a piece at a time
-
-Nothing here holds more than a piece of a text.
+what the user named ──▶ sources ──▶ bytes, unpacked ──▶ characters, a piece at a time
+finder.py               sources.py  containers.py       encodings.py
 """
 
 from __future__ import annotations
 
 import codecs
 import contextlib
-import glob
-import gzip
+import itertools
 import os
-import shutil
-import stat
-import sys
-import sysconfig
-import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from charrnn.data import containers, encodings
 from charrnn.errors import CorpusError
 
 CHUNK = 1 << 20  # bytes read at a time
-_BOM = b"\xef\xbb\xbf"
-_HEAD = 8192  # bytes looked at to tell text from binary
-_SPOOL = 8 << 20  # bytes of a pipe that stay in memory
+_SAMPLE = 1 << 16  # bytes at the beginning of a file that may tell its encoding
 
 OnRead = Callable[[int], None]  # called with the number of bytes read since the last call
 
 
+class SourceError(CorpusError):
+    """A source cannot be read as text.
+
+    Attributes:
+        reason: why, in a few words: "binary", "not UTF-8".
+        likely: the encoding that it is likely in; None if it is not known.
+    """
+
+    def __init__(self, message: str, reason: str, likely: str | None = None) -> None:
+        super().__init__(message)
+        self.reason, self.likely = reason, likely
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One piece of text, where it was found. It can be read any number of times.
+    """One file or pipe of text. It can be read any number of times.
 
     Attributes:
         name: for messages.
-        path: the file, or None where the text came through a pipe.
-        spool: what came through the pipe.
-        stamp: size, time of the last change of the contents and of the file's
-            entry, both in nanoseconds; None where it came through a pipe. Any
-            change of a file changes its stamp, since no program can set the
-            last of the three.
+        path: the file; None for standard input.
+        spool: the contents of a pipe, since a pipe itself can be read only once.
+        stamp: size, modification time and status change time, both in
+            nanoseconds; None for a pipe. Every change of a file changes its
+            stamp, since no program can set the status change time.
+        optional: the source was found in a folder, and is left out if it cannot be read as text.
     """
 
     name: str
     path: Path | None = None
     spool: IO[bytes] | None = field(default=None, repr=False)
     stamp: tuple[int, int, int] | None = None
+    optional: bool = False
 
     @property
     def size(self) -> int:
-        """Bytes as they lie there (compressed, in a .gz)."""
+        """Bytes, of a compressed file those of the compressed form."""
         if self.stamp is not None:
             return self.stamp[0]
         assert self.spool is not None
         return self.spool.seek(0, os.SEEK_END)
 
-    def chunks(self, on_read: OnRead | None = None) -> Iterator[bytes]:
-        """Its bytes, unpacked, in chunks; ``on_read`` is called with how many bytes of ``size`` each has taken.
-
-        Raises:
-            CorpusError: it cannot be read, or is a damaged .gz.
-        """
+    @property
+    def compressed(self) -> bool:
+        """Whether it is unpacked when it is read, so that ``size`` says little about its length."""
         try:
             with self._open() as raw:
-                file: IO[bytes] = gzip.GzipFile(fileobj=raw) if self._zipped else raw  # type: ignore[assignment]
+                return containers.kind(raw) is not None
+        except (OSError, containers.NotTextError):
+            return False
+
+    def chunks(
+        self, on_read: OnRead | None = None, *, as_bytes: bool = False, size: int | None = None
+    ) -> Iterator[bytes]:
+        """Its bytes in chunks, unpacked if it is compressed.
+
+        Args:
+            on_read: called after each chunk with how many bytes of ``size`` it has taken.
+            as_bytes: unpack it only if its name ends like that of a compressed file.
+            size: bytes of a chunk; 1 MB by default.
+
+        Raises:
+            SourceError: it cannot be read, is damaged, or is an archive or document without text.
+        """
+        keep = as_bytes and not self.name.lower().endswith(containers.SUFFIXES)
+        try:
+            with self._open() as raw, contextlib.nullcontext(raw) if keep else containers.unpacked(raw) as file:
                 done = 0
-                while chunk := file.read(CHUNK):
+                while chunk := file.read(size or CHUNK):
                     yield chunk
                     if on_read is not None:
                         done, before = raw.tell(), done
                         on_read(done - before)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise CorpusError(f"{self.name}: damaged gzip file: {error}") from error
+        except containers.NotTextError as error:
+            raise SourceError(f"{self.name}: it is {error}", error.what) from error
+        except containers.DamagedError as error:
+            raise SourceError(
+                f"{self.name}: damaged {error.kind} file: {error}", f"damaged {error.kind} file"
+            ) from error
         except OSError as error:
-            raise CorpusError(f"{self.name}: cannot be read: {error.strerror or error}") from error
-
-    @property
-    def _zipped(self) -> bool:
-        return self.path is not None and self.path.suffix == ".gz"
+            reason = str(error.strerror or error)
+            raise SourceError(f"{self.name}: cannot be read: {reason}", reason) from error
 
     def _open(self) -> contextlib.AbstractContextManager[IO[bytes]]:
         if self.spool is not None:
@@ -91,169 +113,127 @@ class Source:
         assert self.path is not None
         return self.path.open("rb")
 
-    def looks_like_text(self) -> bool:
-        """Whether its beginning holds no NUL."""
-        return b"\0" not in next(self.chunks(), b"")[:_HEAD]
-
 
 def text_pieces(
-    source: Source, *, as_bytes: bool = False, keep_bom: bool = False, on_read: OnRead | None = None
+    source: Source,
+    *,
+    encoding: str | None = None,
+    as_bytes: bool = False,
+    keep_bom: bool = False,
+    on_read: OnRead | None = None,
+    guess: bool = True,
+    chunk_size: int | None = None,
 ) -> Iterator[str]:
-    """The characters of a source as strict UTF-8, in pieces; a byte-order mark at its beginning is dropped.
+    """The characters of a source, strictly decoded, in pieces; a byte-order mark at its beginning is dropped.
 
-    With ``as_bytes`` every byte becomes the character of its number (Latin-1), whatever it is.
+    Args:
+        source: where the text is.
+        encoding: its encoding. None is UTF-8, and then a text that is clearly
+            in another encoding is refused even if its bytes are valid UTF-8.
+        as_bytes: every byte becomes the character with its number, whatever it is.
+        keep_bom: with ``as_bytes``, the byte-order mark of UTF-8 is kept.
+        on_read, chunk_size: see ``Source.chunks``.
+        guess: guess the likely encoding for the error message.
 
     Raises:
-        CorpusError: it cannot be read, or is no UTF-8; names byte and offset.
+        SourceError: it cannot be read, or is not in this encoding; the message
+            names the byte, its offset, and the likely encoding.
     """
-    head, begun, offset = b"", False, 0
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    for chunk in source.chunks(on_read):
-        if not begun:
-            head += chunk
-            if len(head) < len(_BOM) and _BOM.startswith(head):
-                continue
-            begun, chunk = True, head
-            if chunk.startswith(_BOM) and not keep_bom:
-                chunk, offset = chunk[len(_BOM) :], len(_BOM)
-        yield chunk.decode("latin-1") if as_bytes else _decoded(decoder, chunk, offset, source)
-        offset += len(chunk)
-    # A source shorter than the mark, or one that ends within a character.
-    rest = b"" if begun or (head == _BOM and not keep_bom) else head
-    yield rest.decode("latin-1") if as_bytes else _decoded(decoder, rest, offset, source, final=True)
+    chunks = _with_head(source.chunks(on_read, as_bytes=as_bytes, size=chunk_size))
+    if as_bytes:
+        for i, chunk in enumerate(chunks):
+            yield (chunk if i or keep_bom else chunk.removeprefix(codecs.BOM_UTF8)).decode("latin-1")
+        return
+    decoder = encodings.decoder_of(encoding or "utf-8")
+    has_bom = not encodings.removes_bom(encoding or "utf-8")
+    head, total = b"", 0
+    for chunk in itertools.chain(chunks, [b""]):
+        if not head:
+            head = chunk[:_SAMPLE]
+            if encoding is None and (other := encodings.certain_encoding(head)):
+                raise SourceError(
+                    f"{source.name}: it is {encodings.described(other)}{_advice(head, other)}", other, other
+                )
+        total += len(chunk)
+        try:
+            text = decoder.decode(chunk, not chunk)
+        except UnicodeDecodeError as error:
+            raise _wrong_encoding(source.name, encoding, error, total, head, guess=guess) from error
+        except UnicodeError as error:
+            raise SourceError(f"{source.name}: not {encoding}: {error}", f"not {encoding}") from error
+        if text:
+            yield text.removeprefix("\ufeff") if has_bom else text
+            has_bom = False
 
 
-def _decoded(
-    decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, source: Source, *, final: bool = False
-) -> str:
-    held = len(decoder.getstate()[0])  # bytes of a character that the chunk before began
-    try:
-        return decoder.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{source.name}: no UTF-8: byte 0x{error.object[error.start]:02x} at offset "
-            f"{offset - held + error.start:,}; convert the file (iconv -f LATIN1 -t UTF-8), or train on bytes: --bytes"
-        ) from error
+def _with_head(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, the first ones joined to at least four bytes, the length of the longest byte-order mark."""
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if len(head) >= 4:
+            break
+    if head:
+        yield head
+    yield from chunks
 
 
-def joined_pieces(sources: Sequence[Source], *, as_bytes: bool = False, on_read: OnRead | None = None) -> Iterator[str]:
+def _wrong_encoding(
+    name: str, encoding: str | None, error: UnicodeDecodeError, total: int, head: bytes, *, guess: bool
+) -> SourceError:
+    """The error for a byte that cannot be decoded; ``total`` bytes have been given to the decoder."""
+    asked = "UTF-8" if encoding is None else encoding
+    # What the decoder was working on are the last of those bytes.
+    offset = total - len(error.object) + error.start
+    where = f"not {asked}: byte 0x{error.object[error.start]:02x} at offset {offset:,}"
+    if error.reason.startswith(("unexpected end", "truncated", "incomplete")):
+        return SourceError(
+            f"{name}: {where}: the file ends within a character; it may have been cut short", f"not {asked}"
+        )
+    sample = encodings.sample_around(error.object, error.start)
+    likely = encodings.likely_encoding(head, sample) if guess else None
+    if likely == "utf-8":
+        remedy = f"remove them (iconv -c -f UTF-8 -t UTF-8 {name})" if encoding is None else "leave out --encoding"
+        state = "except for damaged bytes" if encoding is None else "as it seems"
+        return SourceError(f"{name}: {where}; it is UTF-8, {state}: {remedy}", f"not {asked}")
+    if likely is not None and likely != encoding:
+        shown = head if encodings.is_wide(likely) else sample
+        message = f"{name}: {where}; it may be {encodings.described(likely)}{_advice(shown, likely)}"
+        return SourceError(message, f"not {asked}", likely)
+    if b"\0" in head and not encodings.is_wide(asked):
+        return SourceError(f"{name}: {where}, and it holds zero bytes: not a text; --bytes takes any file", "binary")
+    message = f"{name}: {where}; name its encoding (--encoding cp1252, for example), or train on bytes: --bytes"
+    return SourceError(message, f"not {asked}")
+
+
+def _advice(sample: bytes, encoding: str) -> str:
+    shown = encodings.snippet(sample, encoding)
+    return (f" (“{shown}”)" if shown else "") + f": --encoding {encoding} reads it; --bytes takes any file as bytes"
+
+
+def joined_pieces(
+    sources: Iterable[Source], *, encoding: str | None = None, as_bytes: bool = False, on_read: OnRead | None = None
+) -> Iterator[str]:
     """All sources as one text, in pieces; each but the last ends with a newline.
 
     With ``as_bytes`` they follow each other as they are.
 
     Raises:
-        CorpusError: as ``text_pieces``.
+        SourceError: as ``text_pieces``.
     """
     last = ""
     for source in sources:
         if last and last != "\n" and not as_bytes:
             last = "\n"
             yield last
-        for piece in text_pieces(source, as_bytes=as_bytes, keep_bom=as_bytes, on_read=on_read):
+        for piece in text_pieces(source, encoding=encoding, as_bytes=as_bytes, keep_bom=as_bytes, on_read=on_read):
             if piece:
                 last = piece[-1]
                 yield piece
 
 
-def read_text(arguments: Sequence[str]) -> str:
-    """All that was named as one string: for prompts, and other short texts.
-
-    Raises:
-        CorpusError: as ``find_sources`` and ``text_pieces``.
-    """
-    return "".join(joined_pieces(find_sources(arguments)[1]))
-
-
-def read_bytes(arguments: Sequence[str]) -> bytes:
-    """All that was named as it is, one behind the other.
-
-    Raises:
-        CorpusError: as ``find_sources`` and ``Source.chunks``.
-    """
-    return b"".join(chunk for source in find_sources(arguments)[1] for chunk in source.chunks())
-
-
-def find_sources(arguments: Sequence[str]) -> tuple[str, list[Source]]:
-    """Description and places of what was named: files, folders, globs, known names, ``-``.
-
-    Nothing means the standard library's source.
-
-    Raises:
-        CorpusError: something cannot be found or read.
-    """
-    if not arguments:
-        files = _standard_library()
-        description = f"the Python {sys.version_info.major}.{sys.version_info.minor} standard library's own source"
-        return f"{description} ({len(files)} files)", [_source(f) for f in files]
-    sources = [source for argument in arguments for source in _expand(argument)]
-    described = arguments[0] if len(arguments) == 1 else f"{arguments[0]} and {len(arguments) - 1} more"
-    if len(sources) > 1:
-        described += f" ({len(sources)} files)"
-    return described, sources
-
-
-def _standard_library() -> list[Path]:
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(folder.glob("*.py"))
-    if not files:
-        raise CorpusError(f"this Python has no source of its own in {folder}; name a text: charrnn train FILE")
-    return files
-
-
-def _expand(argument: str) -> list[Source]:
-    if argument == "-":
-        return [_spooled("standard input", sys.stdin.buffer)]
-    path = Path(argument)
-    try:
-        path.exists()
-    except OSError as error:  # a text in the place of its name is too long for one
-        raise CorpusError(f"{argument[:60]}…: cannot be read: {error.strerror or error}; name a file") from error
-    if path.is_dir():
-        found = [source for source in map(_source, _files_below(path)) if source.looks_like_text()]
-        if not found:
-            raise CorpusError(f"{argument}: a folder without text files")
-        return found
-    if path.exists():
-        return [_source(path)]
-    if glob.has_magic(argument):
-        matches = [Path(m) for m in sorted(glob.glob(argument, recursive=True))]  # noqa: PTH207  # Path.glob takes no absolute pattern
-        files = [m for m in matches if m.is_file()]
-        if not files:
-            raise CorpusError(f"{argument}: no file has a name like this")
-        return [_source(f) for f in files]
-    # Importing pooch costs, and most texts are files.
-    from charrnn.data import catalogue
-
-    if argument in catalogue.names():
-        return [_source(catalogue.fetch(argument))]
-    raise CorpusError(
-        f"{argument}: no such file or folder, and no known corpus of this name (known: {', '.join(catalogue.names())})"
-    )
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """All files below a folder in a fixed order, without hidden files and folders."""
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    return sorted(files)
-
-
-def _source(path: Path) -> Source:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a named pipe, or a shell's <(command), can be read only once
-            with path.open("rb") as pipe:
-                return _spooled(str(path), pipe)
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return Source(name=str(path), path=path, stamp=(status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-
-
 def stamp_now(source: Source) -> tuple[int, int, int] | None:
-    """The stamp that the file has now; None where it is gone or there is none."""
+    """The stamp that the file has now; None if it is gone, or if the source is a pipe."""
     if source.path is None:
         return None
     try:
@@ -261,16 +241,3 @@ def stamp_now(source: Source) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _spooled(name: str, pipe: IO[bytes]) -> Source:
-    """What comes through a pipe, kept in memory or, if it is long, in a file without a name."""
-    spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL)  # noqa: SIM115  # lives as long as its source
-    try:
-        shutil.copyfileobj(pipe, spool, CHUNK)
-    except OSError as error:
-        raise CorpusError(
-            f"{name}: cannot be kept in {tempfile.gettempdir()}: {error.strerror or error}; "
-            "let TMPDIR name a folder with room, or write the text to a file and name that"
-        ) from error
-    return Source(name=name, spool=spool)

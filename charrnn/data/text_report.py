@@ -73,5 +73,5 @@ def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, encoder: 
     if not config.bytes and 0 in encoder.symbols:
         nuls = int(encoder.counts[encoder.symbols.index(0)])
         if nuls > _NULS * encoder.counts.sum():
-            notes.append(f"{nuls:,} NUL characters: is this UTF-16, or no text? (--bytes takes it as it is)")
+            notes.append(f"{nuls:,} NUL characters: is this a text? (--bytes takes any file as it is)")
     return notes

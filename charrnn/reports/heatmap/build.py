@@ -8,8 +8,8 @@ from pathlib import Path
 
 from charrnn_runtime import Sampler, UsageError
 
-from charrnn.data.sources import read_bytes
-from charrnn.data.sources import read_text as read_source_text
+from charrnn.data.finder import read_bytes
+from charrnn.data.finder import read_text as read_source_text
 from charrnn.reports.heatmap.analysis import MAX_LENGTH, Analysis, analyse, read_text
 from charrnn.reports.heatmap.page import heatmap_page
 

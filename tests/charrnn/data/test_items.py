@@ -153,7 +153,7 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
         ),
         ("ok;" + "x" * (LONGEST + 1), {"separator": ";"}, "item 2 is longer than 1,000,000 characters"),
         ("id\n" + "x" * (LONGEST + 1), {"column": "id"}, "line 2: no CSV table: field larger"),
-        (b"ab\n\xed\xa0\x80\n", {"lines": True}, "no UTF-8: byte 0xed at offset 3"),  # a lone surrogate
+        (b"ab\n\xed\xa0\x80\n", {"lines": True}, "not UTF-8: byte 0xed at offset 3"),  # a lone surrogate
     ],
 )
 def test_what_is_refused(tmp_path: Path, data: str | bytes, options: dict[str, object], message: str) -> None:
