@@ -18,7 +18,7 @@ def train(
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Files, folders, globs, - for standard input, .gz, or a known name (tinyshakespeare). "
+            help="Files, folders, globs, - for standard input, or a known name (tinyshakespeare). "
             "Default: the Python standard library's own source."
         ),
     ] = None,
