@@ -213,7 +213,6 @@ def parse_encoding(name: str) -> str:
     return info.name
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Config):
     """The architecture."""

@@ -38,6 +38,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "embedding_size": (5, {}),
     "dropout": (0.25, {}),
     "bytes": (True, {}),
+    "encoding": ("cp1252", {}),
     "normalize": ("NFD", {}),
     "val_frac": (0.2, {}),
     "test_frac": (0.2, {}),
@@ -75,6 +76,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 TOGETHER: list[set[str]] = [
     {"cell", "hidden_size", "num_layers", "embedding_size", "dropout", "init", "optimizer", "lr", "weight_decay"},
     {
+        "encoding",
         "normalize",
         "val_frac",
         "test_frac",
