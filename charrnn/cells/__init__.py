@@ -40,13 +40,8 @@ def cell_layer(name: str) -> type[Layer]:
     Raises:
         ConfigError: no cell has this name.
     """
-    check_cell_name(name)
+    if name not in cell_names():
+        raise ConfigError(f"unknown cell {name!r}; known: {', '.join(cell_names())}")
     if name not in _registered:
         importlib.import_module(f"{__name__}.{name}")
     return _registered[name]
-
-
-def check_cell_name(name: str) -> None:
-    """Raises ConfigError if no cell has this name."""
-    if name not in cell_names():
-        raise ConfigError(f"unknown cell {name!r}; known: {', '.join(cell_names())}")
