@@ -12,6 +12,18 @@ OURS = (*CHECKPOINTS, "config.json", "metrics.jsonl", "samples.txt", "items-*.np
 LEFTOVERS = tuple(f".{pattern}.*.tmp" for pattern in OURS)  # a kill in the middle of writing leaves one
 
 
+def read_file(path: Path) -> bytes:
+    """The contents of a file of a run; empty if the run has no such file.
+
+    Raises:
+        RunFolderError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise RunFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def check_free(folder: Path) -> None:
     """Sees that no run would be lost; touches nothing.
 

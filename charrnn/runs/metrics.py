@@ -16,8 +16,9 @@ from typing import Any, Self
 
 from charrnn_runtime import UsageError
 
-from charrnn.errors import RunFolderError, WriteError
+from charrnn.errors import WriteError
 from charrnn.files import write_atomically
+from charrnn.runs.folder import read_file
 
 NAME = "metrics.jsonl"
 
@@ -126,13 +127,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: the file cannot be read.
     """
-    path = folder / NAME
-    if not path.exists():
-        return []
-    try:
-        return list(_whole_lines(path.read_bytes()))
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return list(_whole_lines(read_file(folder / NAME)))
 
 
 def _whole_lines(data: bytes) -> Iterator[dict[str, Any]]:

@@ -14,8 +14,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from charrnn.errors import RunFolderError, WriteError
+from charrnn.errors import WriteError
 from charrnn.files import write_atomically
+from charrnn.runs.folder import read_file
 
 NAME = "samples.txt"
 _INDENT = "  "
@@ -79,14 +80,7 @@ def read_samples(folder: Path) -> list[Sample]:
     Raises:
         RunFolderError: the file cannot be read.
     """
-    path = folder / NAME
-    if not path.exists():
-        return []
-    try:
-        text = path.read_bytes().decode("utf-8", "replace")
-    except OSError as error:
-        raise RunFolderError(f"{path}: cannot be read: {error.strerror or error}") from error
-    lines = text.split("\n")
+    lines = read_file(folder / NAME).decode("utf-8", "replace").split("\n")
     lines.pop()  # behind the last newline: nothing, or the beginning of a line that was cut
     entries: list[tuple[re.Match[str], list[str]]] = []
     for line in lines:
