@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from charrnn_runtime.jobs import Job, TokenScore
     from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
     from charrnn_runtime.options import SamplingOptions
-    from charrnn_runtime.sampler import Sampler, Score
+    from charrnn_runtime.sampler import Sampler
+    from charrnn_runtime.scoring import Score
     from charrnn_runtime.vocab import Vocabulary
 
 __version__ = "0.1.0"
@@ -47,7 +48,7 @@ _LAZY = {
     "Request": "generation",
     "Sampler": "sampler",
     "SamplingOptions": "options",
-    "Score": "sampler",
+    "Score": "scoring",
     "TokenScore": "jobs",
     "Snapshot": "conversation",
     "StateSpec": "model_file",

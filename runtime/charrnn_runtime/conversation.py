@@ -1,4 +1,4 @@
-"""Conversations: a text that is read and drawn by turns, and can be saved in between."""
+"""Conversations: a text to which the caller and the model add by turns, and which can be saved in between."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from charrnn_runtime.errors import SnapshotError, UsageError
-from charrnn_runtime.generation import prefill, with_start_token
+from charrnn_runtime.generation import Prompt, encode_prompt, prefill, with_start_token
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import check_count
 from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream
@@ -20,16 +20,16 @@ from charrnn_runtime.vocab import Unknown
 
 _MAGIC = b"charrnn-conversation 1\n"
 _SHA_BYTES = 32
-_HISTORY = 4096  # tokens that a conversation remembers for penalties and processors
+_HISTORY = 4096  # tokens that a conversation keeps for penalties and logits processors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A conversation at one moment. It holds copies: what happens afterwards does not change it."""
+    """A conversation at one moment. It holds copies, so that it stays as it is when the conversation goes on."""
 
     model: str  # ModelInfo.fingerprint
     state: State  # [1, size] each
-    pending: int | None  # the token that the model has not read yet; None at the very beginning
+    pending: int | None  # the last token, which has not been fed yet; None before the first one
     history: tuple[int, ...]
     num_generated: int
     seed: int
@@ -38,7 +38,7 @@ class Snapshot:
     partial: bytes  # bytes of an unfinished character
 
     def to_bytes(self) -> bytes:
-        """Magic line, length of the JSON header, header, states as little-endian float32, SHA-256 of it all."""
+        """Magic line, length of the JSON header, header, states as little-endian float32, SHA-256 of all these."""
         header = {
             "model": self.model,
             "pending": self.pending,
@@ -59,7 +59,7 @@ class Snapshot:
         """Inverse of ``to_bytes``, for the same model.
 
         Raises:
-            SnapshotError: not a conversation, damaged, or of another model.
+            SnapshotError: the data is not a saved conversation, is damaged, or is of another model.
         """
         if not isinstance(data, (bytes, bytearray)) or not data.startswith(_MAGIC):
             raise SnapshotError("not a saved conversation (or one of a newer version)")
@@ -95,11 +95,10 @@ class Snapshot:
 
 
 class Conversation:
-    """One text that grows by ``feed`` (yours) and ``sample`` (the model's); not for two threads at once.
+    """One text that grows by ``feed`` (the caller's part) and ``sample`` (the model's part). For one thread at a time.
 
-    ``start(prompt, seed=s).draw(n)`` is ``sample(prompt, length=n, seed=s)``, and
-    drawing twice 100 tokens is drawing 200. Made by ``Sampler.start`` and
-    ``Sampler.resume``.
+    ``start(prompt, seed=s).sample(n)`` is ``Sampler.sample(prompt, length=n, seed=s)``, and
+    sampling 100 tokens twice is sampling 200. Made by ``Sampler.start`` and ``Sampler.resume``.
 
     Attributes:
         finish_reason: why the last ``sample`` ended: "length", "stop" or "end"; None before the first.
@@ -112,24 +111,36 @@ class Conversation:
         self._uniforms = uniforms
         self._runner = cell.runner(1)
         self._pending: int | None = None
-        self._logits: Logits | None = None  # after the pending token, where a draw from them has failed
+        self._logits: Logits | None = None  # those after the pending token, if sampling from them has failed
         self._history: list[int] = []
-        self._num_generated = 0  # since something was last fed
+        self._num_generated = 0  # since text was last fed
         self._decoder = info.vocabulary.decoder()
         self.finish_reason: str | None = None
 
-    @property
-    def seed(self) -> int:
-        """The seed, drawn or given."""
-        return self._uniforms.seed
-
-    def feed(self, text: str, *, unknown: Unknown = "error") -> None:
-        """Reads more text.
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuses to be pickled or copied.
 
         Raises:
-            UnknownCharacterError: it has a character the model has never seen; nothing was read.
+            UsageError: always; it names ``to_bytes`` and ``snapshot``.
         """
-        ids = self._info.vocabulary.encode(text, unknown=unknown)
+        raise UsageError(
+            "a Conversation cannot be pickled or copied; save it with to_bytes() and take it up with Sampler.resume(), "
+            "or go back to a snapshot()"
+        )
+
+    @property
+    def seed(self) -> int:
+        """The seed that was given or chosen."""
+        return self._uniforms.seed
+
+    def feed(self, text: Prompt, *, unknown: Unknown = "error") -> None:
+        """Adds text, as if the model had sampled it.
+
+        Raises:
+            UnknownCharacterError: it has a character the model has never seen; nothing was added.
+            UsageError: an argument has a wrong type or value.
+        """
+        ids = encode_prompt(text, self._info, unknown)
         self._history += ids.tolist()
         del self._history[:-_HISTORY]
         if len(ids):
@@ -143,11 +154,11 @@ class Conversation:
             self._pending = int(tokens[-1])
 
     def sample(self, length: int, *, stop: str | Sequence[str] = ()) -> str:
-        """Draws up to ``length`` tokens. A stop string ends the turn: it is part of the text, but is not returned."""
+        """Samples up to ``length`` tokens. A stop string ends the turn: it is part of the text, but not returned."""
         return "".join(self.stream(length, stop=stop))
 
     def stream(self, length: int, *, stop: str | Sequence[str] = ()) -> Iterator[str]:
-        """``sample``, in pieces as they are drawn. Given up half way, the text ends with the last drawn token."""
+        """``sample``, in pieces. If the iterator is given up, the text ends with the last sampled token."""
         check_count("length", length, least=1)
         return self._stream(length, StopStrings(stop))
 
@@ -162,7 +173,7 @@ class Conversation:
             try:
                 token = self._token_sampler.sample(logits[0], self._uniforms.next(), self._history, self._num_generated)
             except BaseException:
-                # A processor raised. The model has read the token: the next draw begins where this one stood.
+                # A logits processor raised. The pending token has been fed: the next call starts from its logits.
                 self._logits = logits.copy()
                 self._uniforms = UniformStream(self._uniforms.seed, self._uniforms.index, position)
                 raise
@@ -187,13 +198,13 @@ class Conversation:
             yield rest
 
     def snapshot(self) -> Snapshot:
-        """The conversation as it stands.
+        """The conversation at this moment.
 
         Raises:
-            UsageError: the last draw failed; draw or feed first.
+            UsageError: the last ``sample`` failed; sample again or feed first.
         """
         if self._logits is not None:
-            raise UsageError("the last draw failed half way; draw or feed again before a snapshot")
+            raise UsageError("the last sample() failed; sample or feed again before a snapshot")
         return Snapshot(
             model=self._info.fingerprint,
             state=self._runner.state(),
@@ -207,11 +218,16 @@ class Conversation:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back (or over) to a snapshot of the same model, as often as one likes.
+        """Goes back (or over) to a snapshot of the same model; it may be used any number of times.
 
         Raises:
-            SnapshotError: the snapshot is another model's.
+            SnapshotError: the snapshot is of another model.
+            UsageError: it is not a ``Snapshot``.
         """
+        if not isinstance(snapshot, Snapshot):
+            raise UsageError(
+                f"restore() takes a Snapshot, not {type(snapshot).__name__}; for bytes use Sampler.resume()"
+            )
         if snapshot.model != self._info.fingerprint:
             raise SnapshotError("the snapshot is of another model")
         self._uniforms = UniformStream(snapshot.seed, snapshot.index, snapshot.position)
@@ -223,5 +239,5 @@ class Conversation:
         self._decoder.partial = snapshot.partial
 
     def to_bytes(self) -> bytes:
-        """The conversation for a file or a database; ``Sampler.resume`` takes it back. No pickle."""
+        """The conversation, to be kept in a file or a database; ``Sampler.resume`` takes it up again."""
         return self.snapshot().to_bytes()

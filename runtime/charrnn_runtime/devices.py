@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -168,11 +169,15 @@ def device_name(session: InferenceSession) -> str:
 
 
 def import_onnxruntime() -> Any:
-    """The module onnxruntime, or an error that says how to get it.
+    """The module onnxruntime, with its telemetry switched off.
+
+    Otherwise ONNX Runtime writes a device id and a database of events below the user's cache folder and looks
+    for a server. It reads the variable when it is imported; a value that the user has set is kept.
 
     Raises:
-        DeviceError: not installed, or broken.
+        DeviceError: it is not installed, or broken; the message says how to install it.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

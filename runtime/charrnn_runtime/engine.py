@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from charrnn_runtime.batching import BatchSlots, Slot, sample_rows
 from charrnn_runtime.errors import BusyError, CharrnnError, ModelOutputError, UsageError
@@ -19,9 +20,10 @@ from charrnn_runtime.generation import Request, SequenceState, start_sequence
 from charrnn_runtime.jobs import Job, TokenScore, token_score
 from charrnn_runtime.options import SamplingOptions, check_count
 from charrnn_runtime.sampler import Sampler
-from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream
+from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
+from charrnn_runtime.scoring import UnknownCharge
 from charrnn_runtime.session import Logits, State
-from charrnn_runtime.vocab import Unknown
+from charrnn_runtime.vocab import UNKNOWN, UnknownScore
 
 log = logging.getLogger("charrnn_runtime")
 
@@ -87,6 +89,7 @@ class Engine:
         self._paused: set[_JobSlot] = set()
         self._any_cancelled = False  # whether the batches may hold cancelled jobs
         self._token_samplers: dict[SamplingOptions, TokenSampler] = {}
+        self._charge = UnknownCharge(sampler.vocabulary)
         self._prefilling = self._batch_slots()
         self._generating = self._batch_slots()
         # Jobs to be reported in the next update, and those to be reported at once (dicts keep the order).
@@ -151,22 +154,28 @@ class Engine:
             UsageError: the request cannot be served, the engine does not run, or it runs in another process.
             BusyError: the queue is full.
         """
-        token_sampler = self._token_sampler(SamplingOptions(**request.options))
+        token_sampler = self._token_sampler(SamplingOptions.from_kwargs(request.options))
         sequence = start_sequence(request, self.sampler.info, token_sampler, min_length=0)
         sequence.wants_log_probs = False  # _sample scores the tokens, together with the most likely ones
-        return self._enqueue(sequence, check_count("top", top, least=0) if request.log_probs else -1, scores_prompt)
+        slot = _JobSlot(sequence, check_count("top", top, least=0) if request.log_probs else -1, scores_prompt, {})
+        # Without a start token nothing comes before the first token of the prompt.
+        follows_nothing = scores_prompt and len(slot.prompt) == sequence.prompt_tokens
+        return self._enqueue(slot, [TokenScore(slot.prompt[0], None)] if follows_nothing else [])
 
-    def score(self, text: str, *, unknown: Unknown = "error", top: int = 0) -> Job:
+    def score(self, text: str | bytes, *, unknown: UnknownScore = "charge", top: int = 0) -> Job:
         """Takes a text to score as ``Sampler.score`` does; when the job has ended, ``prompt_scores`` holds the result.
+
+        An unknown character that is charged has the token -1 (``vocab.UNKNOWN``) there.
 
         Raises:
             UsageError, BusyError: as ``submit``.
         """
         info = self.sampler.info
-        ids = self.sampler.vocabulary.encode(text, unknown=unknown)
+        targets = self.sampler.encode_targets(text, unknown)
+        known = targets[targets != UNKNOWN]
         sequence = SequenceState(
-            prompt=np.concatenate([[info.start_token], ids]),
-            prompt_tokens=len(ids),
+            prompt=np.concatenate([[info.start_token], known]),
+            prompt_tokens=len(targets),
             history=[],
             vocabulary=info.vocabulary,
             token_sampler=self._token_sampler(SamplingOptions()),
@@ -174,7 +183,9 @@ class Engine:
             stop=StopStrings(()),
             length=0,
         )
-        return self._enqueue(sequence, check_count("top", top, least=0), scores_prompt=True)
+        # How many unknown characters follow each known one; the start token counts as known.
+        unknown_after = Counter(np.cumsum(targets != UNKNOWN)[targets == UNKNOWN].tolist())
+        return self._enqueue(_JobSlot(sequence, check_count("top", top, least=0), True, unknown_after), [])
 
     # Called on any thread.
 
@@ -199,12 +210,10 @@ class Engine:
                 self._token_samplers[options] = TokenSampler(options, self.sampler.vocabulary)
             return self._token_samplers[options]
 
-    def _enqueue(self, sequence: SequenceState, top: int, scores_prompt: bool) -> Job:
+    def _enqueue(self, slot: _JobSlot, prompt_scores: list[TokenScore]) -> Job:
         self._check_process()
-        slot = _JobSlot(sequence, top, scores_prompt)
-        slot.job = Job(sequence, on_take=partial(self._resume, slot), on_cancel=partial(self._cancel, slot))
-        if scores_prompt and len(slot.prompt) == sequence.prompt_tokens:
-            slot.job.prompt_scores.append(TokenScore(slot.prompt[0], None))  # no start token comes before it
+        slot.job = Job(slot.sequence, on_take=partial(self._resume, slot), on_cancel=partial(self._cancel, slot))
+        slot.job.prompt_scores += prompt_scores
         with self._changed:
             if self._closed:
                 raise UsageError("the engine is closed; make a new one")
@@ -300,10 +309,10 @@ class Engine:
             self.tokens_prefilled += self._prefilling.count
             complete = []
             for row, slot in self._prefilling.occupied:
+                if slot.scores_prompt:
+                    slot.score_prompt(logits[row], self._charge)
                 if slot.prefilled:
                     complete.append(row)
-                elif slot.scores_prompt:
-                    slot.job.prompt_scores.append(token_score(logits[row], slot.prompt[slot.num_fed], slot.top))
             if complete:
                 self._begin(complete, logits)
                 return
@@ -408,15 +417,26 @@ class _JobSlot(Slot):
     Attributes:
         top: how many of the most likely tokens are reported with each token; -1 for no scores at all.
         scores_prompt: whether the prompt's tokens are scored.
+        unknown: after how many tokens of the prompt how many unknown characters stand in the text to score.
         state: the model's states, while the job is paused or resuming.
         reported: whether its first piece has been reported.
     """
 
     job: Job
 
-    def __init__(self, sequence: SequenceState, top: int, scores_prompt: bool) -> None:
+    def __init__(self, sequence: SequenceState, top: int, scores_prompt: bool, unknown: Mapping[int, int]) -> None:
         super().__init__(sequence)
         self.top = top
         self.scores_prompt = scores_prompt
+        self.unknown = unknown
         self.state: State | None = None
         self.reported = False
+
+    def score_prompt(self, logits: NDArray[np.float32], charge: UnknownCharge) -> None:
+        """Scores the next token of the prompt, and unknown characters before it, from the logits ``[vocab]``."""
+        scores = self.job.prompt_scores
+        if unknown := self.unknown.get(self.num_fed - 1):
+            log_prob = float(charge(log_softmax(logits)[None])[0])
+            scores += [TokenScore(UNKNOWN, log_prob)] * unknown
+        if not self.prefilled:
+            scores.append(token_score(logits, self.prompt[self.num_fed], self.top))

@@ -9,30 +9,33 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.errors import UsageError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import SamplingKwargs, check_count, new_seed
 from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
 from charrnn_runtime.session import Cell, Runner
-from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
+from charrnn_runtime.vocab import DecodeErrors, Ids, Unknown, Vocabulary
 
 _PREFILL_BLOCK = 256  # tokens of a long prompt that one call of a sequence runner reads
 
 FinishReason = Literal["length", "stop", "end"]
+Prompt = str | bytes | Sequence[int]  # a text, bytes for a model of bytes, or token ids
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A text to generate: the arguments of ``Sampler.generate``. Share one ``options`` object between like requests.
 
-    The prompt is a text, or the ids of its tokens (then ``unknown`` has no effect).
+    The prompt is a text (or bytes, for a model of bytes), or the ids of its tokens; ``unknown`` has no effect on ids.
     """
 
-    prompt: str | Sequence[int] = ""
+    prompt: Prompt = ""
     length: int
     stop: str | Sequence[str] = ()
     seed: int | None = None
     index: int = 0
     unknown: Unknown = "error"
+    errors: DecodeErrors = "replace"
     log_probs: bool = False
     options: SamplingKwargs = field(default_factory=SamplingKwargs)
 
@@ -85,11 +88,12 @@ class SequenceState:
     uniforms: UniformStream
     stop: StopStrings
     length: int
+    errors: DecodeErrors = "replace"
     keeps_tokens: bool = False
     wants_log_probs: bool = False
 
     def __post_init__(self) -> None:
-        self._decoder = self.vocabulary.decoder()
+        self._decoder = self.vocabulary.decoder(self.errors)
         self.end = self.vocabulary.special.get("end")
         self.num_generated = 0
         self.tokens: list[int] = []
@@ -179,21 +183,33 @@ def start_sequence(
         UsageError: an argument of the request has a wrong type or is out of range.
         UnknownCharacterError: the prompt has a character the model has never seen.
     """
-    prompt, vocabulary = request.prompt, info.vocabulary
-    ids = (
-        vocabulary.encode(prompt, unknown=request.unknown) if isinstance(prompt, str) else vocabulary.check_ids(prompt)
-    )
+    ids = encode_prompt(request.prompt, info, request.unknown)
     return SequenceState(
         prompt=with_start_token(ids, info),
         prompt_tokens=len(ids),
         history=ids.tolist() if token_sampler.needs_history else [],
-        vocabulary=vocabulary,
+        vocabulary=info.vocabulary,
         token_sampler=token_sampler,
         uniforms=UniformStream(new_seed() if request.seed is None else request.seed, request.index),
         stop=StopStrings(request.stop),
         length=check_count("length", request.length, least=min_length),
+        errors=request.errors,
         wants_log_probs=request.log_probs,
     )
+
+
+def encode_prompt(prompt: Prompt, info: ModelInfo, unknown: Unknown) -> Ids:
+    """Token ids of a prompt ``[n]``.
+
+    Raises:
+        UsageError: an argument has a wrong type or value.
+        UnknownCharacterError: ``unknown`` is "error", and the prompt has a character the model has never seen.
+    """
+    if unknown not in ("error", "skip"):
+        raise UsageError(f"unknown={unknown!r}: use 'error' or 'skip'")
+    if isinstance(prompt, (str, bytes)):
+        return info.encode(prompt, unknown=unknown)
+    return info.vocabulary.check_ids(prompt)
 
 
 def with_start_token(prompt: Ids, info: ModelInfo) -> Ids:

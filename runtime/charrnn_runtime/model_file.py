@@ -9,37 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Mapping, Set
+import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charrnn_runtime._protobuf import BYTES, VARINT, Field, iter_fields, packed_varints
 from charrnn_runtime.errors import ModelFileError, UsageError
-from charrnn_runtime.vocab import Vocabulary
+from charrnn_runtime.onnx_structure import check_structure, metadata_entry, without_entry
+from charrnn_runtime.vocab import Unknown, UnknownScore, Vocabulary
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from charrnn_runtime.vocab import Ids
 
 FORMAT = 1
 PREFIX = "charrnn."
 DIGEST_KEY = "charrnn.sha256"
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
-DOMAINS = ("", "ai.onnx", "com.microsoft")
-
-# Field numbers of onnx.proto (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto)
-_MODEL_GRAPH, _MODEL_OPSET_IMPORT, _MODEL_METADATA, _MODEL_TRAINING, _MODEL_FUNCTIONS = 7, 8, 14, 20, 25
-_OPSET_DOMAIN, _OPSET_VERSION = 1, 2
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
-_NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-_ATTRIBUTE_SPARSE_TENSOR, _ATTRIBUTE_SPARSE_TENSORS = 22, 23
-_TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_RAW_DATA = 1, 2, 9
-_TENSOR_DTYPES = {1: "<f4", 3: "|i1"}  # TensorProto.DataType: those that are read
-_TENSOR_NAME, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 8, 13, 14
+_PIPE_BYTES = 16 << 20  # read at once from what is not a regular file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +42,7 @@ class StateSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """All that a model file says of itself."""
+    """The metadata of a model file; ``runtime/README.md`` specifies each entry."""
 
     cell: str
     num_layers: int
@@ -66,7 +54,7 @@ class ModelInfo:
     opset: int = 0
     dtype: str = "float32"
     weights_sha256: str = ""
-    sha256: str = field(default="", compare=False)  # of the file, as it says itself
+    sha256: str = field(default="", compare=False)  # of the file, as its own metadata says
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
@@ -75,10 +63,30 @@ class ModelInfo:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over what decides the logits: equal for a checkpoint and its export, of the same dtype."""
+        """SHA-256 over all that determines the logits: equal for a checkpoint and its export of the same dtype."""
         vocabulary, states = (self.to_metadata()[PREFIX + key] for key in ("vocab", "states"))
         parts = (self.weights_sha256 or self.sha256, self.dtype, self.cell, vocabulary, states)
         return hashlib.sha256(_dumps(parts).encode()).hexdigest()
+
+    def encode(self, text: str | bytes, *, unknown: Unknown | UnknownScore = "error") -> Ids:
+        """Token ids ``[n]`` of a prompt or of a text to score.
+
+        This is ``Vocabulary.encode``, after line ends are made LF if they were in the training text.
+
+        Raises:
+            UnknownCharacterError, UsageError: as ``Vocabulary.encode``.
+        """
+        if self.folds_newlines:
+            if isinstance(text, str):
+                text = fold_newlines(text)
+            elif isinstance(text, bytes):
+                text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return self.vocabulary.encode(text, unknown=unknown)
+
+    @property
+    def folds_newlines(self) -> bool:
+        """Whether training made CRLF and CR line ends LF (``--newlines lf``)."""
+        return self.training.get("newlines") == "lf"
 
     def to_metadata(self) -> dict[str, str]:
         """metadata_props of the file, without the digest that ``seal`` adds."""
@@ -115,8 +123,8 @@ class ModelInfo:
         """
         if PREFIX + "format" not in metadata:
             raise ModelFileError(
-                "no charrnn model: the ONNX file has no metadata 'charrnn.format'; "
-                "write one with: charrnn export CHECKPOINT model.onnx"
+                "not a charrnn model: the ONNX file has no metadata 'charrnn.format'; "
+                "write a model file with: charrnn export CHECKPOINT model.onnx"
             )
         file_format = _integer(metadata, "format", 1)
         if file_format > FORMAT:
@@ -153,7 +161,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """A checked model file: its bytes, for ONNX Runtime, and what it says of itself."""
+    """A checked model file: its bytes, for ONNX Runtime, and its metadata."""
 
     data: bytes
     info: ModelInfo
@@ -164,17 +172,19 @@ def read_model_file(source: str | os.PathLike[str] | bytes) -> ModelFile:
     """Reads and checks a model file; nothing in it is executed.
 
     Raises:
-        ModelFileError: not there, not ONNX, not ours, damaged, or a kind of
-            file that the format forbids (external data, foreign operators,
-            control flow, functions).
+        ModelFileError: there is no such file, it is not a model file, it is damaged, or it holds
+            what the format forbids (external data, foreign operators, control flow, functions).
+        UsageError: the source is not a path or bytes.
     """
     if isinstance(source, bytes):
         data, name = source, "<bytes>"
+    elif isinstance(source, (str, os.PathLike)):
+        name = os.fsdecode(source)
+        data = read_bytes(Path(name))
     else:
-        name = os.fspath(source)
-        data = _read(Path(name))
+        raise UsageError(f"a model file is a path or bytes, not {type(source).__name__}")
     try:
-        metadata, opset = _check_structure(data)
+        metadata, opset = check_structure(data)
         info = ModelInfo.from_metadata(metadata, opset=opset)
         stored = metadata.get(DIGEST_KEY)
         if stored is None:
@@ -184,50 +194,17 @@ def read_model_file(source: str | os.PathLike[str] | bytes) -> ModelFile:
                 "the file was damaged or changed after export (its SHA-256 does not match); copy or export it again"
             )
     except ModelFileError as error:
+        if kind := other_kind(data):
+            raise ModelFileError(f"{name}: is {kind}") from error
         raise ModelFileError(f"{name}: {error}") from error
     return ModelFile(data=data, info=info, name=name)
-
-
-def read_tensors(data: bytes, names: Set[str]) -> dict[str, NDArray[np.float32] | NDArray[np.int8]]:
-    """The float32 and int8 initializers of these names, as views of the file's bytes; others are left out.
-
-    Raises:
-        ModelFileError: the bytes of one are not as many as its shape says.
-    """
-    import numpy as np
-
-    found: dict[str, NDArray[np.float32] | NDArray[np.int8]] = {}
-    for graph in (part for part in iter_fields(data) if part.number == _MODEL_GRAPH):
-        for tensor in (part for part in _message(data, graph) if part.number == _GRAPH_INITIALIZER):
-            name, kind, view = "", 0, memoryview(b"")
-            shape: list[int] = []
-            for part in _message(data, tensor):
-                if part.number == _TENSOR_NAME:
-                    name = _string(data, part)
-                elif part.number == _TENSOR_DATA_TYPE:
-                    kind = part.value
-                elif part.number == _TENSOR_DIMS and part.wire_type == VARINT:
-                    shape.append(part.value)
-                elif part.number == _TENSOR_DIMS:  # packed
-                    shape += packed_varints(data, part)
-                elif part.number == _TENSOR_RAW_DATA and part.wire_type == BYTES:
-                    view = memoryview(data)[part.start : part.end]
-            if name in names and kind in _TENSOR_DTYPES:
-                dtype = np.dtype(_TENSOR_DTYPES[kind])
-                if len(view) != dtype.itemsize * math.prod(shape):
-                    raise ModelFileError(f"tensor {name!r} has {len(view)} bytes, which do not fit its shape {shape}")
-                found[name] = np.frombuffer(view, dtype).reshape(shape)
-    return found
 
 
 def digest(data: bytes) -> str:
     """SHA-256 (hex) of an ONNX file's bytes without the metadata entry that holds the digest itself."""
     sha = hashlib.sha256()
-    view = memoryview(data)
-    for part in iter_fields(data):
-        if part.number == _MODEL_METADATA and _entry(data, part)[0] == DIGEST_KEY:
-            continue
-        sha.update(view[part.offset : part.end])
+    for part in without_entry(data, DIGEST_KEY):
+        sha.update(part)
     return sha.hexdigest()
 
 
@@ -237,117 +214,71 @@ def seal(data: bytes) -> bytes:
     Raises:
         ModelFileError: not an ONNX file, or already sealed.
     """
-    if any(p.number == _MODEL_METADATA and _entry(data, p)[0] == DIGEST_KEY for p in iter_fields(data)):
+    if sum(map(len, without_entry(data, DIGEST_KEY))) != len(data):
         raise ModelFileError(f"the file already has a '{DIGEST_KEY}'")
-    key, value = DIGEST_KEY.encode(), digest(data).encode()
-    # StringStringEntryProto {key = 1, value = 2}; all lengths here are below 128: one byte each.
-    entry = bytes([1 << 3 | BYTES, len(key)]) + key + bytes([2 << 3 | BYTES, len(value)]) + value
-    return data + bytes([_MODEL_METADATA << 3 | BYTES, len(entry)]) + entry
+    return data + metadata_entry(DIGEST_KEY, digest(data))
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, or of a pipe, which is read once.
+
+    Raises:
+        ModelFileError: there is no such file, it is a folder, it is too large or cannot be read.
+    """
     try:
-        size = path.stat().st_size
         if path.is_dir():
             raise ModelFileError(f"{path}: is a folder; name the .onnx file in it")
-        if size > MAX_BYTES:
-            raise ModelFileError(f"{path}: {size:,} bytes are more than an ONNX file can have")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            parts, size = [], status.st_size
+            while size <= MAX_BYTES and (part := file.read(-1 if stat.S_ISREG(status.st_mode) else _PIPE_BYTES)):
+                parts.append(part)
+                size = max(size, sum(map(len, parts)))
     except FileNotFoundError as error:
         raise ModelFileError(f"{path}: no such file") from error
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (MemoryError, ValueError) as error:  # ValueError: a path with a null character
+        raise ModelFileError(f"{path}: cannot be read: {error or 'there is not enough memory'}") from error
+    if size > MAX_BYTES:
+        raise ModelFileError(f"{path}: is larger than an ONNX file can be (2 GiB)")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _check_structure(data: bytes) -> tuple[dict[str, str], int]:
-    """metadata_props and opset of the default domain, once the file holds nothing that the format forbids."""
-    metadata: dict[str, str] = {}
-    opset = 0
-    graphs = 0
-    for part in iter_fields(data):
-        if part.number == _MODEL_METADATA:
-            key, value = _entry(data, part)
-            if key in metadata:
-                raise ModelFileError(f"metadata {key!r} stands twice in the file")
-            metadata[key] = value
-        elif part.number == _MODEL_OPSET_IMPORT:
-            domain, version = "", 0
-            for item in _message(data, part):
-                if item.number == _OPSET_DOMAIN:
-                    domain = _string(data, item)
-                elif item.number == _OPSET_VERSION and item.wire_type == VARINT:
-                    version = item.value
-            _check_domain(domain)
-            if domain in ("", "ai.onnx"):
-                opset = version
-        elif part.number == _MODEL_GRAPH:
-            graphs += 1
-            _check_graph(data, part)
-        elif part.number in (_MODEL_FUNCTIONS, _MODEL_TRAINING):
-            raise ModelFileError("model files hold no functions and no training graphs")
-    if graphs != 1:
-        raise ModelFileError("not an ONNX model: it holds no graph")
-    return metadata, opset
+# How files that are mistaken for model files begin, and what to say.
+_OTHER_KINDS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for; fetch that with: git lfs pull"),
+    (
+        b"PK\x03\x04",
+        "a zip archive; if it is a checkpoint, export it first: charrnn export CHECKPOINT model.onnx",
+    ),
+    (b"\x1f\x8b", "compressed with gzip; decompress it first: gunzip"),
+    (b"BZh", "compressed with bzip2; decompress it first: bunzip2"),
+    (b"\xfd7zXZ", "compressed with xz; decompress it first: unxz"),
+    (b"\x28\xb5\x2f\xfd", "compressed with Zstandard; decompress it first: unzstd"),
+    (b"<", "an HTML or XML page, perhaps a download page instead of the file; download the file itself"),
+    (b"{", "a JSON text, not an ONNX file"),
+)
 
 
-def _check_graph(data: bytes, graph: Field) -> None:
-    for part in _message(data, graph):
-        if part.number == _GRAPH_INITIALIZER:
-            _check_tensor(data, part)
-        elif part.number == _GRAPH_SPARSE_INITIALIZER:
-            raise ModelFileError("model files hold no sparse tensors")
-        elif part.number == _GRAPH_NODE:
-            for item in _message(data, part):
-                if item.number == _NODE_DOMAIN:
-                    _check_domain(_string(data, item))
-                elif item.number == _NODE_ATTRIBUTE:
-                    _check_attribute(data, item)
-
-
-def _check_attribute(data: bytes, attribute: Field) -> None:
-    for part in _message(data, attribute):
-        if part.number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-            raise ModelFileError("model files hold no control flow (an attribute is a graph)")
-        if part.number in (_ATTRIBUTE_SPARSE_TENSOR, _ATTRIBUTE_SPARSE_TENSORS):
-            raise ModelFileError("model files hold no sparse tensors")
-        if part.number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            _check_tensor(data, part)
-
-
-def _check_tensor(data: bytes, tensor: Field) -> None:
-    name, external = "", False
-    for part in _message(data, tensor):
-        if part.number == _TENSOR_NAME:
-            name = _string(data, part)
-        elif part.number == _TENSOR_EXTERNAL_DATA or (part.number == _TENSOR_DATA_LOCATION and part.value):
-            external = True
-    if external:
-        raise ModelFileError(f"tensor {name!r} lies in another file; a model file holds all its data itself")
-
-
-def _check_domain(domain: str) -> None:
-    if domain not in DOMAINS:
-        raise ModelFileError(f"operators of {domain!r}: only standard ONNX and com.microsoft operators are allowed")
-
-
-def _message(data: bytes, part: Field) -> list[Field]:
-    if part.wire_type != BYTES:
-        raise ModelFileError(f"not an ONNX file: field {part.number} at byte {part.offset} is no message")
-    return list(iter_fields(data, part.start, part.end))
-
-
-def _string(data: bytes, part: Field) -> str:
-    if part.wire_type != BYTES:
-        raise ModelFileError(f"not an ONNX file: field {part.number} at byte {part.offset} is no text")
+def other_kind(data: bytes) -> str | None:
+    """What a file is that is not a model file, if its beginning tells, and what to do."""
+    if not data:
+        return "empty"
+    beginning = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
+    for prefix, kind in _OTHER_KINDS:
+        if beginning.startswith(prefix):
+            return kind
     try:
-        return data[part.start : part.end].decode()
+        text = data[:4096].decode()
     except UnicodeDecodeError as error:
-        raise ModelFileError(f"not an ONNX file: broken text at byte {part.start}") from error
+        text = data[: error.start].decode() if error.start > 4000 else "\0"  # cut inside a character
+    return "a text file, not an ONNX file" if all(c.isprintable() or c.isspace() for c in text) else None
 
 
-def _entry(data: bytes, part: Field) -> tuple[str, str]:
-    texts = {item.number: _string(data, item) for item in _message(data, part)}
-    return texts.get(1, ""), texts.get(2, "")
+def fold_newlines(text: str) -> str:
+    """The text with CRLF and CR line ends made LF."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _dumps(value: object) -> str:
@@ -374,7 +305,7 @@ def _json(metadata: Mapping[str, str], key: str) -> Any:
     try:
         return json.loads(_text(metadata, key))
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"metadata 'charrnn.{key}' is no JSON: {error}") from error
+        raise ModelFileError(f"metadata 'charrnn.{key}' is not JSON: {error}") from error
 
 
 def _object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
@@ -382,7 +313,7 @@ def _object(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
         return {}
     value = _json(metadata, key)
     if not isinstance(value, dict):
-        raise ModelFileError(f"metadata 'charrnn.{key}' is no JSON object")
+        raise ModelFileError(f"metadata 'charrnn.{key}' is not a JSON object")
     return value
 
 
@@ -395,8 +326,8 @@ def _states(value: Any) -> tuple[StateSpec, ...]:
             ):
                 states.append(StateSpec(input=source, output=target, size=size, dtype=dtype))
             case _:
-                raise ModelFileError(f"metadata 'charrnn.states' holds something that is no state: {item!r:.80}")
+                raise ModelFileError(f"metadata 'charrnn.states' holds something that is not a state: {item!r:.80}")
     names = [name for s in states for name in (s.input, s.output)]
     if not states or len(set(names)) != len(names):
-        raise ModelFileError("metadata 'charrnn.states' names no states, or one name twice")
+        raise ModelFileError("metadata 'charrnn.states' names no states, or a name twice")
     return tuple(states)

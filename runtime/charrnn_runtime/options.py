@@ -1,4 +1,10 @@
-"""The options of drawing, and the checks that every argument goes through."""
+"""The options of sampling, and the checks that every argument goes through.
+
+``SamplingOptions`` is the one description of an option: its name, default, help
+and check. Front ends are built from it (command lines by ``cli_options`` and
+``options_from_cli``), and a test holds ``SamplingKwargs``, which type checkers
+need, to the same fields.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, Self, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +21,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.errors import UsageError
 
 Logits64 = NDArray[np.float64]
-# (ids of the prompt and of all drawn tokens, logits [vocab] to change in place) → None
+# (ids of the prompt and of all sampled tokens, logits [vocab] to change in place) → None
 LogitsProcessor = Callable[[Sequence[int], Logits64], None]
 
 MAX_SEED = 2**64 - 1
@@ -95,7 +101,7 @@ class SamplingOptions:
     repetition_penalty, Keskar et al. 2019, "CTRL". The other penalties are those of OpenAI's API.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: a value has a wrong type or is out of its range.
     """
 
     temperature: float = _option(
@@ -161,6 +167,21 @@ class SamplingOptions:
             raise UsageError("logits_processor must be callable")
 
     @classmethod
+    def from_kwargs(cls, options: Mapping[str, Any]) -> Self:
+        """The options given as keyword arguments.
+
+        Raises:
+            UsageError: an option is unknown, has a wrong type or is out of its range.
+        """
+        if not isinstance(options, Mapping):
+            raise UsageError(f"options must be a mapping of names to values, got {options!r:.80}")
+        known = cls.names()
+        for name in options:
+            if name not in known:
+                raise UsageError(f"unknown sampling option {name!r}; known: {', '.join(known)}")
+        return cls(**options)
+
+    @classmethod
     def help(cls, name: str) -> str:
         """What an option does, in a sentence."""
         return str(cls.__dataclass_fields__[name].metadata["help"])
@@ -172,7 +193,7 @@ class SamplingOptions:
 
     @property
     def filters(self) -> bool:
-        """Whether top_k, typical_p, top_p or min_p is in force."""
+        """Whether top_k, typical_p, top_p or min_p changes anything."""
         return bool(
             self.top_k
             or (self.typical_p is not None and self.typical_p < 1)
@@ -182,15 +203,66 @@ class SamplingOptions:
 
     @property
     def penalizes(self) -> bool:
-        """Whether a penalty is in force."""
+        """Whether a penalty changes anything."""
         return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
+
+
+class CliOption(NamedTuple):
+    """A sampling option as a command line has it.
+
+    Attributes:
+        name: the field of ``SamplingOptions``; the option is ``--name`` with dashes for underscores.
+        type: of one value.
+        default: the field's default.
+        help: one sentence.
+        metavar: the form of a value, if the type does not say it.
+        repeatable: whether it may be given several times; its values are then a list.
+    """
+
+    name: str
+    type: type[int] | type[float] | type[str]
+    default: Any
+    help: str
+    metavar: str | None = None
+    repeatable: bool = False
+
+    @property
+    def flag(self) -> str:
+        """Such as ``--top-k``."""
+        return "--" + self.name.replace("_", "-")
+
+
+def cli_options() -> tuple[CliOption, ...]:
+    """The sampling options that a command line offers: all but the logits processor, which only a program can give."""
+    options = []
+    for f in fields(SamplingOptions):
+        numbers: Range | None = f.metadata["range"]
+        kind = str if numbers is None else int if numbers.whole else float
+        if f.name == "logit_bias":
+            help = "Adds N to the logit of character C; -inf forbids it. May be repeated."
+            options.append(CliOption(f.name, kind, None, help, metavar="C=N", repeatable=True))
+        elif f.name != "logits_processor":
+            options.append(CliOption(f.name, kind, f.default, f.metadata["help"]))
+    return tuple(options)
+
+
+def options_from_cli(values: Mapping[str, Any]) -> SamplingKwargs:
+    """Sampling options from the values that a command line has parsed; names that are not options are ignored.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    options = {option.name: values[option.name] for option in cli_options() if option.name in values}
+    options["logit_bias"] = parse_logit_bias(options.get("logit_bias") or ()) or None
+    SamplingOptions.from_kwargs(options)
+    return cast("SamplingKwargs", options)
 
 
 def parse_logit_bias(arguments: Sequence[str]) -> dict[str, float]:
     """A ``logit_bias`` from the command line's ``CHARACTER=NUMBER`` arguments; the number may be -inf.
 
     Raises:
-        UsageError: one of them has another form, or a character stands twice.
+        UsageError: one of them has another form, or a character is given twice.
     """
     biases: dict[str, float] = {}
     for argument in arguments:
@@ -202,7 +274,7 @@ def parse_logit_bias(arguments: Sequence[str]) -> dict[str, float]:
         except ValueError:
             raise UsageError(f"logit bias {argument!r}: write CHARACTER=NUMBER, such as e=-2 or q=-inf") from None
         if character in biases:
-            raise UsageError(f"logit bias: the character {character!r} stands twice")
+            raise UsageError(f"logit bias: the character {character!r} is given twice")
         biases[character] = value
     return biases
 
@@ -213,10 +285,10 @@ def new_seed() -> int:
 
 
 def check_seed(seed: int) -> int:
-    """The seed, if it is one.
+    """The seed as int.
 
     Raises:
-        UsageError: no integer from 0 to 2**64 - 1.
+        UsageError: it is not a whole number from 0 to 2**64 - 1.
     """
     return check_count("seed", seed, least=0, most=MAX_SEED)
 

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, Unpack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.batching import generate_batch
 from charrnn_runtime.conversation import Conversation, Snapshot
-from charrnn_runtime.devices import log, warn_about_conflicting_wheels
+from charrnn_runtime.devices import device_name, log, warn_about_conflicting_wheels
 from charrnn_runtime.errors import ModelFileError, UsageError
-from charrnn_runtime.generation import Generation, Request, SequenceState, generate_one, start_sequence
-from charrnn_runtime.model_file import ModelInfo, read_model_file
+from charrnn_runtime.generation import (
+    Generation,
+    Prompt,
+    Request,
+    SequenceState,
+    encode_prompt,
+    generate_one,
+    start_sequence,
+)
+from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, new_seed
 from charrnn_runtime.sampling import TokenSampler, UniformStream, log_softmax
-from charrnn_runtime.scoring import score_many
+from charrnn_runtime.scoring import Score, StreamScorer, score_many
 from charrnn_runtime.sequence import SequenceGraph
 from charrnn_runtime.sequence_graph import sequence_possible
 from charrnn_runtime.session import (
@@ -32,59 +39,34 @@ from charrnn_runtime.session import (
     Tokens,
     open_session,
 )
-from charrnn_runtime.vocab import Ids, Unknown, Vocabulary
+from charrnn_runtime.vocab import UNKNOWN, DecodeErrors, Ids, Unknown, UnknownScore, Vocabulary
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-_SCORE_BLOCK = 256  # steps whose logits are turned into log-probabilities at once
 _MAX_TOKEN_SAMPLERS = 1000  # sets of options whose tables generate_many keeps
 
 
-@dataclass(frozen=True)
-class Score:
-    """How likely a model finds a text.
-
-    Attributes:
-        log_probs: natural log-probability of each token given all before it,
-            float64 ``[n]``; the first one follows the model's start token.
-    """
-
-    log_probs: NDArray[np.float64]
-
-    @property
-    def nats_per_char(self) -> float:
-        """Mean negative log-probability of a token (a byte, for byte models); NaN for an empty text."""
-        return -float(self.log_probs.mean()) if len(self.log_probs) else math.nan
-
-    @property
-    def bits_per_char(self) -> float:
-        """``nats_per_char`` in bits."""
-        return self.nats_per_char / math.log(2)
-
-    @property
-    def perplexity(self) -> float:
-        """exp of ``nats_per_char``: among how many equally likely characters the model wavers."""
-        return math.exp(self.nats_per_char)
-
-
 class Sampler:
-    """Samples from one model file, scores texts with it, or steps it by hand.
+    """Samples from one model file, scores texts with it, or runs it step by step.
 
-    One sampler may be used from many threads.
+    One sampler may be used from many threads, and in forked children. It can be
+    pickled and copied: the copy opens a session of its own on the same bytes.
 
     Args:
         model: path or bytes of a model file, or an ``onnxruntime.InferenceSession``
             made from one (then ``device`` and ``threads`` are the session's own).
         device: "cpu", "cuda", "cuda:N", "coreml", "directml", "migraphx", "openvino", "rocm",
-            "tensorrt", "webgpu", ONNX Runtime's own name for a provider, or "auto": CUDA where
-            it can be had and pays for this size and ``expected_batch`` (``devices.AUTO_CUDA_BYTES``).
-        threads: threads inside an operator; more than one pays only for large batches.
-        expected_batch: how many texts you mean to draw at once; only "auto" asks.
+            "tensorrt", "webgpu", ONNX Runtime's own name for a provider, or "auto": CUDA if
+            it is available and pays for this size and ``expected_batch`` (``devices.AUTO_CUDA_BYTES``).
+        threads: threads inside an operator, no more than the process has processors; more than
+            one pays only for large batches.
+        expected_batch: how many texts are to be sampled at once; only "auto" looks at it.
 
     Raises:
-        ModelFileError: the file is not one of ours, or is damaged.
+        ModelFileError: the file is not a model file, or is damaged.
         DeviceError: the device cannot be used, or ONNX Runtime is missing.
+        UsageError: an argument has a wrong type or value.
     """
 
     def __init__(
@@ -95,35 +77,48 @@ class Sampler:
         threads: int = 1,
         expected_batch: int = 1,
     ) -> None:
-        file = None
         if isinstance(model, (str, os.PathLike, bytes)):
-            file = read_model_file(model)
-            session = open_session(file.data, device=device, threads=threads, batch=expected_batch)
-            info, name = file.info, file.name
+            self._open(read_model_file(model), device=device, threads=threads, expected_batch=expected_batch)
         elif hasattr(model, "get_modelmeta"):
-            session, name = model, "<session>"
-            info = ModelInfo.from_metadata(session.get_modelmeta().custom_metadata_map)
+            self._file: ModelFile | None = None
+            self.info: ModelInfo = ModelInfo.from_metadata(model.get_modelmeta().custom_metadata_map)
+            self.cell: Cell = _cell(model, self.info, "<session>")
         else:
             raise UsageError(f"a model is a path, bytes or an InferenceSession, not {type(model).__name__}")
-        try:
-            cell = OnnxCell(session, info)
-        except ModelFileError as error:
-            raise ModelFileError(f"{name}: {error}") from error
-        if session is not model:
-            cell.check_placement()
-            warn_about_conflicting_wheels()
-        # Elsewhere than on the CPU, and for a session of which nobody has the file, steps will do.
-        if file is not None and cell.device == "cpu" and sequence_possible(info):
-            cell.sequences = SequenceGraph(file.data, info, threads)
-        self.cell: Cell = cell
-        self.info = info
-        if info.dtype == "float16" and self.device == "cpu":
-            log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", name)
+
+    def _open(self, file: ModelFile, *, device: str, threads: int, expected_batch: int) -> None:
+        opened = partial(open_session, file.data, device=device, threads=threads, batch=expected_batch)
+        session = opened()
+        cell = _cell(session, file.info, file.name, reopen=opened if device_name(session) == "cpu" else None)
+        cell.check_placement()
+        warn_about_conflicting_wheels()
+        if cell.device == "cpu" and sequence_possible(file.info):
+            cell.sequences = SequenceGraph(file.data, file.info, threads)
+        elif cell.device == "cpu" and file.info.dtype == "float16":
+            log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", file.name)
+        self._file = file
+        self._opened_with = {"device": device, "threads": threads, "expected_batch": expected_batch}
+        self.cell = cell
+        self.info = file.info
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies by the bytes of the file, which the other process need not have.
+
+        Raises:
+            UsageError: the sampler was made from a session.
+        """
+        if self._file is None:
+            raise UsageError(
+                "this Sampler was made from a session, which cannot be copied or sent to another process; "
+                "make it from the model's path or bytes"
+            )
+        return _unpickled, (type(self), self._file, self._opened_with)
 
     @classmethod
     def from_cell(cls, cell: Cell, info: ModelInfo) -> Self:
         """A sampler over another implementation of the step (the trainer's, in torch)."""
         sampler = cls.__new__(cls)
+        sampler._file = None
         sampler.cell = cell
         sampler.info = info
         return sampler
@@ -135,10 +130,10 @@ class Sampler:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """ONNX Runtime's names of what computes the operators, the busiest first.
+        """ONNX Runtime's names of the providers that compute the operators, the busiest first.
 
-        Empty for a cell that is not ONNX Runtime's. For a session of your own,
-        the providers it was made with: what they take of the graph it does not say.
+        Empty for a cell that is not ONNX Runtime's. For a session of the caller's own these are
+        the providers it was made with: which operators each of them computes is not known.
         """
         return self.cell.providers if isinstance(self.cell, OnnxCell) else ()
 
@@ -149,25 +144,29 @@ class Sampler:
 
     def sample(
         self,
-        prompt: str | Sequence[int] = "",
+        prompt: Prompt = "",
         *,
         length: int,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
+        errors: DecodeErrors = "replace",
         **options: Unpack[SamplingKwargs],
     ) -> str:
         """Continues a prompt.
 
         Args:
-            prompt: text to continue, or the ids of its tokens; empty to begin a text.
+            prompt: text to continue (for a model of bytes also bytes), or the ids of its tokens; empty to begin
+                a text.
             length: how many tokens to generate at most, at least 1.
             stop: strings at which the text ends; they are not part of it.
             seed: 0 to 2**64 - 1; the same seed gives the same text. None chooses a new one
                 (``generate`` reports it).
             index: which of the texts of this seed (item i of a batch is index i).
             unknown: "error", or "skip" to leave out prompt characters the model does not know.
+            errors: what stands for bytes that are not UTF-8, from a model of bytes: "replace" is U+FFFD;
+                with "surrogateescape" ``text.encode("utf-8", "surrogateescape")`` gives the exact bytes.
             options: temperature, top_k, top_p and more: see ``SamplingOptions``.
 
         Returns:
@@ -178,19 +177,21 @@ class Sampler:
             UsageError: an argument has a wrong type or is out of range.
             ModelOutputError: the model computes NaN.
         """
-        return "".join(
-            self.stream(prompt, length=length, stop=stop, seed=seed, index=index, unknown=unknown, **options)
+        pieces = self.stream(
+            prompt, length=length, stop=stop, seed=seed, index=index, unknown=unknown, errors=errors, **options
         )
+        return "".join(pieces)
 
     def stream(
         self,
-        prompt: str | Sequence[int] = "",
+        prompt: Prompt = "",
         *,
         length: int,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
+        errors: DecodeErrors = "replace",
         **options: Unpack[SamplingKwargs],
     ) -> Iterator[str]:
         """Like ``sample``, but yields the text in pieces as they are generated.
@@ -198,19 +199,27 @@ class Sampler:
         Arguments are checked at the call, before the first piece is asked for.
         """
         request = Request(
-            prompt=prompt, length=length, stop=stop, seed=seed, index=index, unknown=unknown, options=options
+            prompt=prompt,
+            length=length,
+            stop=stop,
+            seed=seed,
+            index=index,
+            unknown=unknown,
+            errors=errors,
+            options=options,
         )
         return generate_one(self.cell, self._start_sequence(request))
 
     def generate(
         self,
-        prompt: str | Sequence[int] = "",
+        prompt: Prompt = "",
         *,
         length: int,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
+        errors: DecodeErrors = "replace",
         log_probs: bool = False,
         **options: Unpack[SamplingKwargs],
     ) -> Generation:
@@ -226,6 +235,7 @@ class Sampler:
             seed=seed,
             index=index,
             unknown=unknown,
+            errors=errors,
             log_probs=log_probs,
             options=options,
         )
@@ -235,12 +245,13 @@ class Sampler:
 
     def sample_batch(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         *,
         length: int,
         stop: str | Sequence[str] = (),
         seed: int | None = None,
         unknown: Unknown = "error",
+        errors: DecodeErrors = "replace",
         batch: int = 64,
         **options: Unpack[SamplingKwargs],
     ) -> list[str]:
@@ -250,18 +261,27 @@ class Sampler:
         At most ``batch`` of them are generated at a time. Arguments and errors are
         those of ``sample``.
         """
-        if isinstance(prompts, str):
-            raise UsageError("prompts is a list of texts; for one text use sample()")
+        if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Sequence):
+            raise UsageError("prompts must be a list of texts; for one text use sample()")
         check_count("length", length, least=1)
         seed = new_seed() if seed is None else seed
         requests = [
-            Request(prompt=prompt, length=length, stop=stop, seed=seed, index=i, unknown=unknown, options=options)
+            Request(
+                prompt=prompt,
+                length=length,
+                stop=stop,
+                seed=seed,
+                index=i,
+                unknown=unknown,
+                errors=errors,
+                options=options,
+            )
             for i, prompt in enumerate(prompts)
         ]
         # Every prompt is checked before anything is generated.
-        SamplingOptions(**options)
+        SamplingOptions.from_kwargs(options)
         for prompt in prompts:
-            self.vocabulary.encode(prompt, unknown=unknown)
+            encode_prompt(prompt, self.info, unknown)
         texts = [""] * len(prompts)
         for i, done in self.generate_many(requests, batch=batch):
             texts[i] = done.text
@@ -300,14 +320,14 @@ class Sampler:
 
     def start(
         self,
-        prompt: str = "",
+        prompt: Prompt = "",
         *,
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
         **options: Unpack[SamplingKwargs],
     ) -> Conversation:
-        """A text that is read and drawn by turns; see ``Conversation``. Arguments are those of ``sample``."""
+        """A text to which the caller and the model add by turns; see ``Conversation``. Arguments as of ``sample``."""
         token_sampler = self._token_sampler(options)
         uniforms = UniformStream(new_seed() if seed is None else seed, index)
         conversation = Conversation(self.cell, self.info, token_sampler, uniforms)
@@ -320,7 +340,7 @@ class Sampler:
         Options are not saved; give them again. Nothing in the data is executed.
 
         Raises:
-            SnapshotError: the data is none, is damaged, or is of another model.
+            SnapshotError: the data is not a saved conversation, is damaged, or is of another model.
         """
         token_sampler = self._token_sampler(options)
         snapshot = Snapshot.from_bytes(data, self.info)
@@ -328,67 +348,81 @@ class Sampler:
         conversation.restore(snapshot)
         return conversation
 
-    def score(self, text: str, *, unknown: Unknown = "error") -> Score:
-        """How likely the model finds a text, the state carried from its beginning to its end.
+    def score(self, text: str | bytes, *, unknown: UnknownScore = "charge") -> Score:
+        """How likely the model finds a text; the state is carried from its beginning to its end.
+
+        Args:
+            text: a string; for a model of bytes also bytes.
+            unknown: what happens to a character outside the vocabulary: "charge" gives it the
+                log-probability of the least likely known character at that place (see ``scoring``); "error".
 
         Raises:
-            UnknownCharacterError: the text has a character the model has never seen.
+            UnknownCharacterError: ``unknown`` is "error", and the text has a character the model has never seen.
+            UsageError: an argument has a wrong type or value.
         """
-        targets = self.vocabulary.encode(text, unknown=unknown)
-        return self.score_ids(targets)
+        targets = self.encode_targets(text, unknown)
+        return Score(self.score_ids(targets).log_probs, self._num_unknown(targets))
 
     def score_ids(self, targets: Ids) -> Score:
-        """``score`` for token ids ``[n]``."""
-        return Score(self._score(self._sequence_runner(len(targets)), self.info.start_token, targets))
+        """``score`` for token ids ``[n]``; -1 (``vocab.UNKNOWN``) stands for an unknown character."""
+        scorer = StreamScorer(self._sequence_runner(len(targets)), self.info)
+        return Score(scorer.score(targets), int((targets == UNKNOWN).sum()))
 
-    def _sequence_runner(self, tokens: int | None) -> SequenceRunner:
-        """What reads a text of so many tokens, or of nobody knows how many."""
-        return self.cell.sequence_runner(tokens) or StepSequenceRunner(self.cell.runner(1), len(self.vocabulary))
-
-    def _score(self, runner: SequenceRunner, before: int, targets: Ids) -> NDArray[np.float64]:
-        """Log-probabilities ``[n]`` of tokens that follow what the runner has read and ``before``, not yet read."""
-        inputs = np.concatenate([[before], targets[:-1]])
-        log_probs = np.empty(len(targets))
-        for begin in range(0, len(targets), _SCORE_BLOCK):
-            here = targets[begin : begin + _SCORE_BLOCK]
-            logits = runner.forward(inputs[begin : begin + len(here)])
-            log_probs[begin : begin + len(here)] = log_softmax(logits)[np.arange(len(here)), here]
-        return log_probs
-
-    def score_stream(self, pieces: Iterable[str], *, unknown: Unknown = "error") -> Iterator[NDArray[np.float64]]:
+    def score_stream(
+        self, pieces: Iterable[str | bytes], *, unknown: UnknownScore = "charge"
+    ) -> Iterator[NDArray[np.float64]]:
         """``score`` in constant memory, for a text that comes in pieces.
 
         Yields the log-probabilities of the tokens of each piece, float64 ``[n]``.
-        Pieces are encoded one by one: a character that a normal form would join
-        must not be cut in two.
+        Pieces are encoded one by one: a character that a normal form would join,
+        and a CRLF that is to become LF, must not be cut in two.
         """
-        return self.score_blocks(self.vocabulary.encode(piece, unknown=unknown) for piece in pieces)
+        return self.score_blocks(self.encode_targets(piece, unknown) for piece in pieces)
 
     def score_blocks(self, blocks: Iterable[Ids]) -> Iterator[NDArray[np.float64]]:
         """``score_stream`` for token ids, ``[n]`` each."""
-        runner = self._sequence_runner(None)
-        last = self.info.start_token
+        scorer = StreamScorer(self._sequence_runner(None), self.info)
         for targets in blocks:
-            yield self._score(runner, last, targets)
-            last = int(targets[-1]) if len(targets) else last
+            yield scorer.score(targets)
 
-    def score_batch(self, texts: Sequence[str], *, unknown: Unknown = "error", batch: int = 64) -> list[Score]:
+    def score_batch(
+        self, texts: Sequence[str | bytes], *, unknown: UnknownScore = "charge", batch: int = 64
+    ) -> list[Score]:
         """``score`` for each of several texts, ``batch`` of them side by side."""
         check_count("batch", batch, least=1)
-        if isinstance(texts, str):
-            raise UsageError("texts is a list of texts; for one text use score()")
-        targets = [self.vocabulary.encode(text, unknown=unknown) for text in texts]
-        return [Score(log_probs) for log_probs in self.score_many(targets, batch=batch)]
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
+            raise UsageError("texts must be a list of texts; for one text use score()")
+        targets = [self.encode_targets(text, unknown) for text in texts]
+        scores = self.score_many(targets, batch=batch)
+        return [Score(score, self._num_unknown(ids)) for score, ids in zip(scores, targets, strict=True)]
 
     def score_many(self, targets: Sequence[Ids], *, batch: int = 64) -> list[NDArray[np.float64]]:
         """Log-probabilities of the tokens of each text of ids ``[n]``; an end token may be the last of them."""
         check_count("batch", batch, least=1)
-        return score_many(self.cell, self.info.start_token, targets, batch)
+        return score_many(self.cell, self.info, targets, batch)
+
+    def encode_targets(self, text: str | bytes, unknown: UnknownScore) -> Ids:
+        """Token ids of a text to score ``[n]``; with "charge", -1 (``vocab.UNKNOWN``) for an unknown character.
+
+        Raises:
+            UnknownCharacterError, UsageError: as ``score``.
+        """
+        if unknown not in ("charge", "error"):
+            raise UsageError(f"unknown={unknown!r}: use 'charge' or 'error'")
+        return self.info.encode(text, unknown=unknown)
+
+    def _num_unknown(self, targets: Ids) -> int:
+        """How many of the tokens stand for characters outside the vocabulary."""
+        return int((targets == self.vocabulary.special.get("unknown", UNKNOWN)).sum())
+
+    def _sequence_runner(self, tokens: int | None) -> SequenceRunner:
+        """A runner from the zero state for a text of so many tokens, or of unknown length."""
+        return self.cell.sequence_runner(tokens) or StepSequenceRunner(self.cell.runner(1), len(self.vocabulary))
 
     def score_windows(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities ``[windows, n - 1]`` of all but the first token of each window ``[windows, n]``.
 
-        Every window starts from the zero state: what a model that sees only so far back would score.
+        Every window starts from the zero state, as a model with a limited context would score it.
         """
         runner = self.cell.runner(len(windows))
         rows = np.arange(len(windows))
@@ -404,7 +438,7 @@ class Sampler:
         return tuple(np.zeros((batch, s.size), np.float32) for s in self.info.states)
 
     def step(self, token_ids: Sequence[int] | Tokens, state: State) -> tuple[Logits, State]:
-        """The raw cell: one token to each stream.
+        """One step of the model: feeds one token to each stream.
 
         Args:
             token_ids: ``[batch]``.
@@ -422,8 +456,9 @@ class Sampler:
         if tokens.min() < 0 or tokens.max() >= len(self.vocabulary):
             raise UsageError(f"token ids must be from 0 to {len(self.vocabulary) - 1}")
         expected = [(len(tokens), s.size) for s in self.info.states]
-        if [np.shape(s) for s in state] != expected:
-            raise UsageError(f"the state has the shapes {[np.shape(s) for s in state]}, expected {expected}")
+        if not isinstance(state, Sequence) or [np.shape(s) for s in state] != expected:
+            got = [np.shape(s) for s in state] if isinstance(state, Sequence) else type(state).__name__
+            raise UsageError(f"the state must be arrays of the shapes {expected}, got {got}")
         runner = self.cell.runner(len(tokens), state)
         return runner.step(tokens.astype(np.int64)).copy(), runner.state()
 
@@ -447,7 +482,25 @@ class Sampler:
             yield runner.step(token)[0], tuple(s[0] for s in runner.state())
 
     def _token_sampler(self, options: SamplingKwargs) -> TokenSampler:
-        return TokenSampler(SamplingOptions(**options), self.vocabulary)
+        return TokenSampler(SamplingOptions.from_kwargs(options), self.vocabulary)
 
     def _start_sequence(self, request: Request) -> SequenceState:
         return start_sequence(request, self.info, self._token_sampler(request.options))
+
+
+def _cell(
+    session: InferenceSession,
+    info: ModelInfo,
+    name: str,
+    reopen: Callable[[], InferenceSession] | None = None,
+) -> OnnxCell:
+    try:
+        return OnnxCell(session, info, reopen)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from error
+
+
+def _unpickled(cls: type[Sampler], file: ModelFile, opened_with: Mapping[str, Any]) -> Sampler:
+    sampler = cls.__new__(cls)
+    sampler._open(file, **opened_with)
+    return sampler

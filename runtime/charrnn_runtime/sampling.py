@@ -294,10 +294,12 @@ class StopStrings:
         strings: the stop strings; none may be empty.
 
     Raises:
-        UsageError: one of them is empty or no string.
+        UsageError: one of them is empty or not a string.
     """
 
     def __init__(self, strings: str | Sequence[str] = ()) -> None:
+        if not isinstance(strings, (str, Sequence)) or isinstance(strings, bytes):
+            raise UsageError(f"stop must be a string or a list of strings, got {strings!r:.80}")
         self.strings = (strings,) if isinstance(strings, str) else tuple(strings)
         if not all(isinstance(s, str) and s for s in self.strings):
             raise UsageError("a stop string must hold at least one character")

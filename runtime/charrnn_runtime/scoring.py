@@ -1,41 +1,187 @@
-"""Log-probabilities of many texts side by side."""
+"""Log-probabilities of texts.
+
+A character outside the vocabulary is charged (the rule of this module, used
+wherever a text is scored): its log-probability is that of the least likely
+character of the vocabulary at the same place. So it costs at least as many
+nats as any character that the model knows would have cost there: a strange
+character makes a text strange, and leaving it out never does the opposite. It
+is not fed to the model, which has no token for it: what follows is predicted
+from what came before it. A model with a token for unknown characters needs no
+such rule: that token is scored and fed like any other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import log_softmax
-from charrnn_runtime.session import Cell
-from charrnn_runtime.vocab import Ids
+from charrnn_runtime.session import Cell, Logits, SequenceRunner
+from charrnn_runtime.vocab import UNKNOWN, Ids, Vocabulary
+
+_BLOCK = 256  # rows of logits that are turned into log-probabilities at once
 
 
-def score_many(cell: Cell, start_token: int, targets: Sequence[Ids], batch: int) -> list[NDArray[np.float64]]:
+@dataclass(frozen=True)
+class Score:
+    """How likely a model finds a text.
+
+    Attributes:
+        log_probs: natural log-probability of each token given all before it,
+            float64 ``[n]``; the first one follows the model's start token.
+        num_unknown: how many characters of the text are outside the vocabulary. They are
+            among the ``n``: charged, or scored as the model's token for unknown characters.
+    """
+
+    log_probs: NDArray[np.float64]
+    num_unknown: int = 0
+
+    @property
+    def nats(self) -> float:
+        """Negative log-probability of the whole text."""
+        return -float(self.log_probs.sum())
+
+    @property
+    def nats_per_char(self) -> float:
+        """Mean negative log-probability of a token (a byte, for byte models); NaN for an empty text."""
+        return -float(self.log_probs.mean()) if len(self.log_probs) else math.nan
+
+    @property
+    def bits(self) -> float:
+        """``nats`` in bits."""
+        return self.nats / math.log(2)
+
+    @property
+    def bits_per_char(self) -> float:
+        """``nats_per_char`` in bits."""
+        return self.nats_per_char / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of ``nats_per_char``: among as many equally likely characters the model would be as uncertain."""
+        return math.exp(min(self.nats_per_char, 700.0))  # near the largest float
+
+
+class UnknownCharge:
+    """The charge for characters outside a vocabulary: see the module."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        plain = [i for i, symbol in enumerate(vocabulary.symbols) if symbol >= 0]
+        self._plain = slice(None) if len(plain) == len(vocabulary) else plain
+
+    def __call__(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The charge at each place ``[n]``, from the log-probabilities of all tokens there ``[n, vocab]``."""
+        least: NDArray[np.float64] = log_probs[:, self._plain].min(axis=1)
+        return least
+
+
+class _Targets:
+    """A text's tokens ``[n]`` divided into the known ones ``[m]``, which are fed, and the unknown ones."""
+
+    def __init__(self, targets: Ids) -> None:
+        self._unknown = targets == UNKNOWN
+        self.any_unknown = bool(self._unknown.any())
+        self.known = targets[~self._unknown] if self.any_unknown else targets
+        # Row i of the logits predicts known token i. Unknown ones at the end need one row more.
+        self.rows = len(self.known) + bool(self.any_unknown and self._unknown[-1])
+
+    def merge(self, log_probs: NDArray[np.float64], charges: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Log-probabilities ``[n]`` from those of the known tokens ``[m]`` and the charges at each row ``[rows]``."""
+        if charges is None:
+            return log_probs
+        merged = np.empty(len(self._unknown))
+        merged[~self._unknown] = log_probs
+        known_before = np.cumsum(~self._unknown)
+        merged[self._unknown] = charges[known_before[self._unknown]]
+        return merged
+
+
+class StreamScorer:
+    """Scores one text that comes in blocks; how it is cut into blocks does not matter.
+
+    Args:
+        runner: from the zero state.
+        info: the model.
+    """
+
+    def __init__(self, runner: SequenceRunner, info: ModelInfo) -> None:
+        self._runner = runner
+        self._charge = UnknownCharge(info.vocabulary)
+        # Either the last token has not been fed yet, or the logits that follow it are here already.
+        self._pending: int | None = info.start_token
+        self._logits: Logits | None = None
+
+    def score(self, targets: Ids) -> NDArray[np.float64]:
+        """Log-probabilities of the next tokens of the text, float64 ``[n]``; ``UNKNOWN`` among them is charged."""
+        text = _Targets(targets)
+        log_probs = np.empty(len(text.known))
+        charges = np.empty(text.rows) if text.any_unknown else None
+        at = 0
+        for logits in self._rows(text):
+            block = log_softmax(logits)
+            here = text.known[at : at + len(block)]
+            log_probs[at : at + len(here)] = block[np.arange(len(here)), here]
+            if charges is not None:
+                charges[at : at + len(block)] = self._charge(block)
+            at += len(block)
+        return text.merge(log_probs, charges)
+
+    def _rows(self, text: _Targets) -> Iterator[Logits]:
+        """The rows of logits that the text needs, in blocks ``[<= 256, vocab]``."""
+        if not text.rows:
+            return
+        inputs = text.known[: text.rows - 1]
+        logits = self._logits
+        if logits is None:
+            inputs = np.concatenate([[self._pending], inputs])
+        else:
+            yield logits
+        for begin in range(0, len(inputs), _BLOCK):
+            logits = self._runner.forward(inputs[begin : begin + _BLOCK])
+            yield logits
+        assert logits is not None
+        if text.rows > len(text.known):
+            self._pending, self._logits = None, logits[-1:].copy()
+        else:
+            self._pending, self._logits = int(text.known[-1]), None
+
+
+def score_many(cell: Cell, info: ModelInfo, targets: Sequence[Ids], batch: int) -> list[NDArray[np.float64]]:
     """For each text of token ids ``[n]``, the log-probability of each token after the start token, ``[n]``.
 
-    Texts of like lengths go together; as they end, the batch shrinks.
+    Texts of similar lengths go together; as they end, the batch shrinks. ``UNKNOWN`` among the ids is charged.
     """
+    texts = [_Targets(ids) for ids in targets]
+    charge = UnknownCharge(info.vocabulary)
     scores = [np.empty(len(ids)) for ids in targets]
-    order = sorted((i for i in range(len(targets)) if len(targets[i])), key=lambda i: -len(targets[i]))
+    order = sorted((i for i, text in enumerate(texts) if text.rows), key=lambda i: -texts[i].rows)
     for begin in range(0, len(order), batch):
         group = order[begin : begin + batch]
-        lengths = np.array([len(targets[i]) for i in group])  # the longest come first
+        lengths = np.array([texts[i].rows for i in group])  # the longest come first
         tokens = np.zeros((int(lengths[0]), len(group)), np.int64)
         for row, i in enumerate(group):
-            tokens[: lengths[row], row] = targets[i]
+            tokens[: len(texts[i].known), row] = texts[i].known
         log_probs = np.empty(tokens.shape)
+        charges = np.empty(tokens.shape) if any(texts[i].any_unknown for i in group) else None
         runner, width = cell.runner(len(group)), len(group)
-        before = np.full(len(group), start_token)
+        before = np.full(len(group), info.start_token)
         rows = np.arange(len(group))
         for at, here in enumerate(tokens):
             active = int((lengths > at).sum())
             if 2 * active <= width:
                 runner, width = cell.runner(active, tuple(s[:active] for s in runner.state())), active
             logits = runner.step(before[:width])
-            log_probs[at, :active] = log_softmax(logits[:active])[rows[:active], here[:active]]
+            block = log_softmax(logits[:active])
+            log_probs[at, :active] = block[rows[:active], here[:active]]
+            if charges is not None:
+                charges[at, :active] = charge(block)
             before = here
         for row, i in enumerate(group):
-            scores[i][:] = log_probs[: lengths[row], row]
+            own = charges[: texts[i].rows, row] if charges is not None and texts[i].any_unknown else None
+            scores[i] = texts[i].merge(log_probs[: len(texts[i].known), row].copy(), own)
     return scores

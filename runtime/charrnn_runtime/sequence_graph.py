@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from charrnn_runtime._protobuf import encode_field as field
 from charrnn_runtime._protobuf import encode_string as string
 from charrnn_runtime.errors import ModelFileError
-from charrnn_runtime.model_file import ModelInfo, read_tensors
+from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.onnx_structure import read_tensors
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTM int8": 4}  # operators and how many gates stand side by side
 

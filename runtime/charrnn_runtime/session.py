@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,18 +16,20 @@ from charrnn_runtime.devices import (
     choose_providers,
     device_name,
     import_onnxruntime,
+    log,
     parse_device,
     profile_options,
     used_providers,
 )
-from charrnn_runtime.errors import DeviceError, ModelFileError
+from charrnn_runtime.errors import DeviceError, ModelFileError, UsageError
+from charrnn_runtime.forking import PerProcess, reset_after_fork
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import check_count
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-MIN_SEQUENCE_TOKENS = 512  # shorter texts are read step by step: they are done before the graph over a sequence is made
+MIN_SEQUENCE_TOKENS = 512  # shorter texts are fed step by step: that takes less time than making the sequence graph
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -33,7 +37,7 @@ State = tuple[NDArray[np.float32], ...]
 
 
 class Runner(Protocol):
-    """A cell in motion: it keeps its state between calls, for one fixed batch."""
+    """The step of a model for a fixed number of streams. It keeps their states between calls."""
 
     def step(self, tokens: Tokens | int) -> Logits:
         """Feeds one token to each stream, ``[batch]`` or one for all.
@@ -47,7 +51,7 @@ class Runner(Protocol):
 
 
 class SequenceRunner(Protocol):
-    """Reads a text block by block and keeps its state in between."""
+    """Feeds many tokens of one stream in a call. It keeps the state between calls."""
 
     def forward(self, tokens: Tokens) -> Logits:
         """Feeds tokens ``[n]``; the logits ``[n, vocab]`` after each of them."""
@@ -57,7 +61,7 @@ class SequenceRunner(Protocol):
 
 
 class Cell(Protocol):
-    """What a sampler needs of a model; ONNX Runtime here, torch in the trainer."""
+    """What a sampler needs of a model: ONNX Runtime implements it here, torch in the trainer."""
 
     device: str
 
@@ -65,18 +69,18 @@ class Cell(Protocol):
         """A runner for ``batch`` streams, from the given state or from zero."""
 
     def sequence_runner(self, tokens: int | None, state: State | None = None, /) -> SequenceRunner | None:
-        """What reads a text of so many tokens, or of nobody knows how many, faster than steps do, if anything does."""
+        """A runner that is faster than steps for a text of so many tokens (None: of unknown length), or None."""
 
 
 class SequenceRunnerFactory(Protocol):
-    """Makes readers."""
+    """Makes sequence runners."""
 
     def sequence_runner(self, state: State | None = None) -> SequenceRunner:
-        """A reader from the given state, each ``[1, size]``, or from zero."""
+        """A runner from the given state, each ``[1, size]``, or from zero."""
 
 
 class StepSequenceRunner:
-    """A reader over the step."""
+    """A sequence runner that feeds token by token."""
 
     def __init__(self, runner: Runner, vocab: int) -> None:
         self._runner = runner
@@ -97,29 +101,47 @@ class StepSequenceRunner:
 class OnnxCell:
     """The step of a model file in an ONNX Runtime session.
 
-    Safe to use from many threads: each runner has buffers of its own.
+    Safe to use from many threads: each runner has buffers of its own. In a forked child the session is opened anew.
+
+    Args:
+        session: of a model file.
+        info: the file's metadata.
+        reopen: opens such a session in a forked child; None if it cannot be done.
 
     Attributes:
-        sequences: reads long texts, where the model file and the device allow it.
+        sequences: makes runners for long texts, if the model file and the device allow it.
 
     Raises:
         ModelFileError: the graph's inputs and outputs are not those that the metadata lists.
     """
 
-    def __init__(self, session: InferenceSession, info: ModelInfo) -> None:
-        self.session = session
+    def __init__(
+        self, session: InferenceSession, info: ModelInfo, reopen: Callable[[], InferenceSession] | None = None
+    ) -> None:
+        self._session: PerProcess[InferenceSession] = PerProcess(
+            reopen or partial(_cannot_reopen, device_name(session)), session
+        )
         self.info = info
         self.sequences: SequenceRunnerFactory | None = None
         self.device = device_name(session)
         self.providers = tuple(session.get_providers())
         self._check_graph()
 
+    @property
+    def session(self) -> InferenceSession:
+        """The session of this process.
+
+        Raises:
+            UsageError: this is a forked child, and the session cannot be opened anew.
+        """
+        return self._session.get()
+
     def runner(self, batch: int, state: State | None = None) -> OnnxRunner:
         """A runner for ``batch`` streams, from the given state or from zero."""
         return OnnxRunner(self, batch, state)
 
     def sequence_runner(self, tokens: int | None, state: State | None = None, /) -> SequenceRunner | None:
-        """What reads a text of so many tokens, or of nobody knows how many, faster than steps do, if anything does."""
+        """A runner that is faster than steps for a text of so many tokens (None: of unknown length), or None."""
         if self.sequences is None or (tokens is not None and tokens < MIN_SEQUENCE_TOKENS):
             return None
         return self.sequences.sequence_runner(state)
@@ -128,7 +150,7 @@ class OnnxCell:
         """Runs a step and replaces ``providers`` by those that computed it; for a session of ``open_session``.
 
         Raises:
-            DeviceError: the device computes nothing.
+            DeviceError: the device computes none of the operators.
         """
         if self.device == "cpu":
             return
@@ -172,7 +194,7 @@ class OnnxCell:
 
 
 class OnnxRunner:
-    """Two IO bindings used in turn: the states that one run writes are what the next one reads, uncopied."""
+    """Two IO bindings used in turn: the states that one run writes are what the next run reads, without a copy."""
 
     def __init__(self, cell: OnnxCell, batch: int, state: State | None) -> None:
         info = cell.info
@@ -190,19 +212,35 @@ class OnnxRunner:
             [np.zeros_like(a, np.float32, order="C") for a in zero],
         ]
         wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
-        tokens, logits = wrap(self._tokens), wrap(self._logits)
+        self._ends = wrap(self._tokens), wrap(self._logits)
         self._values = [[wrap(a, place, number) for a in arrays] for arrays in self._arrays]
+        self._cell = cell
+        self._bind()
+        self._turn = 0
+        reset_after_fork(self)
+
+    def _bind(self) -> None:
+        session, states = self._cell.session, self._cell.info.states
+        tokens, logits = self._ends
         bindings = []
         for turn in (0, 1):
-            binding = cell.session.io_binding()
+            binding = session.io_binding()
             binding.bind_ortvalue_input("token", tokens)
             binding.bind_ortvalue_output("logits", logits)
-            for spec, source, target in zip(info.states, self._values[turn], self._values[1 - turn], strict=True):
+            for spec, source, target in zip(states, self._values[turn], self._values[1 - turn], strict=True):
                 binding.bind_ortvalue_input(spec.input, source)
                 binding.bind_ortvalue_output(spec.output, target)
             bindings.append(binding)
-        self._run, self._bound = _run_directly(cell.session, bindings)
-        self._turn = 0
+        self._run, self._bound = _run_directly(session, bindings)
+
+    def after_fork(self) -> None:
+        """Has the first step in the child bind the buffers, which the child has a copy of, to its own session."""
+
+        def run(_binding: Any, options: None) -> None:
+            self._bind()
+            self._run(self._bound[self._turn], options)
+
+        self._run = run
 
     def step(self, tokens: Tokens | int) -> Logits:
         """Feeds one token to each stream, ``[batch]`` or one for all; the logits are overwritten by the next call."""
@@ -220,10 +258,18 @@ class OnnxRunner:
         return tuple(value.numpy().copy() for value in self._values[self._turn])
 
 
-def _run_directly(session: InferenceSession, bindings: list[Any]) -> tuple[Callable[[Any, None], None], list[Any]]:
-    """The session's run with IO bindings, and the bindings, without ONNX Runtime's Python shell where it can be had.
+def _cannot_reopen(device: str) -> InferenceSession:
+    raise UsageError(
+        f"this process was forked after the ONNX Runtime session was made, and on {device} the session cannot be "
+        "used or opened again here. Make the Sampler in the child, from the model's path or bytes; "
+        "with multiprocessing use the start method 'spawn' or 'forkserver'"
+    )
 
-    The shell costs up to a microsecond a call. What it wraps is private, so its absence must be harmless.
+
+def _run_directly(session: InferenceSession, bindings: list[Any]) -> tuple[Callable[[Any, None], None], list[Any]]:
+    """The session's function that runs with IO bindings, and the bindings, without ONNX Runtime's Python wrapper.
+
+    The wrapper costs up to a microsecond a call. What it wraps is private and may change: then the wrapper is used.
     """
     try:
         return session._sess.run_with_iobinding, [binding._iobinding for binding in bindings]
@@ -236,15 +282,15 @@ def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) 
 
     Args:
         data: the file's bytes.
-        device: see ``parse_device``; "auto" is CUDA where it can be had and pays, else CPU.
-        threads: threads inside an operator. One is best for a single stream.
+        device: see ``parse_device``; "auto" is CUDA if it is available and pays, else CPU.
+        threads: threads inside an operator, bounded by ``usable_cpus``. One is best for a single stream.
         batch: streams expected at once, which decides "auto".
 
     Raises:
         DeviceError: no such device here, or ONNX Runtime is not installed.
         ModelFileError: ONNX Runtime cannot load the graph.
     """
-    check_count("threads", threads, least=1)
+    threads = bounded_threads(threads)
     check_count("batch", batch, least=1)
     wanted = parse_device(device)
     ort = import_onnxruntime()
@@ -270,6 +316,25 @@ def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) 
         raise ModelFileError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
     check_provider(wanted, providers, session)
     return session
+
+
+def bounded_threads(threads: int) -> int:
+    """As many threads as were asked for, but no more than this process has processors: more only wait for each other.
+
+    Raises:
+        UsageError: ``threads`` is not a whole number of at least 1.
+    """
+    most = usable_cpus()
+    if check_count("threads", threads, least=1) > most:
+        log.warning("threads=%d: this process may use %d processors, so %d are used", threads, most, most)
+    return min(threads, most)
+
+
+def usable_cpus() -> int:
+    """How many processors this process may use: its affinity (taskset), or all of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _first_line(error: Exception) -> str:

@@ -18,9 +18,14 @@ from numpy.typing import NDArray
 from charrnn_runtime.errors import UnknownCharacterError, UsageError
 
 TokenKind = Literal["characters", "bytes"]
-Unknown = Literal["error", "skip"]
+Unknown = Literal["error", "skip"]  # prompts: what happens to characters outside the vocabulary
+UnknownScore = Literal["charge", "error"]  # the same for texts to score: see scoring.py
+DecodeErrors = Literal["replace", "surrogateescape"]
 NormalForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 Ids = NDArray[np.int64]
+
+UNKNOWN = -1  # stands among ids for a character outside the vocabulary, in a text to score
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +64,11 @@ class Vocabulary:
             raise UsageError("special tokens and tokens without a character do not match")
         plain = symbols[symbols >= 0]
         if plain.size and plain.max() >= limit:
-            raise UsageError(f"{int(plain.max())} is no {self.kind.removesuffix('s')}")
+            raise UsageError(f"{int(plain.max())} is not a {self.kind.removesuffix('s')}")
         order = np.argsort(symbols, kind="stable").astype(np.int64)
         in_order = symbols[order]
         if np.any((in_order[1:] == in_order[:-1]) & (in_order[1:] >= 0)):
-            raise UsageError("a vocabulary holds every token once")
+            raise UsageError("a vocabulary must hold each token only once")
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_sorted", in_order)
 
@@ -83,7 +88,7 @@ class Vocabulary:
         return len(self.symbols)
 
     def token(self, text: str) -> int | None:
-        """Id of the token for one character, or None where there is none."""
+        """Id of the token for one character, or None if the vocabulary has no such token."""
         symbol = ord(text)
         if self.kind == "bytes" and symbol > 127:
             return None
@@ -94,9 +99,9 @@ class Vocabulary:
 
     @property
     def start_token(self) -> int:
-        """The token that is fed before the first one of a text that has no beginning of its own.
+        """The token that is fed before a text without a prompt.
 
-        The begin token where the model has one, else the newline (after which
+        The begin token if the model has one, else the newline (after which
         texts begin), else the space, else token 0.
         """
         if "begin" in self.special:
@@ -106,26 +111,22 @@ class Vocabulary:
                 return token
         return 0
 
-    def encode(self, text: str, *, unknown: Unknown = "error") -> Ids:
+    def encode(self, text: str | bytes, *, unknown: Unknown | UnknownScore = "error") -> Ids:
         """Token ids of a text, int64 ``[n]``.
 
-        A character outside the vocabulary becomes the "unknown" token if the
-        model has one; otherwise it is an error, or left out (``unknown="skip"``).
+        Args:
+            text: a string; for a model of bytes also bytes, which are taken as they are.
+            unknown: what happens to a character outside the vocabulary, if the model has no token for
+                unknown characters, which otherwise stands for it: "error", "skip" to leave it out, or
+                "charge" to keep its place as ``UNKNOWN`` (-1).
 
         Raises:
             UnknownCharacterError: names the first such character and its position.
-            UsageError: ``unknown`` is neither "error" nor "skip".
+            UsageError: an argument has a wrong type or value.
         """
-        if unknown not in ("error", "skip"):
-            raise UsageError(f"unknown={unknown!r}: use 'error' or 'skip'")
-        if self.normalize:
-            text = unicodedata.normalize(self.normalize, text)
-        if self.kind == "bytes":
-            raw = text.encode("utf-8", "surrogatepass")
-            symbols = np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
-        else:
-            raw = text.encode("utf-32-le", "surrogatepass")
-            symbols = np.frombuffer(raw, dtype="<u4").astype(np.int64)
+        if unknown not in ("error", "skip", "charge"):
+            raise UsageError(f"unknown={unknown!r}: use 'error', 'skip' or 'charge'")
+        symbols = self.symbols_of(text)
         ids, known = self.lookup(symbols)
         if known.all():
             return ids
@@ -133,6 +134,8 @@ class Vocabulary:
             return np.where(known, ids, self.special["unknown"])
         if unknown == "skip":
             return ids[known]
+        if unknown == "charge":
+            return np.where(known, ids, UNKNOWN)
         position = int(np.argmin(known))
         raise UnknownCharacterError(chr(int(symbols[position])), position, int((~known).sum()))
 
@@ -153,19 +156,50 @@ class Vocabulary:
             raise UsageError(f"the model has no token {wrong[0]}; its ids are 0 to {len(self) - 1}")
         return array.astype(np.int64)
 
+    def symbols_of(self, text: str | bytes) -> Ids:
+        """The code points or byte values of a text, after normalisation, int64 ``[n]``.
+
+        Raises:
+            UsageError: the text is not a string (or, for a model of bytes, bytes).
+        """
+        if isinstance(text, (bytes, bytearray, memoryview)):
+            if self.kind != "bytes":
+                raise UsageError("a model of characters takes strings: decode the bytes first")
+            return np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+        if not isinstance(text, str):
+            raise UsageError(f"a text must be a string, got {text!r:.80}")
+        if self.normalize:
+            text = unicodedata.normalize(self.normalize, text)
+        if self.kind == "bytes":
+            raw = text.encode("utf-8", "surrogatepass")
+            return np.frombuffer(raw, dtype=np.uint8).astype(np.int64)
+        raw = text.encode("utf-32-le", "surrogatepass")
+        return np.frombuffer(raw, dtype="<u4").astype(np.int64)
+
     def lookup(self, symbols: NDArray[np.integer]) -> tuple[Ids, NDArray[np.bool_]]:
         """Ids of code points or byte values, and which of them are in the vocabulary; both ``[n]``."""
         at = np.minimum(np.searchsorted(self._sorted, symbols), len(self) - 1)
         return self._order[at], self._sorted[at] == symbols
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids; special tokens give nothing, broken UTF-8 gives U+FFFD."""
-        decoder = self.decoder()
+    def decode(self, ids: Iterable[int], *, errors: DecodeErrors = "replace") -> str:
+        """The text of some ids. Special tokens give nothing, ``UNKNOWN`` gives U+FFFD; see ``decoder``."""
+        decoder = self.decoder(errors)
         return "".join(map(decoder.decode, ids)) + decoder.flush()
 
-    def decoder(self) -> Decoder:
-        """A decoder for one stream of tokens."""
-        return Decoder(self)
+    def decoder(self, errors: DecodeErrors = "replace") -> Decoder:
+        """A decoder for one stream of tokens.
+
+        Args:
+            errors: what stands for bytes that are not UTF-8, in a model of bytes: "replace" is U+FFFD;
+                "surrogateescape" is a lone surrogate for each, so that
+                ``text.encode("utf-8", "surrogateescape")`` gives back the bytes.
+
+        Raises:
+            UsageError: ``errors`` has another value.
+        """
+        if errors not in ("replace", "surrogateescape"):
+            raise UsageError(f"errors={errors!r}: use 'replace' or 'surrogateescape'")
+        return Decoder(self, errors)
 
     def to_json(self) -> dict[str, object]:
         """Plain values for a checkpoint or a model file; ``from_json`` takes them back."""
@@ -187,7 +221,7 @@ class Vocabulary:
             UsageError: the value does not describe a vocabulary.
         """
         if not isinstance(value, Mapping):
-            raise UsageError("a vocabulary is an object with kind, tokens, special and normalize")
+            raise UsageError("a vocabulary must be an object with kind, tokens, special and normalize")
         tokens, special = value.get("tokens"), value.get("special", {})
         if not isinstance(tokens, Sequence) or isinstance(tokens, str) or not isinstance(special, Mapping):
             raise UsageError("the vocabulary's tokens are not a list")
@@ -214,15 +248,16 @@ class Vocabulary:
 
 
 class Decoder:
-    """Turns one token at a time into text, holding back the bytes of an unfinished character."""
+    """Turns one token at a time into text, and holds back the bytes of an unfinished character."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, errors: DecodeErrors) -> None:
+        # Both lists end with what UNKNOWN, -1, stands for.
         self._pieces: list[str] | None = None
         if vocabulary.kind == "characters":
-            self._pieces = [chr(s) if s >= 0 else "" for s in vocabulary.symbols]
+            self._pieces = [*(chr(s) if s >= 0 else "" for s in vocabulary.symbols), _REPLACEMENT]
         else:
-            self._bytes = [bytes([s]) if s >= 0 else b"" for s in vocabulary.symbols]
-            self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+            self._bytes = [*(bytes([s]) if s >= 0 else b"" for s in vocabulary.symbols), _REPLACEMENT.encode()]
+            self._utf8 = codecs.getincrementaldecoder("utf-8")(errors)
 
     def decode(self, token: int) -> str:
         """The text that this token completes; may be empty."""
@@ -232,7 +267,7 @@ class Decoder:
 
     @property
     def partial(self) -> bytes:
-        """The bytes of an unfinished character; can be set, to go on where another decoder stood."""
+        """The bytes of an unfinished character; can be set, to continue from another decoder's position."""
         return b"" if self._pieces is not None else self._utf8.getstate()[0]
 
     @partial.setter
@@ -241,5 +276,5 @@ class Decoder:
             self._utf8.setstate((value, 0))
 
     def flush(self) -> str:
-        """What is left at the end of the stream: U+FFFD for an unfinished character, or nothing."""
+        """What is left at the end of the stream: an unfinished character, as ``errors`` says, or nothing."""
         return "" if self._pieces is not None else self._utf8.decode(b"", True)

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from charrnn_runtime import CharrnnError, Engine, Job, Request, TokenScore, Vocabulary
+from charrnn_runtime import CharrnnError, Engine, Job, ModelInfo, Request, TokenScore
+from charrnn_runtime.generation import encode_prompt
 from charrnn_runtime.options import new_seed
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -41,10 +42,9 @@ class _Text:
         return text, None if self.aligner is None else self.aligner.add(text, scores)
 
 
-def _echo(request: Request, vocabulary: Vocabulary) -> str:
+def _echo(request: Request, info: ModelInfo) -> str:
     """The prompt as the model reads it: without what ``unknown`` leaves out, and in the model's normal form."""
-    prompt = request.prompt
-    return vocabulary.decode(vocabulary.encode(prompt, unknown=request.unknown) if isinstance(prompt, str) else prompt)
+    return info.vocabulary.decode(encode_prompt(request.prompt, info, request.unknown))
 
 
 class Answer(Response):
@@ -135,7 +135,7 @@ class Completion(Answer):
             _Text(
                 job,
                 index,
-                _echo(request, vocabulary) if body.echo else "",
+                _echo(request, self.engine.sampler.info) if body.echo else "",
                 Aligner(vocabulary, body.logprobs or 0) if scores else None,
             )
             for index, (job, request) in enumerate(zip(self.jobs, requests, strict=True))
@@ -242,7 +242,7 @@ class ScoreAnswer(Answer):
         super().__init__(models, metrics, model, stall)
         self.asked = body
         self.submit(
-            [lambda: self.engine.score(body.text, unknown=body.unknown or "error", top=body.logprobs or 0)], "text"
+            [lambda: self.engine.score(body.text, unknown=body.unknown or "charge", top=body.logprobs or 0)], "text"
         )
 
     async def answer(self, send: Send) -> None:

@@ -24,7 +24,8 @@ class ApiError(Exception):
         if isinstance(error, BusyError):
             return cls(429, str(error), code="busy")
         if isinstance(error, UnknownCharacterError):  # its own remedy is an argument in Python
-            remedy = "leave it out" if error.option else 'leave it out, or send "unknown": "skip"'
+            policy = "charge" if param == "text" else "skip"  # text: what is scored
+            remedy = "leave it out" if error.option else f'leave it out, or send "unknown": "{policy}"'
             return cls(400, f"{error.problem}; {remedy}", param=error.option or param, code="unknown_character")
         if isinstance(error, UsageError):
             return cls(400, str(error), param=param, code="invalid_value")

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from charrnn_runtime import TokenScore, Vocabulary
+from charrnn_runtime.vocab import UNKNOWN
 
 
 def token_text(vocabulary: Vocabulary, token: int) -> str:
     """A token as OpenAI writes it: its character, ``bytes:\\xe2`` for a part of one, or ``<name>``."""
+    if token == UNKNOWN:
+        return "<unknown>"
     symbol = vocabulary.symbols[token]
     if symbol < 0:
         return "<" + next(name for name, number in vocabulary.special.items() if number == token) + ">"

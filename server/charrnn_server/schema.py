@@ -119,6 +119,13 @@ Seed = Annotated[
     BeforeValidator(_whole),
     AfterValidator(_check_seed),
 ]
+UnknownScore = Annotated[
+    Literal["charge", "error"] | None,
+    Field(
+        description="Characters that the model has never seen: as unlikely as the least likely character at their "
+        "place, or refuse the request."
+    ),
+]
 
 
 def _stop_list(value: Any) -> Any:
@@ -360,7 +367,7 @@ class ScoreRequest(Strict):
     model: str | None = None
     text: str
     logprobs: TopLogprobs | None = None
-    unknown: Unknown = "error"
+    unknown: UnknownScore = "charge"
 
 
 class Logprobs(BaseModel):

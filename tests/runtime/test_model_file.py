@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import json
+import lzma
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,17 +170,17 @@ def _twice(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_external, "'table' lies in another file"),
-        (_external_without_location, "'table' lies in another file"),
-        (_external_constant, "'hidden' lies in another file"),
+        (_external, "'table' is in another file"),
+        (_external_without_location, "'table' is in another file"),
+        (_external_constant, "'hidden' is in another file"),
         (_custom_node, "operators of 'evil.ops'"),
         (_custom_opset, "operators of 'evil.ops'"),
-        (_control_flow, "no control flow"),
-        (_control_flow_list, "no control flow"),
-        (_function, "no functions"),
-        (_training, "no training graphs"),
-        (_sparse, "no sparse"),
-        (_sparse_attribute, "no sparse"),
+        (_control_flow, "must not hold control flow"),
+        (_control_flow_list, "must not hold control flow"),
+        (_function, "must not hold functions"),
+        (_training, "or training graphs"),
+        (_sparse, "must not hold sparse"),
+        (_sparse_attribute, "must not hold sparse"),
         (_no_graph, "holds no graph"),
         (_twice, "'charrnn.cell' stands twice"),
     ],
@@ -210,19 +215,19 @@ _STATE = {"input": "h", "output": "next_h", "shape": ["batch", 8], "dtype": "flo
         ("hidden_size", "0", "hidden_size"),
         ("hidden_size", "9" * 5000, "hidden_size"),
         ("start_token", "1000", "not in the vocabulary"),
-        ("vocab", "{", "no JSON"),
-        ("vocab", "[" * 100_000, "no JSON"),
+        ("vocab", "{", "is not JSON"),
+        ("vocab", "[" * 100_000, "is not JSON"),
         ("vocab", "[]", "charrnn.vocab"),
         ("states", "{}", "names no states"),
         ("states", "[]", "names no states"),
-        ("states", "[1]", "no state"),
-        ("states", json.dumps([_STATE, _STATE]), "one name twice"),
-        ("states", json.dumps([{**_STATE, "shape": [1, 8]}]), "no state"),
-        ("states", json.dumps([{**_STATE, "shape": ["batch", 0]}]), "no state"),
-        ("states", json.dumps([{**_STATE, "output": "h"}]), "no state"),
-        ("training", "[]", "no JSON object"),
-        ("parity", "x", "no JSON"),
-        ("producer", "1", "no JSON object"),
+        ("states", "[1]", "not a state"),
+        ("states", json.dumps([_STATE, _STATE]), "a name twice"),
+        ("states", json.dumps([{**_STATE, "shape": [1, 8]}]), "not a state"),
+        ("states", json.dumps([{**_STATE, "shape": ["batch", 0]}]), "not a state"),
+        ("states", json.dumps([{**_STATE, "output": "h"}]), "not a state"),
+        ("training", "[]", "not a JSON object"),
+        ("parity", "x", "is not JSON"),
+        ("producer", "1", "not a JSON object"),
     ],
 )
 def test_wrong_metadata_is_named(tiny: TinyModel, key: str, value: str, message: str) -> None:
@@ -279,17 +284,49 @@ def test_a_sound_file_whose_graph_onnxruntime_cannot_load(tiny: TinyModel) -> No
 def test_somebody_elses_onnx_file(tiny: TinyModel) -> None:
     model = tiny.proto()
     del model.metadata_props[:]
-    with pytest.raises(ModelFileError, match=r"no charrnn model.*charrnn export"):
+    with pytest.raises(ModelFileError, match=r"not a charrnn model.*charrnn export"):
         read_model_file(model.SerializeToString())
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    with pytest.raises(ModelFileError, match="no charrnn model"):
+    with pytest.raises(ModelFileError, match="not a charrnn model"):
         Sampler(session)
 
 
-@pytest.mark.parametrize("data", [b"", b"hello, world", b"PK\x03\x04 a zip", bytes(1000), b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("data", [bytes(1000), b"\x89PNG\r\n\x1a\n", b"\x08\x08\x12"])
 def test_bytes_that_are_no_onnx(data: bytes) -> None:
     with pytest.raises(ModelFileError, match="not an ONNX"):
         read_model_file(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "Git LFS pointer.*git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<title>Sign in</title>", "HTML or XML page.*download the file itself"),
+        (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "HTML or XML page"),
+        (b'{"error": "not found"}', "JSON text"),
+        (b"PK\x03\x04\x14", "zip archive.*charrnn export"),
+        (gzip.compress(b"x"), "compressed with gzip.*gunzip"),
+        (bz2.compress(b"x"), "bunzip2"),
+        (lzma.compress(b"x"), "unxz"),
+        (b"\x28\xb5\x2f\xfd\x04", "unzstd"),
+        (b"hello, world\n", "a text file"),
+        (("漢字" * 3000).encode()[:-1], "a text file"),
+    ],
+)
+def test_other_kinds_of_file_are_recognised(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(ModelFileError, match=rf"m\.onnx: is .*{message}|m\.onnx: {message}"):
+        read_model_file(tmp_path / "m.onnx")
+
+
+def test_a_pipe_is_read_once_to_its_end(tiny: TinyModel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    data = tiny.data()
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,))
+    writer.start()
+    assert read_model_file(tmp_path / "pipe").data == data
+    writer.join()
 
 
 def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
@@ -297,10 +334,10 @@ def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
         read_model_file(tmp_path / "none.onnx")
     with pytest.raises(ModelFileError, match="is a folder"):
         read_model_file(tmp_path)
-    (tmp_path / "a.onnx").write_bytes(b"no")
+    (tmp_path / "a.onnx").write_bytes(b"\0no")
     with pytest.raises(ModelFileError, match=r"a\.onnx: not an ONNX"):
         read_model_file(tmp_path / "a.onnx")
     with (tmp_path / "big.onnx").open("wb") as file:
         file.truncate(2**31)  # sparse: takes no space
-    with pytest.raises(ModelFileError, match="more than an ONNX file can have"):
+    with pytest.raises(ModelFileError, match="larger than an ONNX file can be"):
         read_model_file(tmp_path / "big.onnx")

@@ -176,7 +176,7 @@ def test_the_command_has_all_options() -> None:
         (["--logit-bias", "ab=1"], 2, "write CHARACTER=NUMBER"),
         (["--logit-bias", "a=x"], 2, "write CHARACTER=NUMBER"),
         (["--logit-bias", ""], 2, "write CHARACTER=NUMBER"),
-        (["--logit-bias", "a=1", "--logit-bias", "a=2"], 2, "stands twice"),
+        (["--logit-bias", "a=1", "--logit-bias", "a=2"], 2, "given twice"),
         (["--logit-bias", "a=nan"], 2, "logit_bias['a']"),
         (["--logit-bias", "X=1"], 2, "has never seen 'X'"),
         (["--allowed", ""], 2, "allowed"),

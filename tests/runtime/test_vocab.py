@@ -82,7 +82,7 @@ def test_unknown_characters_are_named_or_skipped() -> None:
     assert "2 such characters" in str(caught.value)
     assert vocabulary.encode("ab漢c!", unknown="skip").tolist() == [0, 1, 2]
     assert vocabulary.encode("", unknown="skip").shape == (0,)
-    with pytest.raises(UsageError, match="'error' or 'skip'"):
+    with pytest.raises(UsageError, match="'error', 'skip' or 'charge'"):
         vocabulary.encode("a", unknown="ignore")  # type: ignore[arg-type]
 
 
@@ -112,10 +112,10 @@ def test_decoder_holds_back_unfinished_characters() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "is an object"),
+        ([], "must be an object"),
         ({"kind": "characters", "tokens": "abc"}, "not a list"),
         ({"kind": "characters", "tokens": []}, "at least one token"),
-        ({"kind": "characters", "tokens": ["a", "a"]}, "every token once"),
+        ({"kind": "characters", "tokens": ["a", "a"]}, "each token only once"),
         ({"kind": "characters", "tokens": ["ab"]}, "token 0"),
         ({"kind": "characters", "tokens": [97]}, "token 0"),
         ({"kind": "words", "tokens": [1]}, "unknown kind"),
@@ -135,7 +135,7 @@ def test_json_that_describes_no_vocabulary(value: object, message: str) -> None:
 
 
 def test_symbols_out_of_range() -> None:
-    with pytest.raises(UsageError, match="is no character"):
+    with pytest.raises(UsageError, match="is not a character"):
         Vocabulary(symbols=(0x110000,))
     with pytest.raises(UsageError, match="do not match"):
         Vocabulary(symbols=(-1, 97))

@@ -144,8 +144,8 @@ def test_score(server: Served) -> None:
     with server.client() as client:
         got = client.post("/score", json={"model": "tiny", "text": "abc, abc", "logprobs": 3}).json()
         empty = client.post("/score", json={"model": "tiny", "text": ""}).json()
-        wrong = client.post("/score", json={"model": "tiny", "text": "aX"})
-        skipped = client.post("/score", json={"model": "tiny", "text": "aX", "unknown": "skip"}).json()
+        wrong = client.post("/score", json={"model": "tiny", "text": "aX", "unknown": "error"})
+        strange = client.post("/score", json={"model": "tiny", "text": "aXb", "logprobs": 1}).json()
     assert math.isclose(got["nats_per_char"], alone.nats_per_char, rel_tol=1e-6)
     assert math.isclose(got["bits_per_char"], alone.bits_per_char, rel_tol=1e-6)
     assert math.isclose(got["perplexity"], alone.perplexity, rel_tol=1e-6)
@@ -153,7 +153,10 @@ def test_score(server: Served) -> None:
     assert "".join(got["logprobs"]["tokens"]) == "abc, abc"
     assert (empty["characters"], empty["nats_per_char"]) == (0, None)
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "text")
-    assert skipped["characters"] == 1
+    charged = server.sampler.score("aXb")
+    np.testing.assert_allclose(strange["logprobs"]["token_logprobs"], charged.log_probs, rtol=1e-6)
+    assert strange["logprobs"]["tokens"] == ["a", "<unknown>", "b"]
+    assert (strange["characters"], strange["logprobs"]["text_offset"]) == (3, [0, 1, 2])
 
 
 def test_models_health_and_metrics(server: Served) -> None:

@@ -72,7 +72,7 @@ def test_options_reach_the_sampler(run: Run, charrnn: Charrnn) -> None:
         (["--penalty-window", "0"], "penalty_window"),
         (["--logit-bias", "ab=1"], "write CHARACTER=NUMBER"),
         (["--logit-bias", "a"], "write CHARACTER=NUMBER"),
-        (["--logit-bias", "a=1", "--logit-bias", "a=1"], "stands twice"),
+        (["--logit-bias", "a=1", "--logit-bias", "a=1"], "given twice"),
         (["--logit-bias", "a=inf"], "logit_bias['a']"),
         (["--allowed", ""], "allowed"),
         (["--min-length", "-1"], "min_length"),
