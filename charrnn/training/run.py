@@ -237,12 +237,16 @@ def _run(
     signals: Sequence[int],
 ) -> Run:
     """Reads the text, completes the settings and trains."""
+    import torch
+
     from charrnn.runs.checkpoint import load_checkpoint
     from charrnn.training.device import keep_freed_memory
     from charrnn.training.distributed import processes
     from charrnn.training.trainer import Trainer
 
     with ExitStack() as stack:
+        # The trainer seeds torch's random numbers; those of the program go on as before.
+        stack.enter_context(torch.random.fork_rng(devices=[]))
         group = stack.enter_context(processes(settings.train.device))
         shown = stack.enter_context(_shown(progress, listener)) if group.first else Listener()
         corpus = read_corpus(arguments, settings.data, settings.vocabulary, listener=shown)

@@ -147,7 +147,7 @@ def check_names(given: Mapping[str, Any]) -> None:
     known = [option.name for config in CONFIGS for option in options(config)]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name.replace("-", "_"), known)
+            near = difflib.get_close_matches(name.replace("-", "_"), known, cutoff=0.7)
             hint = f"did you mean {' or '.join(near)}?" if near else "charrnn train --help lists all options"
             raise ConfigError(f"there is no option {name!r}; {hint}")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 import charrnn as library
 from charrnn.config import BUDGETS, options
-from charrnn.events import Finished, Listener, Started
+from charrnn.events import Finished, Listener, Started, Validated
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.training.settings import CONFIGS
 
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from tests.conftest import Charrnn
 
 OPTIONS = {option.name: option for config in CONFIGS for option in options(config)}
-TINY = {
+TINY: dict[str, Any] = {
     "hidden_size": 8,
     "embedding_size": 4,
     "batch_size": 4,
@@ -179,3 +183,107 @@ def test_every_option_of_the_command_line_is_that_of_python(book: Path, charrnn:
         of_line = load_checkpoint(Path("line/last.pt")).weights
         of_python = load_checkpoint(Path("python/last.pt")).weights
         assert all(of_line[name].equal(of_python[name]) for name in of_line)
+
+
+def test_a_run_has_its_results_at_hand(book: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = library.train("book.csv", progress=False, **TINY | {"steps": 12})
+    assert run.folder == Path("runs/book")
+    assert (run.interrupted, run.signal) == (False, None)
+    assert [row["step"] for row in run.history] == [6, 12]
+    assert all(set(row) == {"step", "epoch", "elapsed", "train_loss", "val_loss"} for row in run.history)
+    assert run.best_val_loss == min(row["val_loss"] for row in run.history)
+    assert run.settings["seed"] == 1
+    assert repr(run).startswith("Run('runs/book': finished after 12 steps")
+    assert run._repr_html_().count("<tr>") == 3
+    assert run.sampler is run.sampler
+    assert run.sample("The", length=20, seed=3) == library.load("runs/book").sample("The", length=20, seed=3)
+    assert run.plot(x="step")._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
+    with pytest.raises(library.CharrnnError, match="unknown x axis 'hours'"):
+        run.plot(x="hours")
+    exported = run.export("book.onnx", dtype="int8", max_cost=1.0)
+    assert exported.path is not None
+    assert exported.path.read_bytes() == exported.data
+    assert exported.info.dtype == "int8"
+    assert "of validation text" in str(exported)
+    assert repr(exported) == str(exported)
+    more = library.resume("runs/book", steps=18, progress=False)
+    assert [row["step"] for row in more.history] == [6, 12, 18]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_errors_are_those_of_the_command_line(book: Path, charrnn: Charrnn) -> None:
+    library.train(book, out="run", progress=False, **TINY)
+    for call, line in (
+        ({"out": "run"}, ["--out", "run"]),
+        ({"dropout": 2.0}, ["--dropout", 2]),
+        ({"time": "soon"}, ["--time", "soon"]),
+        ({"preset": "nanogpt"}, ["--preset", "nanogpt"]),
+        ({"init_from": "none.pt"}, ["--init-from", "none.pt"]),
+    ):
+        with pytest.raises(library.CharrnnError) as error:
+            library.train(book, progress=False, **call)
+        outcome = charrnn("train", book, *line)
+        assert (outcome.err, outcome.code) == (f"error: {error.value}\n", error.value.exit_code)
+    with pytest.raises(library.CharrnnError, match="leave out --cell gru"):
+        library.resume("run", cell="gru", progress=False)
+    assert library.train(book, out="run", overwrite=True, progress=False, **TINY).history[-1]["step"] == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("hiden_size", "did you mean hidden_size"), ("lr-decay", "lr_decay"), ("wings", "charrnn train --help")],
+)
+def test_an_unknown_option_is_refused_and_near_ones_are_named(book: Path, name: str, hint: str) -> None:
+    options: dict[str, Any] = {name: 1}
+    for call in (library.train, library.resume):
+        with pytest.raises(library.CharrnnError, match=f"there is no option {name!r}; .*{hint}"):
+            call(book, **options)
+
+
+@pytest.mark.parametrize("texts", [(7,), (["a.txt", "b.txt"],), (b"book.txt",)])
+def test_texts_that_are_not_names_are_refused(book: Path, texts: tuple[Any, ...]) -> None:
+    with pytest.raises(library.CharrnnError, match="a text is named by a string or a path"):
+        library.train(*texts)
+
+
+@pytest.mark.parametrize("program_has_a_handler", [False, True])
+def test_an_interrupted_run_is_saved_and_returned(book: Path, program_has_a_handler: bool) -> None:
+    class Interrupting(Recorder):
+        def on_validation(self, event: Validated) -> None:
+            if event.step == 6:
+                signal.raise_signal(signal.SIGINT)
+
+    def handler(*_: object) -> None:
+        pass
+
+    before = signal.signal(signal.SIGINT, handler if program_has_a_handler else signal.default_int_handler)
+    try:
+        run = library.train(book, listener=Interrupting(), **TINY | {"steps": 12})
+        assert signal.getsignal(signal.SIGINT) == (handler if program_has_a_handler else signal.default_int_handler)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.interrupted == (not program_has_a_handler)
+    assert run.signal == (None if program_has_a_handler else signal.SIGINT)
+    assert run.history[-1]["step"] == (12 if program_has_a_handler else 6)
+    if run.interrupted:
+        assert "interrupted after 6 steps" in repr(run)
+        assert library.resume(run.folder, progress=False).history[-1]["step"] == 12
+
+
+def test_training_leaves_the_program_s_random_numbers_alone(book: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    library.train(book, progress=False, **TINY)
+    assert torch.rand(3).equal(expected)
+
+
+def test_the_package_is_light_and_lists_its_names() -> None:
+    assert library.__all__ == sorted(library.__all__)
+    assert set(library.__all__) <= set(dir(library))
+    for name in library.__all__:
+        assert getattr(library, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'wings'"):
+        library.wings  # noqa: B018
+    program = "import sys, charrnn; sys.exit(bool({'torch', 'numpy', 'typer', 'rich'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
