@@ -1,4 +1,4 @@
-"""Answers that take time: completions whole or streamed, and scores. All end when their client leaves."""
+"""Responses that take time: completions, whole or streamed, and scores. They stop when the client disconnects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from charrnn_server.schema import CompletionRequest, ScoreRequest
 
 @dataclass
 class _Text:
-    """A choice in the making."""
+    """One of the texts (OpenAI: choices) of a request, while it is generated."""
 
     job: Job
     index: int
@@ -35,6 +35,7 @@ class _Text:
     begun: bool = False
 
     def take(self) -> tuple[str, dict[str, Any] | None]:
+        """The next piece of the text, the echoed prompt first, and its ``logprobs`` object if it was asked for."""
         text, scores = self.job.take()
         if not self.begun and (text or self.job.ended):
             self.begun = True
@@ -48,7 +49,10 @@ def _echo(request: Request, info: ModelInfo) -> str:
 
 
 class Answer(Response):
-    """A response that is made of an engine's jobs while it is sent."""
+    """A response that is made from the jobs of an engine while it is sent.
+
+    Its jobs are cancelled when the client disconnects, or does not read for ``stall`` seconds.
+    """
 
     def __init__(self, models: Models, metrics: Metrics, model: str, stall: float) -> None:
         super().__init__()
@@ -61,10 +65,10 @@ class Answer(Response):
         self._first = False
 
     def submit(self, jobs: list[Callable[[], Job]], param: str) -> None:
-        """Submits the jobs.
+        """Submits the jobs; ``param`` is the field of the request that holds the text.
 
         Raises:
-            ApiError: they cannot be taken.
+            ApiError: the engine refuses one of them.
         """
         try:
             self.jobs = self.models.submit(jobs, self.news)
@@ -72,7 +76,7 @@ class Answer(Response):
             raise ApiError.of(error, param) from error
 
     async def answer(self, send: Send) -> None:
-        """Sends everything."""
+        """Sends the whole response."""
         raise NotImplementedError
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
@@ -85,7 +89,7 @@ class Answer(Response):
             self.news.set()
 
         async def patient(message: Message) -> None:
-            async with asyncio.timeout(self.stall):  # the transport is full: the client does not read
+            async with asyncio.timeout(self.stall):  # it waits while the buffers are full because the client does not read
                 await send(message)
 
         watcher = asyncio.create_task(watch())
@@ -100,13 +104,13 @@ class Answer(Response):
                 self.metrics.left.inc()
 
     async def wait(self) -> bool:
-        """Waits until a job has something; False when the client has left."""
+        """Waits until a job has something new; False if the client has disconnected."""
         await self.news.wait()
         self.news.clear()
         return not self.left
 
     def seen(self) -> None:
-        """Counts the time to the first character, once."""
+        """Records the time to the first character, once."""
         if not self._first:
             self._first = True
             self.metrics.first.labels(self.model).observe(time.perf_counter() - self._arrived)
@@ -150,11 +154,11 @@ class Completion(Answer):
         }
 
     async def answer(self, send: Send) -> None:
-        """Streams, or collects and sends."""
+        """Sends the texts in pieces as they are generated, or all at the end."""
         await (self._stream(send) if self.asked.stream else self._whole(send))
 
     async def _pieces(self) -> AsyncIterator[dict[str, Any]]:
-        """Choices with the next piece of text each, until all have ended or the client has left.
+        """Yields choices that hold the next piece of a text, until all texts have ended or the client has disconnected.
 
         Raises:
             CharrnnError: a text cannot be finished.
@@ -224,7 +228,7 @@ class Completion(Answer):
 
 @dataclass
 class _Figures:
-    """Sums of scores."""
+    """The figures that are made from the scores of a text."""
 
     scores: list[TokenScore] = field(default_factory=list)
 
@@ -246,7 +250,7 @@ class ScoreAnswer(Answer):
         )
 
     async def answer(self, send: Send) -> None:
-        """Waits and sends."""
+        """Sends the figures when the whole text has been read."""
         (job,) = self.jobs
         while not job.ended:
             if not await self.wait():
@@ -277,7 +281,7 @@ def _event(content: dict[str, Any]) -> Message:
 
 
 def _joined(parts: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """The ``logprobs`` objects of a text's pieces as one."""
+    """The ``logprobs`` objects of all pieces of a text, joined into one."""
     whole: dict[str, Any] | None = None
     for part in parts:
         if whole is None or part is None:

@@ -1,4 +1,4 @@
-"""Scores of tokens beside the text that they make up."""
+"""OpenAI's ``logprobs`` object: the scores of tokens, aligned with the text that they form."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def token_text(vocabulary: Vocabulary, token: int) -> str:
 
 
 class Aligner:
-    """Gives out the scores of a text's tokens as the text itself gets out.
+    """Hands out the scores of a text's tokens together with the pieces of the text.
 
-    Tokens that never become text, those of a stop string, are left out.
+    The scores of a stop string's tokens are left out, because these tokens never become part of the text.
     """
 
     def __init__(self, vocabulary: Vocabulary, top: int) -> None:

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The figures that the server reports to Prometheus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Metrics:
-    """The counters of one server; a process may hold several."""
+    """The metrics of one server, in a registry of its own, since a process may run several servers."""
 
     def __init__(self, engines: dict[str, Engine]) -> None:
         self._registry = CollectorRegistry()
@@ -37,7 +37,7 @@ class Metrics:
 
 
 class _Engines(Collector):
-    """Reads the engines when asked; nothing is counted twice."""
+    """Reads the engines' own counters at the moment of the request."""
 
     def __init__(self, engines: dict[str, Engine]) -> None:
         self._engines = engines

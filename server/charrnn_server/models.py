@@ -1,4 +1,4 @@
-"""The models of a server, and the way from their engines' threads to the event loop."""
+"""The models of a server. Their engines run on threads of their own and report to the event loop."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def load(paths: Sequence[str | Path], options: ServerOptions) -> dict[str, Sampl
     """Samplers by name: the file's name without its ending.
 
     Raises:
-        UsageError: no path, or two of one name.
-        ModelFileError: a file is no model file; for a checkpoint it says how to export it.
+        UsageError: there is no path, or two files have the same name.
+        ModelFileError: a file is not a model file; for a checkpoint the message says how to export it.
     """
     if not paths:
         raise UsageError("name at least one model file")
@@ -26,7 +26,7 @@ def load(paths: Sequence[str | Path], options: ServerOptions) -> dict[str, Sampl
     for path in map(Path, paths):
         if path.is_dir() or path.suffix == ".pt" or _begins_as_zip(path):
             raise ModelFileError(
-                f"{path} is no model file; export it first: charrnn export {path} {path.with_suffix('').name}.onnx"
+                f"{path} is not a model file; export it first: charrnn export {path} {path.with_suffix('').name}.onnx"
             )
         if path.stem in samplers:
             raise UsageError(f"two models are named {path.stem!r}; rename a file")
@@ -39,11 +39,11 @@ def _begins_as_zip(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"
     except OSError:
-        return False  # the sampler says what is wrong
+        return False  # the sampler will say what is wrong
 
 
 class Models:
-    """Samplers, their engines, and who waits for which text."""
+    """Samplers, their engines, and the event that each unfinished job sets when it has something new."""
 
     def __init__(self, samplers: dict[str, Sampler], options: ServerOptions) -> None:
         self.created = int(time.time())
@@ -67,7 +67,7 @@ class Models:
             engine.start()
 
     def close(self) -> None:
-        """Ends all texts."""
+        """Stops the engines; all unfinished texts end with an error."""
         for engine in self.engines.values():
             engine.close()
 

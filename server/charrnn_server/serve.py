@@ -1,4 +1,4 @@
-"""Models in, a listening server out."""
+"""Starts a server for some model files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def serve(paths: Sequence[str | Path], options: ServerOptions) -> None:
 
     Raises:
         CharrnnError: a model cannot be served.
-        ServerError: the packages of the extra are missing, or the address cannot be listened on.
+        ServerError: the packages of the extra ``serve`` are missing, or the address cannot be listened on.
     """
     try:
         import fastapi  # noqa: F401
@@ -44,7 +44,7 @@ def listen(options: ServerOptions) -> socket.socket:
     """The listening socket.
 
     Raises:
-        ServerError: the address is taken or none of this machine's.
+        ServerError: the address is in use, or is not an address of this machine.
     """
     try:
         listener = socket.create_server(
@@ -54,6 +54,6 @@ def listen(options: ServerOptions) -> socket.socket:
         )
     except OSError as error:
         raise ServerError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: lets go of what a client never reads; inherited by connections
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: ends connections whose client never reads; inherited by them
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, options.stall * 1000)
     return listener
