@@ -1,46 +1,47 @@
-"""``charrnn serve``."""
+"""``charrnn serve``. Its options are made from the fields of the server's ``ServerOptions``."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
-from charrnn_server.options import ServerOptions as O
+from charrnn_server.options import ServerOptions
 
 
+def _with_server_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A decorator: the command's ``**options`` become one option for each field of ``ServerOptions``."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    kinds = get_type_hints(ServerOptions)
+    parameters = [*own, *(_parameter(field, kinds[field.name]) for field in fields(ServerOptions))]
+    # typer reads both the signature and the annotations.
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    return command
+
+
+def _parameter(field: Field[Any], kind: Any) -> inspect.Parameter:
+    several = kind == tuple[str, ...]
+    declared = typer.Option(help=field.metadata["help"], envvar=field.metadata["variable"], show_envvar=False)
+    if kind is bool:  # without this, typer would add an option --no-…
+        declared.param_decls = (f"--{field.name.replace('_', '-')}",)
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if several else field.default,
+        annotation=Annotated[list[str] | None if several else kind, declared],
+    )
+
+
+@_with_server_options
 def serve(
-    models: Annotated[list[Path], typer.Argument(help="Model files (.onnx), served by their names.")],
-    host: Annotated[str, typer.Option(help=O.help("host"))] = O.host,
-    port: Annotated[int, typer.Option(help=O.help("port"))] = O.port,
-    api_key: Annotated[str | None, typer.Option(help=O.help("api_key"), envvar="CHARRNN_API_KEY")] = None,
-    public: Annotated[bool, typer.Option("--public", help=O.help("public"))] = False,
-    allow_host: Annotated[list[str] | None, typer.Option(help=O.help("allow_host"))] = None,
-    allow_origin: Annotated[list[str] | None, typer.Option(help=O.help("allow_origin"))] = None,
-    streams: Annotated[int, typer.Option(help=O.help("streams"))] = O.streams,
-    queue: Annotated[int, typer.Option(help=O.help("queue"))] = O.queue,
-    max_prompt: Annotated[int, typer.Option(help=O.help("max_prompt"))] = O.max_prompt,
-    max_tokens: Annotated[int, typer.Option(help=O.help("max_tokens"))] = O.max_tokens,
-    max_choices: Annotated[int, typer.Option(help=O.help("max_choices"))] = O.max_choices,
-    stall: Annotated[int, typer.Option(help=O.help("stall"))] = O.stall,
-    threads: Annotated[int, typer.Option(help=O.help("threads"))] = O.threads,
+    models: Annotated[list[Path], typer.Argument(help="Model files (.onnx), served by their names.")], **options: Any
 ) -> None:
     """Serve models: a playground at /, and OpenAI's completions at /v1."""
     from charrnn_server.serve import serve
 
-    options = O(
-        host=host,
-        port=port,
-        api_key=api_key or None,
-        public=public,
-        allow_host=tuple(allow_host or ()),
-        allow_origin=tuple(allow_origin or ()),
-        streams=streams,
-        queue=queue,
-        max_prompt=max_prompt,
-        max_tokens=max_tokens,
-        max_choices=max_choices,
-        stall=stall,
-        threads=threads,
-    )
-    serve(models, options)
+    serve(models, ServerOptions.from_command_line(options))

@@ -42,6 +42,7 @@ DESCRIPTIONS = {
     413: "The body is too large.",
     429: "The queue is full; try again in a moment.",
     500: "The model failed.",
+    503: "The server is shutting down.",
 }
 
 # One server-sent event: a piece of a completion as JSON, an error, or [DONE].
@@ -107,7 +108,7 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         text=(Annotated[str, Field(max_length=options.max_prompt)], ...),
     )
     posting = {"response_model": None, "methods": ["POST"]}
-    errors = _errors(400, 404, 408, 413, 429, 500, key=options.api_key is not None)
+    errors = _errors(400, 404, 408, 413, 429, 500, 503, key=options.api_key is not None)
     stream: dict[str, Any] = {"content": {"text/event-stream": {"schema": EVENT}}}
     app.add_api_route(
         "/v1/completions",

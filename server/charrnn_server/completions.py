@@ -60,6 +60,7 @@ class Answer(Response):
         self.engine: Engine = models.engines[model]
         self.news = asyncio.Event()
         self.left = False
+        self.streams = False  # whether the response has no length, so that an event can be added to it
         self.jobs: list[Job] = []
         self._arrived = time.perf_counter()
         self._first = False
@@ -88,8 +89,14 @@ class Answer(Response):
             self.left = True
             self.news.set()
 
+        started = False
+
         async def patient(message: Message) -> None:
-            async with asyncio.timeout(self.stall):  # it waits while the buffers are full because the client does not read
+            nonlocal started
+            started = True
+            async with asyncio.timeout(
+                self.stall
+            ):  # it waits while the buffers are full because the client does not read
                 await send(message)
 
         watcher = asyncio.create_task(watch())
@@ -97,6 +104,13 @@ class Answer(Response):
             await self.answer(patient)
         except (TimeoutError, OSError):
             self.left = True
+        except asyncio.CancelledError:  # the server ends, and its time for open requests is over
+            error = ApiError(503, "the server is shutting down", code="shutting_down")
+            if not started:
+                await _send(error.response(), send)
+            elif self.streams:
+                await send(_event(error.body()))
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             watcher.cancel()
             self.models.forget(self.jobs)
@@ -122,6 +136,7 @@ class Completion(Answer):
     def __init__(self, models: Models, metrics: Metrics, model: str, body: CompletionRequest, stall: float) -> None:
         super().__init__(models, metrics, model, stall)
         self.asked = body
+        self.streams = bool(body.stream)
         vocabulary = self.engine.sampler.vocabulary
         seed = new_seed() if body.seed is None else body.seed % 2**64
         scores = body.logprobs is not None
@@ -155,7 +170,7 @@ class Completion(Answer):
 
     async def answer(self, send: Send) -> None:
         """Sends the texts in pieces as they are generated, or all at the end."""
-        await (self._stream(send) if self.asked.stream else self._whole(send))
+        await (self._stream(send) if self.streams else self._whole(send))
 
     async def _pieces(self) -> AsyncIterator[dict[str, Any]]:
         """Yields choices that hold the next piece of a text, until all texts have ended or the client has disconnected.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from charrnn_runtime import UsageError
 
 from charrnn_server.hosts import HostRule
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _setting(default: Any, help: str, *, variable: str | None = None) -> Any:
+    """A field; ``variable`` is an environment variable that can set it."""
+    return field(default=default, metadata={"help": help, "variable": variable})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,9 @@ class ServerOptions:
 
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
-    api_key: str | None = _setting(None, "Key that clients must send (better: the variable CHARRNN_API_KEY).")
+    api_key: str | None = _setting(
+        None, "Key that clients must send (better: the variable CHARRNN_API_KEY).", variable="CHARRNN_API_KEY"
+    )
     public: bool = _setting(False, "Serve beyond this machine without a key.")
     allow_host: tuple[str, ...] = _setting(
         (), "Another name under which the server may be addressed: host, host:port, *.domain, or * for any."
@@ -70,14 +74,18 @@ class ServerOptions:
             return False
 
     @property
+    def every_interface(self) -> bool:
+        """Whether ``host`` stands for all addresses of this machine."""
+        return self.host in ("", "0.0.0.0", "::")
+
+    @property
     def host_rules(self) -> tuple[HostRule, ...]:
         """The names under which the server may be addressed.
 
         Raises:
             UsageError: one of ``allow_host`` has another form than those that ``HostRule.parse`` takes.
         """
-        every_interface = self.host in ("", "0.0.0.0", "::")
-        own = () if every_interface else (self.host,)
+        own = () if self.every_interface else (self.host,)
         return tuple(map(HostRule.parse, ("localhost", "127.0.0.1", "::1", *own, *self.allow_host)))
 
     @property
@@ -86,9 +94,19 @@ class ServerOptions:
         return 65_536 + 12 * self.max_prompt
 
     @classmethod
-    def help(cls, name: str) -> str:
-        """A setting's text."""
-        return next(str(f.metadata["help"]) for f in fields(cls) if f.name == name)
+    def from_command_line(cls, values: Mapping[str, Any]) -> Self:
+        """The options for what a command line was given: lists in place of tuples, None or an empty string for no key.
+
+        Raises:
+            UsageError: as the class.
+        """
+        return cls(
+            **{
+                **values,
+                "api_key": values["api_key"] or None,
+                **{name: tuple(values[name] or ()) for name in ("allow_host", "allow_origin")},
+            }
+        )
 
 
 def _origin(text: str) -> str:

@@ -1,14 +1,30 @@
-"""Starts a server for some model files."""
+"""Starts a server for some model files, and ends it at a signal."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import signal
 import socket
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from charrnn_runtime import CharrnnError
+from charrnn_runtime.command_line import discard_unwritten
 
 from charrnn_server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    import uvicorn
+
+# Those that end a server: Ctrl-C, kill and service managers, a closed terminal (not on Windows).
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class ServerError(CharrnnError):
@@ -16,7 +32,7 @@ class ServerError(CharrnnError):
 
 
 def serve(paths: Sequence[str | Path], options: ServerOptions) -> None:
-    """Serves until it is interrupted.
+    """Serves until one of ``SIGNALS`` arrives, then lets open requests end for three seconds and returns.
 
     Raises:
         CharrnnError: a model cannot be served.
@@ -33,11 +49,55 @@ def serve(paths: Sequence[str | Path], options: ServerOptions) -> None:
 
     app = make_app(load(paths, options), options)
     with listen(options) as listener:
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        print(f"http://{host}:{listener.getsockname()[1]}/", flush=True)
-        # Seconds for open streams to end after Ctrl-C; without a bound an endless one would hold the server.
-        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=3)
-        uvicorn.Server(config).run([listener])
+        _announce(options, listener.getsockname()[1])
+        # Without a bound on the time for open requests an endless stream would keep the server running.
+        # Without use_colors=False uvicorn asks standard output for its terminal, even if there is no standard output.
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, timeout_graceful_shutdown=3, use_colors=False
+        )
+        server = uvicorn.Server(config)
+        with _ended_by_signals(server):
+            server.run([listener])
+
+
+def _announce(options: ServerOptions, port: int) -> None:
+    """Prints the address, and goes on if nobody can read it: a closed pipe, a full disk."""
+    host = options.host
+    if options.every_interface:
+        host = "127.0.0.1"
+        if not options.allow_host:
+            note = "note: to be addressed by another name than localhost, the server needs --allow-host NAME"
+            with contextlib.suppress(OSError):
+                print(note, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port}/", flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        discard_unwritten(stream)
+
+
+@contextlib.contextmanager
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Within it each of ``SIGNALS`` ends the server in an orderly way.
+
+    uvicorn handles the first two itself while it runs. When it has ended, it sends them once more to the handlers
+    that were there before, which are these. Python's own would kill the process, or raise KeyboardInterrupt.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+
+    def end(_: int, __: FrameType | None) -> None:
+        server.should_exit = True
+
+    # nohup and shells without job control start a process in which signals are ignored: they stay ignored.
+    previous = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def listen(options: ServerOptions) -> socket.socket:
@@ -52,8 +112,12 @@ def listen(options: ServerOptions) -> socket.socket:
             family=socket.AF_INET6 if ":" in options.host else socket.AF_INET,
             backlog=2048,
         )
-    except OSError as error:
-        raise ServerError(f"cannot listen on {options.host}:{options.port}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that is not a host name at all
+        number = getattr(error, "errno", None) or 0  # below 0 if the name of the host is unknown
+        about_port = number in (errno.EADDRINUSE, errno.EACCES)
+        remedy = "choose another --port; 0 takes a free one" if about_port else "choose another --host"
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
+        raise ServerError(f"cannot listen on {options.host}:{options.port}: {reason}; {remedy}") from error
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: ends connections whose client never reads; inherited by them
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, options.stall * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(options.stall * 1000, 2**31 - 1))
     return listener
