@@ -1,8 +1,9 @@
-"""Loss plots: whatever runs are called, and whatever backend the environment names."""
+"""Loss plots: their axis, whatever runs are called, and whatever backend the environment names."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from charrnn_runtime import UsageError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from charrnn.errors import RunFolderError
-from charrnn.reports.plots import draw_runs, plot_runs
+from charrnn.reports.plots import draw_runs, loss_limits, plot_runs, sparkline
 
 pytest.importorskip("matplotlib")
 
@@ -70,3 +73,25 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
         draw_runs([tmp_path / "run"], x="y")
     with pytest.raises(RunFolderError, match="no metrics"):
         draw_runs([tmp_path])
+
+
+def test_the_axis_ends_a_little_above_the_validation_losses() -> None:
+    low, high = loss_limits([9.0, 4.0, 1.0], [2.0, 3.0, 1.5])
+    assert low == 1.0
+    assert high == 3.0 + 0.25 * 1.5 + 0.05
+
+
+def test_without_validation_the_axis_shows_all_training_losses() -> None:
+    low, high = loss_limits([9.0, 4.0], [])
+    assert low == 4.0
+    assert high > 9.0
+
+
+@given(st.lists(st.floats(), max_size=20))
+def test_a_sparkline_has_a_character_for_each_value(values: list[float]) -> None:
+    line = sparkline(values)
+    assert len(line) == (len(values) if any(map(math.isfinite, values)) else 0)
+
+
+def test_a_sparkline_has_the_highest_value_as_the_highest_block() -> None:
+    assert sparkline([3.0, 2.0, 1.0]) == "█▄▁"
