@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from charrnn.cells.layer import Layer
 from charrnn.config import ModelConfig, TrainConfig
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.optim import Optimizers
@@ -23,15 +22,6 @@ def make(vocab_size: int = 11, seed: int = 1, **config: Any) -> CharRNN:
 
 def tokens(t: int, b: int) -> torch.Tensor:
     return torch.randint(0, 11, (t, b), generator=torch.Generator().manual_seed(4))
-
-
-@pytest.mark.parametrize("num_layers", [1, 3])
-def test_the_forget_gate_begins_open_and_the_other_biases_at_0(num_layers: int) -> None:
-    for layer in make(num_layers=num_layers).layers:
-        assert isinstance(layer, Layer)
-        bias = (layer.weights["bias_ih"] + layer.weights["bias_hh"]).view(4, 12)  # input, forget, candidate, output
-        assert torch.equal(bias[1], torch.ones(12))
-        assert not bias[[0, 2, 3]].any()
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
