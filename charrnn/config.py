@@ -35,6 +35,7 @@ def _option(
     below: float = math.inf,
     choices: Callable[[], tuple[str, ...]] | None = None,
     parse: Callable[[str], Any] | None = None,
+    typed: Callable[[str], str] | None = None,
 ) -> Any:
     """A field of a configuration: its default, its description and its limits.
 
@@ -44,9 +45,10 @@ def _option(
         least, above, most, below: limits of a number; the value itself is allowed for ``least`` and ``most``.
         choices: lists all possible values, where the type (a Literal) does not.
         parse: reads a string that stands for a value, such as a duration.
+        typed: turns what is typed on the command line into the value, which may hold control characters.
     """
     limits = {"least": least, "above": above, "most": most, "below": below}
-    metadata = {"help": doc, "limits": limits, "choices": choices, "parse": parse}
+    metadata = {"help": doc, "limits": limits, "choices": choices, "parse": parse, "typed": typed}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -64,6 +66,7 @@ class Option:
         choices: all possible values; empty if there is no such list.
         limits: of a number.
         parse: reads a string that stands for a value.
+        typed: turns what is typed on the command line into the value.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Option:
     choices: tuple[str, ...]
     limits: Mapping[str, float]
     parse: Callable[[str], Any] | None
+    typed: Callable[[str], str] | None
 
     def checked(self, value: Any) -> Any:
         """The value in the field's own type: a NumPy integer becomes an int, a duration a number of seconds.
@@ -172,6 +176,7 @@ def _described(config: type[Any], field: dataclasses.Field[Any], hint: Any) -> O
         choices=choices,
         limits=field.metadata["limits"],
         parse=field.metadata["parse"],
+        typed=field.metadata["typed"],
     )
 
 
@@ -194,6 +199,15 @@ def parse_duration(text: str) -> float:
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ConfigError(f"{text!r}: a time budget must be above 0")
     return seconds
+
+
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([ntr0\\]))")
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    r"""Text with Python's escapes \n, \t, \r, \0, \\ and \xNN replaced; other backslashes stay."""
+    return _ESCAPE.sub(lambda found: chr(int(found[1], 16)) if found[1] else _ESCAPED[found[2]], text)
 
 
 def parse_encoding(name: str) -> str:
@@ -257,8 +271,13 @@ class DataConfig(_Config):
         least=0,
     )
     lines: bool = _option(False, "One item a line: items are kept apart, and sampling yields whole ones.")
-    separator: str | None = _option(None, "Items stand between these characters, instead of one a line.")
-    column: str | None = _option(None, "Items are this column of a CSV table with a header.")
+    separator: str | None = _option(
+        None, "Items stand between these characters, such as \\n\\n, instead of one a line.", typed=unescaped
+    )
+    column: str | None = _option(None, "Items are this column of a table: CSV and the like with a header, JSON lines.")
+    delimiter: str | None = _option(
+        None, "Character between the fields of a table; found out by default.", typed=unescaped
+    )
     newlines: Literal["keep", "lf"] = _option("keep", "CRLF and CR: keep, or lf to make them LF.")
     min_count: int = _option(1, "Characters that occur fewer times become one unknown character.", least=1)
 
@@ -275,6 +294,15 @@ class DataConfig(_Config):
         for name in ("separator", "column"):
             if getattr(self, name) == "":
                 raise ConfigError(f"--{name} must not be empty")
+        if self.delimiter is not None:
+            if self.column is None:
+                raise ConfigError("--delimiter is for tables: give --column too")
+            if len(self.delimiter) != 1 or self.delimiter in '"\r\n ':
+                raise ConfigError(
+                    f"--delimiter must be one character, no quote, blank or line end, got {self.delimiter!r}"
+                )
+            if self.bytes and not self.delimiter.isascii():
+                raise ConfigError(f"--bytes needs an ASCII --delimiter, got {self.delimiter!r}")
         if self.bytes and self.min_count > 1:
             raise ConfigError("--bytes has a token for every byte; leave out --min-count")
         if self.has_items and self.split == "streams":

@@ -34,7 +34,7 @@ def _parameter(option: Option) -> inspect.Parameter:
     if option.choices:
         kind = Literal[option.choices]
     shown = False if option.default is None or option.default is False else str(option.default)
-    declared = typer.Option(help=option.help, show_default=shown, rich_help_panel=option.panel)
+    declared = typer.Option(parser=option.typed, help=option.help, show_default=shown, rich_help_panel=option.panel)
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, declared]
     )

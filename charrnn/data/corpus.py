@@ -172,7 +172,7 @@ def _key(sources: Sequence[Source], config: DataConfig, known: Vocabulary | None
     if any(source.stamp is None for source in sources) or (small and not any(s.compressed for s in sources)):
         return None
     stamps = [(str(source.path and source.path.absolute()), source.stamp) for source in sources]
-    names = ("bytes", "encoding", "normalize", "newlines", "min_count", "lines", "separator", "column")
+    names = ("bytes", "encoding", "normalize", "newlines", "min_count", "lines", "separator", "column", "delimiter")
     options = {name: getattr(config, name) for name in names}
     return cache.key_of(stamps, [options, known and known.to_json(), fixed])
 

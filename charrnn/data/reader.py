@@ -18,9 +18,10 @@ from charrnn.data import cache, finder, text_report
 from charrnn.data.encoder import CharEncoder
 from charrnn.data.finder import FoundText, LeftOut
 from charrnn.data.item_filter import item_hashes
-from charrnn.data.items import ItemCounts, by_column, by_line, by_separator
+from charrnn.data.items import ItemCounts, by_line, by_separator
 from charrnn.data.normalize import LineEnds, line_ends, normalized
 from charrnn.data.sources import Source, joined_pieces, stamp_now, text_pieces
+from charrnn.data.tables import Column, by_column
 from charrnn.data.token_buffer import Ids, TokenBuffer
 from charrnn.errors import CorpusError
 from charrnn.events import Listener, Reading
@@ -105,17 +106,39 @@ class TextReader:
         """
         config = self._config
         for source in self._sources():
-            pieces = text_pieces(source, encoding=config.encoding, as_bytes=config.bytes, on_read=self._advance)
-            # Items are normalised one by one: the characters between them neither combine nor are combined with.
-            text = line_ends(pieces, self.ends, fold=config.newlines == "lf")
-            if config.column is not None:
-                batches = by_column(text, self._as_read(config.column), source.name, self.counts)
-            elif config.separator is not None:
-                batches = by_separator(text, self._as_read(config.separator), source.name)
-            else:
-                batches = by_line(text, source.name)
-            for batch in batches:
+            for batch in self._divided(source):
+                # Items are normalised one by one: the characters between them neither combine nor are combined with.
                 yield _normal_items(batch, config.normalize) if config.normalize else batch
+        ends = self.ends
+        if config.lines and ends.cr and not (ends.lf or ends.crlf) and config.newlines == "keep":
+            raise CorpusError(
+                f"{self.description}: its lines end in carriage returns, as on the first Macintosh, so it is a single "
+                "item; --newlines lf makes them lines"
+            )
+
+    def _divided(self, source: Source) -> Iterator[list[str]]:
+        """The items of one source in batches, with line ends treated."""
+        config = self._config
+        fold = config.newlines == "lf"
+        if config.column is not None:
+            column = Column(
+                name=config.column,
+                delimiter=config.delimiter,
+                encoding=config.encoding,
+                as_bytes=config.bytes,
+                on_read=self._advance,
+                counts=self.counts,
+            )
+            for batch in by_column(source, column):
+                yield ["".join(line_ends([item], self.ends, fold=True)) for item in batch] if fold else batch
+            return
+        pieces = text_pieces(source, encoding=config.encoding, as_bytes=config.bytes, on_read=self._advance)
+        text = line_ends(pieces, self.ends, fold=fold)
+        if config.separator is not None:
+            separator = config.separator.encode().decode("latin-1") if config.bytes else config.separator
+            yield from by_separator(text, separator, source.name)
+        else:
+            yield from by_line(text, source.name)
 
     def _sources(self) -> Iterator[Source]:
         """The sources in order, without files of folders that cannot be read as text to their end."""
@@ -167,10 +190,6 @@ class TextReader:
             source.stamp is not None and source.stamp == stamp_now(source) and not cache.young(source.stamp[1:])
             for source in self._found
         )
-
-    def _as_read(self, text: str) -> str:
-        """A setting in the characters of the text: in byte mode those stand for bytes."""
-        return text.encode().decode("latin-1") if self._config.bytes else text
 
     def _advance(self, count: int) -> None:
         """Adds bytes that have been read, and reports from time to time."""

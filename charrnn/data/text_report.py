@@ -60,7 +60,12 @@ def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, encoder: 
         if counts.empty:
             told += f"; {counts.empty:,} empty ones are left out"
         if counts.short_rows:
-            told += f"; {counts.short_rows:,} rows that are too short for the column are left out"
+            told += f"; {counts.short_rows:,} rows without the column are left out"
+        if counts.long_rows:
+            told += (
+                f"; {counts.long_rows:,} rows have more fields than the header: are fields with delimiters in quotes, "
+                "and is it the right delimiter (--delimiter)?"
+            )
         notes.append(told)
     returns = ends.crlf + ends.cr
     if returns and config.newlines == "lf":

@@ -112,7 +112,7 @@ class Settings:
         _check_same(self.given, inherited, "--init-from keeps the model's kind of tokens", "it has")
         inherited |= {name: own[name] for name in ("newlines", "min_count") if name not in self.given}
         if not self.data.has_items:  # a model of items goes on with items
-            inherited |= {name: own[name] for name in ("lines", "separator", "column")}
+            inherited |= {name: own[name] for name in ("lines", "separator", "column", "delimiter")}
         return replace(
             self,
             model=replace(model, dropout=self.given.get("dropout", model.dropout)),

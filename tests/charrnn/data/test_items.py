@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import itertools
 import tracemalloc
 from collections.abc import Iterator
@@ -18,11 +16,11 @@ from hypothesis import strategies as st
 from charrnn.config import DataConfig
 from charrnn.data import sources, token_buffer
 from charrnn.data.corpus import Corpus, read_corpus
-from charrnn.data.items import LONGEST, ItemCounts, by_column, by_line, by_separator
+from charrnn.data.items import LONGEST, by_line, by_separator
 from charrnn.errors import ConfigError, CorpusError
 
 if TYPE_CHECKING:
-    from tests.conftest import Charrnn
+    pass
 
 CUTS = st.lists(st.integers(0, 5), max_size=20)
 
@@ -115,35 +113,9 @@ def test_poems_between_empty_lines_in_any_line_ends(tmp_path: Path) -> None:
     assert items_of(ingest("aé§b§".encode(), tmp_path, separator="§", bytes=True)) == ["aé", "b"]
 
 
-FIELDS = st.text(st.sampled_from('ab",\n\ré'), max_size=6)
-
-
-@given(st.lists(st.tuples(FIELDS, FIELDS), max_size=6), st.sampled_from(["\n", "\r\n"]), CUTS)
-def test_tables_as_the_csv_module_writes_them(rows: list[tuple[str, str]], newline: str, cuts: list[int]) -> None:
-    file = io.StringIO()
-    # Everything is quoted: some versions of the writer leave a field with a lone carriage return unquoted.
-    csv.writer(file, lineterminator=newline, quoting=csv.QUOTE_ALL).writerows([("id", "smiles, all"), *rows])
-    found = [i for b in by_column(pieces_of(file.getvalue(), cuts), "smiles, all", "x", ItemCounts()) for i in b]
-    assert found == [b for _, b in rows]
-
-
-def test_a_column_of_a_table(tmp_path: Path) -> None:
-    table = '\ufeffid,smiles\r\n1,"C""C"\r\n\r\n2,"O\nN"\r\n3\r\n4,\r\n5,CC\r\n'
-    for as_bytes in (False, True):
-        corpus = ingest(table, tmp_path, column="smiles", bytes=as_bytes)
-        assert items_of(corpus) == ['C"C', "O\nN", "CC"]
-        assert "1 empty ones" in corpus.notes[0]
-        assert "1 rows that are too short" in corpus.notes[0]
-    assert items_of(ingest("é,ü\nx,ab\n", tmp_path, column="ü", bytes=True)) == ["ab"]
-
-
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        ("id,name\n1,a\n", {"column": "smiles"}, r"text: no column 'smiles'; there are 'id', 'name'$"),
-        ('id,name\n1,a\n2,"b" c\n', {"column": "name"}, "text: line 3: no CSV table: .*fields with quotes"),
-        ('id,name\n1,"open\n2,b\n', {"column": "name"}, "text: line 3: no CSV table"),
-        ("", {"column": "name"}, "there is no item in it"),
         ("\n\r\n\n", {"lines": True}, "there is no item in it"),
         ("aaa\naa\n" * 9, {"lines": True}, "one distinct character only"),
         (
@@ -152,7 +124,12 @@ def test_a_column_of_a_table(tmp_path: Path) -> None:
             r"line 2 is longer than 1,000,000 .*--separator",
         ),
         ("ok;" + "x" * (LONGEST + 1), {"separator": ";"}, "item 2 is longer than 1,000,000 characters"),
-        ("id\n" + "x" * (LONGEST + 1), {"column": "id"}, "line 2: no CSV table: field larger"),
+        (
+            "ok\r" * (LONGEST // 3 + 1),
+            {"lines": True},
+            "item|line 1 is longer .* seem to end in carriage returns: --newlines",
+        ),
+        ("one\rtwo\rthree\r", {"lines": True}, "lines end in carriage returns, .* single item; --newlines lf makes"),
         (b"ab\n\xed\xa0\x80\n", {"lines": True}, "not UTF-8: byte 0xed at offset 3"),  # a lone surrogate
     ],
 )
@@ -161,27 +138,25 @@ def test_what_is_refused(tmp_path: Path, data: str | bytes, options: dict[str, o
         ingest(data, tmp_path, **options)
 
 
-@pytest.mark.parametrize("way", ["line", "separator", "column"])
+@pytest.mark.parametrize("way", ["line", "separator"])
 def test_an_item_without_end_is_refused_in_bounded_memory(way: str) -> None:
     def endless() -> Iterator[str]:
-        yield "id\n"
         while True:
             yield "x" * 100_000
 
     tracemalloc.start()
     try:
         with pytest.raises(CorpusError, match=r"longer than|more than|larger than"):
-            for _ in (
-                by_line(endless(), "x")
-                if way == "line"
-                else by_separator(endless(), ";", "x")
-                if way == "separator"
-                else by_column(endless(), "id", "x", ItemCounts())
-            ):
+            for _ in by_line(endless(), "x") if way == "line" else by_separator(endless(), ";", "x"):
                 pass
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()
+
+
+def test_carriage_returns_become_lines_on_request(tmp_path: Path) -> None:
+    assert items_of(ingest("one\rtwo\rthree\r", tmp_path, lines=True, newlines="lf")) == ["one", "two", "three"]
+    assert items_of(ingest("one\rtwo\nthree\r", tmp_path, lines=True)) == ["one\rtwo", "three"]  # not that kind of text
 
 
 def test_nul_and_a_million_equal_lines_are_no_error(tmp_path: Path) -> None:
@@ -203,16 +178,20 @@ def test_items_are_normalised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"lines": True, "separator": ";"}, {"separator": ";", "column": "a"}, {"separator": ""}, {"column": ""}]
+    "options",
+    [
+        {"lines": True, "separator": ";"},
+        {"separator": ";", "column": "a"},
+        {"separator": ""},
+        {"column": ""},
+        {"delimiter": ";"},
+        {"column": "a", "delimiter": ""},
+        {"column": "a", "delimiter": ";;"},
+        {"column": "a", "delimiter": '"'},
+        {"column": "a", "delimiter": "\n"},
+        {"column": "a", "delimiter": "§", "bytes": True},
+    ],
 )
 def test_settings_that_contradict_each_other(options: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="--"):
         DataConfig(**options)  # type: ignore[arg-type]
-
-
-def test_a_missing_column_on_the_command_line(tmp_path: Path, charrnn: Charrnn) -> None:
-    (tmp_path / "t.csv").write_text("id,name\n1,a\n")
-    outcome = charrnn("train", tmp_path / "t.csv", "--column", "smiles", "--out", tmp_path / "run")
-    assert outcome.code == 1
-    assert "no column 'smiles'; there are 'id', 'name'" in outcome.err
-    assert not (tmp_path / "run").exists()

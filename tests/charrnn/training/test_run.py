@@ -51,6 +51,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "lines": (True, {}),
     "separator": (".", {}),
     "column": ("text", {}),
+    "delimiter": (".", {"column": "text"}),
     "newlines": ("lf", {}),
     "min_count": (3, {}),
     "time": (0.05, {}),
@@ -104,7 +105,7 @@ TOGETHER: list[set[str]] = [
         "eval_steps",
         "seed",
     },
-    {"column", "seq_len"},
+    {"column", "delimiter", "seq_len"},
 ]
 WITHOUT_A_CPU_VALUE = {"device", "precision"}  # what they accept depends on the machine
 
