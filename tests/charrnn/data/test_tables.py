@@ -219,7 +219,7 @@ def test_a_line_without_end_is_refused_in_bounded_memory(begin: str, monkeypatch
     def endless(*_: object, **__: object) -> Iterator[str]:
         yield begin
         while True:
-            yield "x" * 100_000
+            yield "x" * 1_000_000
 
     monkeypatch.setattr(tables, "text_pieces", endless)
     monkeypatch.setattr(Source, "chunks", lambda *_, **__: iter([begin.encode()]))
