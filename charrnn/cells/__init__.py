@@ -1,9 +1,9 @@
-"""Recurrent cells: one module a cell, named after it, with everything that training knows of it.
+"""Recurrent cells: one module for each cell, named after it, with all code that training needs for the cell.
 
-A cell is a subclass of ``charrnn.cells.layer.Layer`` here, and one of
-``charrnn_export.cells.layer.StepLayer`` on the export side. A module that is
-put into this folder is a cell at once; a program may also register a class of
-its own before it trains or loads a model. This module imports no torch.
+A cell is a subclass of ``charrnn.cells.layer.Layer`` here, and a subclass of
+``charrnn_export.cells.layer.StepLayer`` for export. Every module in this folder
+is found by its name. A program may also register a class of its own before it
+trains or loads a model. Importing this module does not import torch.
 """
 
 from __future__ import annotations

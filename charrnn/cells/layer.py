@@ -18,11 +18,11 @@ class Layer(nn.Module):
     """One recurrent layer with explicit state: ``(x [T, B, I], states [B, H] …, resets) → (y [T, B, H], states)``.
 
     ``resets`` is None or bool [T, B]. At a step at which it is true the output
-    is zero, and so are the states that follow: what stands behind it begins
-    with the zero state. No value and no gradient passes such a step.
+    is zero, and so are the new states: the steps after it start from the zero
+    state. No value and no gradient passes such a step.
 
-    Matrices whose number of rows is a multiple of H are taken for G stacked
-    gates, [G*H, …]; the Muon optimizer updates gate by gate.
+    A matrix whose number of rows is a multiple of H is taken for G stacked gates,
+    [G*H, …]; the Muon optimizer updates it gate by gate.
 
     Attributes:
         step: the same cell on the export side, with its name and its states.
@@ -44,10 +44,10 @@ class Layer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, kind: Literal["char-rnn", "torch-rnn"]) -> None:
-        """Draws the weights anew as an ancestor did.
+        """Draws initial weights as char-rnn or torch-rnn did.
 
         "torch-rnn": matrices normal with variance 1 / (I + H), biases 0.
-        "char-rnn": the model has drawn all its parameters already; a cell adds what is its own.
+        "char-rnn": the model has drawn all parameters already; a cell may change some of them.
         """
         if kind == "torch-rnn":
             for parameter in self.parameters():
@@ -59,7 +59,7 @@ class Layer(nn.Module):
 
 
 class TorchLayer(Layer):
-    """A layer around ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``, with a sequence forward of our own where theirs is lacking.
+    """A layer around ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN``, with a second forward for resets and for the CPU.
 
     Attributes:
         module: PyTorch's class.
@@ -79,7 +79,7 @@ class TorchLayer(Layer):
         return dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), self.core.all_weights[0], strict=True))
 
     def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
-        """The sequence forward of our own; it takes resets."""
+        """The second forward: the same values; it takes resets."""
         raise NotImplementedError
 
     def forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None = None) -> tuple[Tensor, State]:

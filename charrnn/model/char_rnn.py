@@ -1,7 +1,7 @@
-"""The model: one set of weights with explicit state, as a sequence forward.
+"""The network for whole sequences, with its state as an argument.
 
-Its other face, the single step, is ``charrnn_export.StepModule``, made from
-``CharRNN.export_weights``. Letters: T sequence, B batch, V vocabulary,
+``charrnn_export.StepModule`` is the same network for one token at a time, made
+from ``CharRNN.export_weights``. Letters: T sequence, B batch, V vocabulary,
 E embedding, H hidden.
 """
 
@@ -36,7 +36,7 @@ class CharRNN(nn.Module):
         if not config.embedding_size:
             self.embedding.weight.requires_grad_(False).copy_(torch.eye(vocab_size))
         sizes = [self.embedding.embedding_dim] + [config.hidden_size] * config.num_layers
-        # One module a layer: dropout between them is ours, and each layer's state stands alone.
+        # One module for each layer, so that dropout can act between them and each layer has its own state.
         self.cell = cell_layer(config.cell)
         self.layers = nn.ModuleList(self.cell(sizes[i], config.hidden_size) for i in range(config.num_layers))
         self.dropout = nn.Dropout(config.dropout)
@@ -44,7 +44,7 @@ class CharRNN(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.embedding.weight.device
 
     def initial_state(self, batch: int) -> State:
@@ -56,7 +56,7 @@ class CharRNN(nn.Module):
         """Logits ``[T, B, V]`` and the new state; the gradient flows through both.
 
         Where ``resets`` (bool ``[T, B]``) is true, the states that follow are
-        zero, as at the beginning of a text, and the logits mean nothing.
+        zero, as at the beginning of a text, and the logits have no meaning.
         """
         if resets_TB is not None and self.cell.reset_column:
             # The table is smaller than the sequence, so the column costs less here than in the layer.
@@ -83,12 +83,12 @@ class CharRNN(nn.Module):
         )
 
     def num_parameters(self) -> int:
-        """How many numbers are trained."""
+        """Number of trained parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     @torch.no_grad()
     def initialise(self, kind: Literal["default", "char-rnn", "torch-rnn"]) -> None:
-        """Draws the weights anew as an ancestor did; "default" leaves PyTorch's.
+        """Draws initial weights as char-rnn or torch-rnn did; "default" keeps PyTorch's.
 
         "char-rnn": everything uniform in ±0.08. "torch-rnn": only the recurrent
         layers. See ``Layer.initialise`` for what the cells do.

@@ -1,1 +1,1 @@
-"""Pictures and pages about runs and models."""
+"""Plots and HTML pages about runs and models."""

@@ -1,7 +1,8 @@
-"""HTML pages from the templates beside: styles and scripts inlined, nothing from outside, nothing unescaped.
+"""HTML pages from the files in templates/: self-contained, and safe for any text.
 
-What a page shows of texts, names and models goes in as JSON in data blocks, or
-through ``html.escape``; scripts write it with textContent or onto a canvas only.
+Styles and scripts stand in the page itself; the page loads nothing. Texts and
+names are put into a page as JSON in data blocks, or through ``html.escape``.
+Scripts show them through textContent or on a canvas.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029\x7f"}
 
 
 def data_block(name: str, value: Any) -> str:
-    """A value as JSON in a script element that is data; no text in it can end the element or open a comment."""
+    """A script element that holds a value as JSON. No text in the value can end the element or begin a comment."""
     encoded = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
     return f'<script type="application/json" id="data-{html.escape(name)}">{encoded}</script>'
 
@@ -26,14 +27,14 @@ def data_block(name: str, value: Any) -> str:
 def fill_page(template: str, *, title: str, data: str = "", body: str = "") -> str:
     """A page from ``templates/NAME.html``, ``.css`` and ``.js``.
 
-    Its content security policy lets only these styles and scripts run, and
-    forbids every request.
+    The page's content security policy allows this style and this script only, and
+    no requests.
 
     Args:
-        template: the name.
-        title: any text; escaped here.
+        template: the NAME.
+        title: any text; it is escaped.
         data: blocks made by ``data_block``.
-        body: HTML, escaped by whoever made it.
+        body: HTML, in which texts are escaped already.
     """
     style, script = _asset(template, "css"), _asset(template, "js")
     policy = "; ".join(

@@ -1,4 +1,4 @@
-"""The HTML report of a run: curves, samples growing up, settings, and the heat map in a page beside it."""
+"""The HTML report of a run: loss curves, samples, settings, and a link to a heat map in a second page."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _Points = list[tuple[float, float]]
 
 
 def write_report(folder: Path, target: Path) -> Path | None:
-    """Writes the report, and the heat map of the best model over a text of its own.
+    """Writes the report, and a heat map of the best model on a text that the model has sampled.
 
     Args:
         folder: the run.
-        target: the page; the heat map goes beside it, ``NAME-heatmap.html``.
+        target: the page; the heat map is written beside it as ``NAME-heatmap.html``.
 
     Returns:
-        The heat map's path, or None where the run has no checkpoint.
+        The heat map's path, or None if the run has no checkpoint.
 
     Raises:
         RunFolderError: the folder has no metrics.
@@ -102,7 +102,7 @@ def _samples(samples: Sequence[Sample]) -> str:
 def _settings(path: Path) -> str:
     try:
         settings = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # a run without it still has its curves
+    except (OSError, ValueError):  # the report shows the curves without the settings
         return ""
     rows = [
         f"<tr><th>{escape(f'{group}.{name}')}</th><td>{escape(json.dumps(value, ensure_ascii=False))}</td></tr>"

@@ -1,8 +1,9 @@
-"""Checkpoints: one .pt file each, plain values and tensors, nothing that executes.
+"""Checkpoints: .pt files that hold plain values and tensors only, and no code.
 
-Everything that resuming needs is inside: weights, optimizer, schedule,
-position in the text, hidden state, random numbers, configuration, vocabulary
-and history. Tensors are stored on the CPU and load on any device.
+A checkpoint holds all that resuming needs: weights, optimizer, schedule,
+position in the text, hidden state, states of the random-number generators,
+configuration, vocabulary and history. Tensors are stored as CPU tensors, so that
+they load on any machine.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Checkpoint:
         progress: step, epoch, position, elapsed seconds, val_loss, best_val_loss.
         history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss.
         resume: optimizer states, hidden state, random-number states.
-        version: the charrnn that wrote it.
+        version: the version of charrnn that wrote it.
     """
 
     model_config: ModelConfig
@@ -55,7 +56,7 @@ class Checkpoint:
     version: str = __version__
 
     def to_bytes(self) -> bytes:
-        """The .pt file."""
+        """The contents of the .pt file."""
         payload = {
             _FORMAT_KEY: FORMAT,
             "version": self.version,
@@ -74,7 +75,7 @@ class Checkpoint:
         return buffer.getvalue()
 
     def save(self, *paths: Path) -> None:
-        """Writes the same file under each name, whole or not at all.
+        """Writes the file to each path. A path never holds a part of it.
 
         Raises:
             WriteError: a folder cannot be written, or the disk is full.
@@ -93,7 +94,7 @@ class Checkpoint:
         try:
             if config.num_layers > len(self.weights):
                 raise ValueError(f"{len(self.weights)} weights are too few for {config.num_layers} layers")
-            # Compared before it is made: a damaged size could ask for all the memory there is.
+            # Shapes are compared first: with a damaged size, making the model could take all memory.
             with torch.device("meta"):
                 expected = {name: tuple(w.shape) for name, w in CharRNN(config, vocab_size).state_dict().items()}
             given = {name: tuple(w.shape) for name, w in self.weights.items()}
@@ -111,9 +112,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint; nothing in the file is executed.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint, cut short, from a version
-            that knows more than this one, or holding anything but tensors and
-            plain values. A setting that the file lacks takes its default.
+        CheckpointError: the file does not exist, is not a checkpoint, is cut short
+            or damaged, was written by a version with other settings, or holds
+            something else than tensors and plain values. A setting that is missing
+            in the file takes its default.
     """
     try:
         data = path.read_bytes()
@@ -129,7 +131,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: refused: it holds more than tensors and plain values, or is damaged; nothing in it was executed"
         ) from error
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError … for damaged archives
+    except Exception as error:  # for damaged archives, torch raises RuntimeError, EOFError, KeyError and others
         raise CheckpointError(f"{path}: damaged: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(payload, dict) or _FORMAT_KEY not in payload:
         raise CheckpointError(f"{path}: a PyTorch file, but not a charrnn checkpoint")
@@ -191,11 +193,11 @@ def _written_by(version: Any) -> str:
 
 
 def _check_values(checkpoint: Checkpoint) -> None:
-    """Raises KeyError, TypeError or ValueError where a part is not what its readers take it for."""
+    """Raises KeyError, TypeError or ValueError if a value that is used later is missing or of the wrong type."""
     if not all(isinstance(w, Tensor) for w in checkpoint.weights.values()):
-        raise TypeError("a weight is no tensor")
+        raise TypeError("a weight is not a tensor")
     if not all(isinstance(a, str) for a in checkpoint.corpus["arguments"]):
-        raise TypeError("the text's names are no text")
+        raise TypeError("the text's names are not strings")
     counters = ("step", "epoch", "elapsed")
     numbers = [
         (checkpoint.progress, counters),
@@ -204,11 +206,11 @@ def _check_values(checkpoint: Checkpoint) -> None:
     for values, names in numbers:
         for name in names:
             if not isinstance(values[name], (int, float)):
-                raise TypeError(f"{name} is no number")
+                raise TypeError(f"{name} is not a number")
 
 
 def on_cpu(value: Any) -> Any:
-    """The same nested value with every tensor a detached copy on the CPU."""
+    """A copy of nested containers in which every tensor is a detached copy on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, dict):

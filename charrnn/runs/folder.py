@@ -9,7 +9,7 @@ from charrnn.files import check_writable
 
 CHECKPOINTS = ("best.pt", "last.pt", "epoch*-loss*.pt")
 OURS = (*CHECKPOINTS, "config.json", "metrics.jsonl", "samples.txt", "items-*.npy")
-LEFTOVERS = tuple(f".{pattern}.*.tmp" for pattern in OURS)  # a kill in the middle of writing leaves one
+LEFTOVERS = tuple(f".{pattern}.*.tmp" for pattern in OURS)  # left by a process that was killed while it wrote
 
 
 def read_file(path: Path) -> bytes:
@@ -25,12 +25,12 @@ def read_file(path: Path) -> bytes:
 
 
 def check_free(folder: Path) -> None:
-    """Sees that no run would be lost; touches nothing.
+    """Checks that the folder has no run that would be overwritten. Changes nothing.
 
     Raises:
-        RunFolderError: an earlier run is there.
+        RunFolderError: the folder has an earlier run.
     """
-    # A run that failed before its first checkpoint left nothing worth keeping.
+    # A run without a checkpoint has nothing worth keeping.
     if _files(folder, CHECKPOINTS):
         raise RunFolderError(
             f"{folder}: there is a run in it already; continue it with --resume, "
@@ -52,10 +52,10 @@ def clear(folder: Path) -> None:
 
 
 def make(folder: Path) -> None:
-    """Makes the folder if need be, and sees that it can be written.
+    """Makes the folder if it does not exist, and checks that files can be written in it.
 
     Raises:
-        RunFolderError: it cannot.
+        RunFolderError: it cannot be made or written.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -71,11 +71,11 @@ def make(folder: Path) -> None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The file to take for a path: a run folder stands for its best checkpoint."""
+    """The checkpoint or model file that a path means: for a run folder its best.pt, otherwise the path itself."""
     best = path / "best.pt"
     try:
         return best if best.exists() else path
-    except OSError:  # a name too long, for example; whoever opens it says what is wrong
+    except OSError:  # for example a name that is too long; opening the file gives the error message
         return path
 
 

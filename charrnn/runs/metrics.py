@@ -1,8 +1,8 @@
-"""metrics.jsonl: one line for every so many steps and for every validation, in step with the checkpoints.
+"""metrics.jsonl: a line of JSON at regular steps and at each validation, consistent with the checkpoints.
 
-A run that was killed may have written lines behind its last checkpoint, the
-last of them cut in half. Opening the file for resuming drops those, so that
-the resumed run continues it with neither gap nor double.
+A run that was killed may have written lines after its last checkpoint, and the
+last line may be incomplete. When a run is resumed, the lines after the
+checkpoint are removed, so that no step is missing or there twice.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class MetricsFile:
 
     Args:
         folder: the run folder.
-        step: lines behind this step are dropped; 0 begins a new file.
-        tensorboard: write everything as TensorBoard's scalars too.
+        step: lines after this step are removed; 0 begins a new file.
+        tensorboard: also write all values as scalars for TensorBoard.
 
     Raises:
         UsageError: the package tensorboard is not installed.
@@ -60,12 +60,12 @@ class MetricsFile:
                     self._writer.add_scalar(name, value, values["step"])
 
     def drop_after(self, step: int) -> None:
-        """Takes back the lines behind a step, when training goes back to it."""
+        """Removes the lines after a step, when training goes back to that step."""
         self._file.close()
         self._begin(step)
 
     def sync(self) -> None:
-        """Sees that all lines are on the disk; called before a checkpoint, which must never be ahead of them."""
+        """Flushes all lines to the disk. Called before each checkpoint, which must not be ahead."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -83,7 +83,7 @@ class MetricsFile:
 
 
 class NoMetrics(MetricsFile):
-    """For the processes of a run that write nothing."""
+    """A metrics file that writes nothing, for all processes of a run but the first."""
 
     def __init__(self) -> None:
         self._writer = None
@@ -102,7 +102,7 @@ class NoMetrics(MetricsFile):
 
 
 def require_tensorboard() -> None:
-    """Finds out before a run begins, or an earlier one is removed.
+    """Checks that TensorBoard is installed, before a run begins or an earlier run is removed.
 
     Raises:
         UsageError: the package is not installed.
@@ -117,12 +117,12 @@ def _summary_writer(folder: Path, step: int) -> Any:
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    # purge_step: TensorBoard hides what a killed run wrote behind its last checkpoint.
+    # purge_step: TensorBoard hides what a killed run wrote after its last checkpoint.
     return SummaryWriter(folder / "tensorboard", purge_step=step)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics so far; what follows a line that is cut or damaged is left out.
+    """The metrics of a run up to the first line that is incomplete or damaged.
 
     Raises:
         RunFolderError: the file cannot be read.

@@ -1,7 +1,7 @@
-"""samples.txt: what the model wrote at each validation, in step with the checkpoints.
+"""samples.txt: a sample of the model at each validation, consistent with the checkpoints.
 
-An entry is a line of figures and the sample, each of its lines behind two
-blanks, so that no sample can look like the beginning of an entry:
+An entry is a line of figures and then the sample. Each line of the sample is
+indented by two spaces, so that it cannot be taken for the beginning of an entry:
 
     step 500  epoch 0.25  train 1.8123  val 1.9012
       the first line of the sample
@@ -25,7 +25,7 @@ _HEAD = re.compile(r"step (\d{1,15})  epoch (\S{1,30})  train (\S{1,30})  val (\
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What a model wrote, and when: losses in nats per character."""
+    """A sample, and the step, the epoch and the losses (nats per character) at which it was drawn."""
 
     step: int
     epoch: float
@@ -34,18 +34,18 @@ class Sample:
     text: str
 
     def to_text(self) -> str:
-        """The entry; characters that a terminal would act upon are shown as U+FFFD."""
+        """The entry; control characters, which a terminal would obey, are replaced by U+FFFD."""
         head = f"step {self.step}  epoch {self.epoch:.4f}  train {self.train_loss:.4f}  val {self.val_loss:.4f}\n"
         return head + "".join(f"{_INDENT}{visible(line)}\n" for line in self.text.split("\n"))
 
 
 def visible(text: str) -> str:
-    """The text with U+FFFD for every character that would move the cursor or change colours."""
+    """The text with U+FFFD in place of each character that would move a terminal's cursor or change its colours."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def append_sample(folder: Path, sample: Sample) -> None:
-    """Adds an entry at the end, in one write, and sees that it is on the disk.
+    """Adds an entry at the end of the file in one write, and flushes it to the disk.
 
     Raises:
         WriteError: the file cannot be written.
@@ -61,7 +61,7 @@ def append_sample(folder: Path, sample: Sample) -> None:
 
 
 def drop_samples_after(folder: Path, step: int) -> None:
-    """Takes back the entries behind a step, and one that a kill has cut; with step 0 all of them.
+    """Removes the entries after a step, and an incomplete last entry. Step 0 removes all entries.
 
     Raises:
         RunFolderError: the file cannot be read.
@@ -75,13 +75,13 @@ def drop_samples_after(folder: Path, step: int) -> None:
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    """A run's samples so far; what is damaged, or cut short by a kill, is left out.
+    """The samples of a run without those that are damaged or incomplete.
 
     Raises:
         RunFolderError: the file cannot be read.
     """
     lines = read_file(folder / NAME).decode("utf-8", "replace").split("\n")
-    lines.pop()  # behind the last newline: nothing, or the beginning of a line that was cut
+    lines.pop()  # after the last newline: nothing, or an incomplete line
     entries: list[tuple[re.Match[str], list[str]]] = []
     for line in lines:
         if line.startswith(_INDENT):

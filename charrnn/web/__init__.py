@@ -1,1 +1,1 @@
-"""Static sites that sample in the visitor's browser; ``static`` holds what every site has."""
+"""Static sites that sample in the visitor's browser; ``static`` holds the files that all sites share."""

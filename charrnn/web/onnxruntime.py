@@ -1,8 +1,7 @@
-"""onnxruntime-web for a site: two files of an npm package, fetched once into the user's cache.
+"""onnxruntime-web for a site: two files of an npm package, downloaded once into the user's cache.
 
-The package's version and the digests of it and of both files are pinned in
-``onnxruntime.json``: what a registry or a cache hands out is what was tested,
-or it is refused.
+``onnxruntime.json`` pins the package's version, its digest and the digests of both
+files. A download or a cached file with another digest is refused.
 """
 
 from __future__ import annotations
@@ -25,16 +24,22 @@ from charrnn.files import cache_folder, write_atomically
 
 REGISTRY = "https://registry.npmjs.org/"
 CDN = "https://cdn.jsdelivr.net"
-_LIMIT = 256 << 20  # bytes of the package
+_LIMIT = 256 << 20  # bytes; the package must not be larger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """One version of the package. ``files``: path in the package to its subresource integrity, ``sha384-…``."""
+    """One version of the package.
+
+    Attributes:
+        package, version: as npm knows them.
+        sha512: of the package's tarball, hexadecimal.
+        files: path in the package → subresource integrity of the file, ``sha384-…``.
+    """
 
     package: str
     version: str
-    sha512: str  # of the package's tarball, hexadecimal
+    sha512: str
     files: dict[str, str]
 
     @property
@@ -48,19 +53,19 @@ class Pin:
         return next(name for name in self.files if name.endswith(".wasm"))
 
     def cdn_url(self, name: str) -> str:
-        """Address of a file of the package on a public network of mirrors."""
+        """URL of a file of the package on a public content delivery network."""
         return f"{CDN}/npm/{self.package}@{self.version}/{name}"
 
 
 @functools.cache
 def pin() -> Pin:
-    """The version that sites are made with."""
+    """The version that sites use."""
     text = importlib.resources.files("charrnn.web").joinpath("onnxruntime.json").read_text("utf-8")
     return Pin(**json.loads(text))
 
 
 def cached_files() -> dict[str, bytes] | None:
-    """The package's files by path, from the cache alone; None if one is missing or damaged."""
+    """The package's files by path, from the cache; None if a file is missing there or damaged."""
     files = {}
     for name, integrity in pin().files.items():
         try:
@@ -74,10 +79,10 @@ def cached_files() -> dict[str, bytes] | None:
 
 
 def fetch_files() -> dict[str, bytes]:
-    """The package's files by path, fetched from the npm registry if the cache does not have them.
+    """The package's files by path, from the cache or else from the npm registry.
 
     Raises:
-        DownloadError: the registry cannot be reached, or sent something else than was pinned.
+        DownloadError: the registry cannot be reached, or its package does not have the pinned digest.
         WriteError: the cache cannot be written.
     """
     if (files := cached_files()) is not None:
@@ -111,7 +116,7 @@ def fetch_files() -> dict[str, bytes]:
 
 
 def registry() -> str:
-    """The npm registry of this machine: npm's environment variable, npm's configuration, or the public one."""
+    """URL of the npm registry: from npm's environment variable, else from npm's configuration, else the public one."""
     for name in ("NPM_CONFIG_REGISTRY", "npm_config_registry"):
         if value := os.environ.get(name):
             return value
@@ -132,7 +137,7 @@ def _folder() -> Path:
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
-    assert file is not None  # the archive is the pinned one
+    assert file is not None  # the archive has the pinned digest, so the file is in it
     return file.read()
 
 

@@ -1,4 +1,4 @@
-"""Writes a static site around a model file."""
+"""Writes a static site that samples from a model file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from charrnn.files import write_atomically
 from charrnn.version import __version__
 from charrnn.web.onnxruntime import CDN, fetch_files, pin
 
-MARK = "site.json"  # written last; a folder with one is a site of ours
+MARK = "site.json"  # written last; marks a folder as a site that may be replaced
 
 
 def check_site(folder: Path) -> None:
-    """Finds out before any work whether a site may be written there; touches nothing.
+    """Checks before any work that a site may be written to the folder. Changes nothing.
 
     Raises:
-        WriteError: it is a file, or a folder with other things in it.
+        WriteError: it is a file, or a folder with files that are not a site's.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -39,17 +39,17 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
 
     Args:
         model: the model file's bytes.
-        folder: made if need be.
-        cdn: let visitors load ONNX Runtime from a public network instead of from the site;
-            what it sends is checked against the pinned digests.
+        folder: made if it does not exist.
+        cdn: let visitors load ONNX Runtime from a public content delivery network instead
+            of from the site; their browsers check the pinned digests.
 
     Returns:
-        Names of the files to their sizes in bytes.
+        Names of the files → sizes in bytes.
 
     Raises:
-        ModelFileError: no model file.
+        ModelFileError: these bytes are not a model file.
         DownloadError: ONNX Runtime for browsers cannot be fetched.
-        WriteError: the folder holds something else, or cannot be written.
+        WriteError: the folder has other files in it, or cannot be written.
     """
     read_model_file(model)
     check_site(folder)
@@ -60,7 +60,7 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
         if cdn:
             description[part] = {"url": package.cdn_url(name), "integrity": package.files[name]}
             continue
-        # .js: many servers do not know .mjs for JavaScript, and browsers insist on the type.
+        # Named .js: many servers send .mjs with another type than JavaScript's, and browsers refuse that.
         local = "onnxruntime/" + Path(name).name.replace(".mjs", ".js")
         files[local] = fetch_files()[name]
         description[part] = {"url": local}
@@ -82,7 +82,7 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
 
 
 def _files(folder: Traversable, prefix: str = "", suffixes: tuple[str, ...] = ("",)) -> Iterator[tuple[str, bytes]]:
-    """Names in the site and contents of a folder's files with these endings."""
+    """The files of a folder whose names have one of the suffixes: (name in the site, contents)."""
     for item in sorted(folder.iterdir(), key=lambda item: item.name):
         if item.is_file() and item.name.endswith(suffixes):
             yield prefix + item.name, item.read_bytes()

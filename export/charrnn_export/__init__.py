@@ -1,4 +1,4 @@
-"""From trained weights to one ONNX file; knows torch and the runtime, not the trainer."""
+"""Exports trained weights as one ONNX file. Depends on torch and the runtime, not on the trainer."""
 
 from charrnn_export.cells.layer import LayerWeights, StepLayer
 from charrnn_export.errors import ExportError, ParityError, QualityError

@@ -1,6 +1,6 @@
-"""The step: one token in, logits and new states out, in plain operators that trace to a small graph.
+"""The step of a model: one token in, logits and new states out, in operators that trace to a small graph.
 
-Letters: B batch, V vocabulary, H hidden size. The layers are those of ``charrnn_export.cells``.
+Letters: B batch, V vocabulary, H hidden size. The layers are in ``charrnn_export.cells``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from charrnn_export.weights import ModelWeights
 class StepModule(nn.Module):
     """``(token [B], states [B, H] …) → (logits [B, V], new states …)``, float32.
 
-    The states stand layer by layer: h_0, c_0, h_1, c_1 … for an LSTM, h_0, h_1 … for a cell with one state.
+    The states are ordered by layer: h_0, c_0, h_1, c_1 … for an LSTM, h_0, h_1 … for a cell with one state.
     """
 
     def __init__(self, weights: ModelWeights) -> None:
@@ -33,13 +33,13 @@ class StepModule(nn.Module):
 
     @property
     def state_names(self) -> list[str]:
-        """Names of the states, in the order in which ``forward`` takes and gives them."""
+        """Names of the states, in the order of ``forward``'s arguments and results."""
         return [f"{kind}_{i}" for i in range(self.num_layers) for kind in self.cell.states]
 
     def sequence_weights(self) -> dict[str, Any]:
-        """``charrnn.sequence``: which of the file's tensors an ONNX operator over a sequence is made from.
+        """Metadata ``charrnn.sequence``: the tensors from which the runtime makes an operator for sequences.
 
-        Empty for a cell for which the runtime has no such operator.
+        Empty if the runtime has no such operator for the cell.
         """
         if self.cell.operator is None:
             return {}

@@ -1,4 +1,4 @@
-"""From a step module to an ONNX model with names that a person can read."""
+"""Traces a step module to an ONNX model with readable names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trace(step: StepModule, *, opset: int) -> onnx.ModelProto:
     """Traces the step with ``torch.onnx.export(dynamo=True)``; only the batch is dynamic.
 
     Raises:
-        ExportError: the opset is out of range, or the exporter or ONNX's checker refuses.
+        ExportError: the opset is not supported, or ONNX's checker finds the graph invalid.
     """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ExportError(f"opset {opset} is not supported; choose {MIN_OPSET} to {MAX_OPSET} (default 18)")
@@ -31,7 +31,7 @@ def trace(step: StepModule, *, opset: int) -> onnx.ModelProto:
     import onnx_ir
 
     names = step.state_names
-    # Batch 2: the exporter takes sizes 0 and 1 for constants.
+    # Batch 2, because the exporter takes sizes 0 and 1 for constants.
     example = (torch.zeros(2, dtype=torch.int64), *(torch.zeros(2, step.hidden_size) for _ in names))
     batch = {0: torch.export.Dim("batch")}
     with _quiet():
@@ -57,14 +57,14 @@ def trace(step: StepModule, *, opset: int) -> onnx.ModelProto:
 
 
 def _rename(model: Any) -> None:
-    """Names nodes and values after the modules of the step; drops the exporter's own annotations."""
+    """Names nodes and values after the modules of the step, and removes the exporter's annotations."""
     graph = model.graph
     keep = {value.name for value in (*graph.inputs, *graph.outputs)}
     used: set[str] = set()
     scope_of: dict[str, str] = {}  # value's name → scope of the node that made it
     for node in graph:
         scope = _scope(node.metadata_props.get("pkg.torch.onnx.name_scopes", ""))
-        if scope is None:  # Split stands for several nodes of the trace and has lost its scope
+        if scope is None:  # a Split node, made from several nodes of the trace, has no scope
             scope = scope_of.get(node.inputs[0].name, "step")
         node.name = _unique(f"{scope}.{node.op_type}", used)
         for number, value in enumerate(node.outputs):
@@ -99,7 +99,7 @@ def _unique(name: str, used: set[str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter's warnings are about torchvision and axis names; its errors still come through."""
+    """Hides the exporter's warnings, which are about torchvision and axis names. Errors are still shown."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

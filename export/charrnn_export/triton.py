@@ -3,10 +3,10 @@
     DIR/NAME/config.pbtxt
     DIR/NAME/1/model.onnx
 
-A client sends one token a request, ``[[id]]``, with the id of its sequence, and
-gets the logits of the next. Triton's sequence batcher keeps the states of each
-sequence ("implicit state"), zero at its start, and puts tokens of different
-sequences into one batch. Sources: Triton's user guide, "Model Configuration",
+A client sends one token per request, ``[[id]]``, with the id of its sequence, and
+gets the logits of the next token. Triton's sequence batcher keeps the states of
+each sequence ("implicit state"), which are zero at its start, and combines tokens
+of different sequences into one batch. Sources: Triton's user guide, "Model Configuration",
 "Implicit State Management" and "Stateful Models"; the message ModelConfig in
 model_config.proto of triton-inference-server/common.
 """
@@ -22,16 +22,16 @@ from charrnn_export.errors import ExportError
 
 MAX_BATCH_SIZE = 64
 MAX_CANDIDATE_SEQUENCES = 1024  # sequences whose states the server keeps at once
-IDLE_MICROSECONDS = 60_000_000  # a sequence that is silent for so long is forgotten
+IDLE_MICROSECONDS = 60_000_000  # a sequence without requests for this long is removed
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 def check_name(name: str) -> str:
-    """The name, if it can be a model's in a repository.
+    """Returns the name if a model in a repository may have it.
 
     Raises:
-        ExportError: it cannot; Triton takes it from a folder and puts it into addresses.
+        ExportError: it may not. Triton uses the name for a folder and in URLs.
     """
     if not _NAME.fullmatch(name):
         raise ExportError(f"{name!r} cannot be a model's name in Triton: take letters, digits, '_', '-' and '.'")
@@ -39,13 +39,13 @@ def check_name(name: str) -> str:
 
 
 def config_pbtxt(info: ModelInfo, name: str) -> str:
-    """Triton's configuration of the model file that says this of itself, in protobuf's text format.
+    """Triton's configuration for a model file with this ``info``, in protobuf's text format.
 
     Raises:
         ExportError: the name cannot be used.
     """
     states = ",\n".join(_state(state) for state in info.states)
-    # What a client needs for turning text into ids and back, as in the model file.
+    # What a client needs to turn text into ids and back, the same as in the model file.
     parameters = {
         "charrnn.vocab": json.dumps(info.vocabulary.to_json(), separators=(",", ":")),
         "charrnn.start_token": str(info.start_token),
@@ -109,7 +109,7 @@ def _parameter(key: str, value: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of protobuf's text format, in ASCII: UTF-8 bytes that are not printable in octal."""
+    """A string literal of protobuf's text format, in ASCII; other UTF-8 bytes are written in octal."""
     parts = (
         chr(byte) if 32 <= byte < 127 and byte not in b'\\"' else f"\\{byte:03o}"
         for byte in text.encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""What the exporter takes: the weights of a trained model."""
+"""The weights of a trained model, as the exporter takes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from charrnn_export.cells.layer import LayerWeights, StepLayer
 class ModelWeights:
     """A whole model: embedding, recurrent layers of one cell, and the head that gives logits.
 
-    V vocabulary, E embedding, H hidden size.
+    V vocabulary, E embedding size, H hidden size.
     """
 
     cell: type[StepLayer]
@@ -27,7 +27,7 @@ class ModelWeights:
 
     @property
     def hidden_size(self) -> int:
-        """H, the same in all layers."""
+        """H; all layers have the same."""
         return self.head_weight.shape[1]
 
     @property
@@ -45,7 +45,7 @@ class ModelWeights:
         yield "head_bias", self.head_bias
 
     def sha256(self) -> str:
-        """SHA-256 over names, shapes and float32 values: which weights a model file was made from."""
+        """SHA-256 over names, shapes and float32 values; a model file stores it to identify its weights."""
         sha = hashlib.sha256()
         for name, tensor in self.named_tensors():
             sha.update(f"{name}{list(tensor.shape)}".encode())

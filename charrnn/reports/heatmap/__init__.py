@@ -1,1 +1,1 @@
-"""What the units of a model do along a text: one self-contained page. Needs the runtime, not torch."""
+"""Heat maps: a page that shows the values of a model's units along a text. Needs the runtime, not torch."""

@@ -1,4 +1,4 @@
-"""A model run over a text: surprise, likeliest next characters, and the units that follow something nameable.
+"""A model run on a text: surprise, likeliest next characters, and units that correlate with a feature of the text.
 
 Letters: N characters, U units (of all states looked at), F features, K units kept.
 """
@@ -20,7 +20,7 @@ from charrnn.reports.heatmap.features import text_features
 
 GUESSES = 5
 MAX_LENGTH = 300_000
-_BLOCK = 512  # steps whose logits are looked at together
+_BLOCK = 512  # steps whose logits are processed together
 _LABELS = {"\n": "↵", "\t": "⇥", " ": "␣", "\r": "␍"}
 
 
@@ -29,10 +29,10 @@ class ModelText:
     """A text as a model reads it.
 
     Attributes:
-        shown: one character for each position; what has none (a special token, a
-            byte that is no UTF-8) is U+FFFD.
+        shown: one character for each position; U+FFFD for a special token and for a
+            byte that is not valid UTF-8.
         ids: token ids ``[tokens]``; as many as characters, or more for a byte model.
-        ends: ``[N]``, the token that completes each character.
+        ends: ``[N]``, index of the last token of each character.
     """
 
     shown: str
@@ -42,13 +42,13 @@ class ModelText:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One number of one state, and what it follows.
+    """One element of one state, and how it correlates with the features.
 
     Attributes:
         state: the state's name in the model file, such as ``c_0``.
-        index: which of its numbers.
+        index: the element's index in the state.
         correlations: Pearson's r with each feature, by its name.
-        values: ``[N]``, after each character has been read.
+        values: ``[N]``, the element's value after each character.
     """
 
     state: str
@@ -63,22 +63,22 @@ class Unit:
 
     @property
     def best(self) -> tuple[str, float]:
-        """The feature that it follows most closely, and r; ("", 0.0) where the text has no features."""
+        """The feature with the largest absolute correlation, and r; ("", 0.0) if the text has no features."""
         return max(self.correlations.items(), key=lambda item: abs(item[1]), default=("", 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """All that the page shows.
+    """The data that the page shows.
 
     Attributes:
         shown: the text, N characters.
         bits: surprise at each character, ``[N]``; for a byte model the sum over its bytes.
         guesses: the likeliest tokens after each character, likeliest first, ``[N, GUESSES]``
             (fewer columns where the vocabulary is smaller).
-        probabilities: theirs, ``[N, GUESSES]``.
-        labels: what a token is called, in id order.
-        units: best followers first.
+        probabilities: of the guesses, ``[N, GUESSES]``.
+        labels: a name for each token, in id order.
+        units: sorted by absolute correlation, largest first.
     """
 
     shown: str
@@ -90,16 +90,16 @@ class Analysis:
 
 
 def read_text(vocabulary: Vocabulary, text: str | bytes, *, unknown: str = "error") -> ModelText:
-    """Token ids of a text, and what to show for each of its characters.
+    """Token ids of a text, and the character to show at each position.
 
     Args:
         vocabulary: the model's.
-        text: for a byte model bytes will do too, of any encoding.
+        text: str, or for a byte model also bytes in any encoding.
         unknown: "error", or "skip" to leave out characters that the model does not know.
 
     Raises:
-        UnknownCharacterError: the model has never seen one of the characters.
-        CorpusError: nothing is left to show.
+        UnknownCharacterError: a character is not in the vocabulary.
+        CorpusError: no character is left.
     """
     if vocabulary.kind == "bytes":
         data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
@@ -111,7 +111,7 @@ def read_text(vocabulary: Vocabulary, text: str | bytes, *, unknown: str = "erro
         assert isinstance(text, str)
         ids = vocabulary.encode(text, unknown=unknown)  # type: ignore[arg-type]
         ends = np.arange(len(ids))
-        # From the ids: a normal form, or a character left out, has changed the text.
+        # Made from the ids, because normalization and skipped characters change the text.
         shown = "".join(_character(vocabulary.symbols[i]) for i in ids)
     if not shown:
         raise CorpusError("the text is empty, or has no character that the model knows")
@@ -125,19 +125,19 @@ def _character(symbol: int) -> str:
 def analyse(
     sampler: Sampler, text: ModelText, *, units: int = 40, names: Sequence[str] = (), states: Sequence[str] = ()
 ) -> Analysis:
-    """Runs a model once over a text, from the zero state.
+    """Runs a model once over a text, starting from the zero state.
 
     Args:
         sampler: the model.
         text: see ``read_text``; at most ``MAX_LENGTH`` characters.
-        units: how many units to keep, the best followers: the best of every feature
-            first, then by the size of r.
-        names: units to keep besides, such as ``c_0[57]``.
-        states: states to look at; by default those named ``c_…``, where an LSTM
-            remembers, or all of them where there is none.
+        units: number of units to keep: first the best unit of each feature, then
+            those with the largest absolute r.
+        names: units to keep in addition, such as ``c_0[57]``.
+        states: names of the states whose units are compared. Default: those named
+            ``c_…``, an LSTM's memory cells; all states of a model without such.
 
     Raises:
-        UsageError: an unknown state or unit, or too long a text.
+        UsageError: a state or unit does not exist, or the text is too long.
     """
     if len(text.shown) > MAX_LENGTH:
         raise UsageError(f"the text has {len(text.shown):,} characters; a page holds {MAX_LENGTH:,} at most")
@@ -172,7 +172,7 @@ def analyse(
 def correlations(activations: NDArray[np.floating], features: NDArray[np.floating]) -> NDArray[np.float64]:
     """Pearson's r of each column of activations ``[N, U]`` with each feature ``[F, N]``: ``[U, F]``.
 
-    0 where either does not vary, or is no finite number.
+    0 if one of the two is constant or has a value that is not finite.
     """
     n = len(activations)
     mean = sum((block.sum(0) for block in _float64(activations)), np.zeros(activations.shape[1])) / max(n, 1)
@@ -192,13 +192,13 @@ def correlations(activations: NDArray[np.floating], features: NDArray[np.floatin
 
 
 def _float64(activations: NDArray[np.floating]) -> Iterator[NDArray[np.float64]]:
-    """Blocks of rows, so that the whole never exists at this precision."""
+    """Blocks of rows as float64. The whole array in float64 would need too much memory."""
     for begin in range(0, len(activations), 8192):
         yield activations[begin : begin + 8192].astype(np.float64)
 
 
 def token_labels(vocabulary: Vocabulary) -> tuple[str, ...]:
-    """What to call each token in a list: visible, and never empty."""
+    """A visible name for each token, never empty."""
     special = {i: f"<{name}>" for name, i in vocabulary.special.items()}
     labels = []
     for i, symbol in enumerate(vocabulary.symbols):
@@ -213,7 +213,7 @@ def token_labels(vocabulary: Vocabulary) -> tuple[str, ...]:
 
 
 def _columns(sampler: Sampler, wanted: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The states to look at: name → (number in the model's list, size)."""
+    """The chosen states: name → (index in the model's list of states, size)."""
     known = {s.input: (number, s.size) for number, s in enumerate(sampler.info.states)}
     for name in wanted:
         if name not in known:
@@ -236,7 +236,7 @@ def _asked(names: Sequence[str], columns: Mapping[str, tuple[int, int]]) -> list
 
 
 def _choose(r: NDArray[np.float64], units: int, asked: Sequence[int]) -> list[int]:
-    """Which columns to keep: those asked for, each feature's best, then the best of all; ``units`` and the asked."""
+    """Columns to keep: all of ``asked``, and ``units`` more: the best of each feature, then the best of the others."""
     strength = np.abs(r)
     best = strength.max(1, initial=0.0)
     leaders = sorted(strength.argmax(0).tolist(), key=lambda u: -best[u]) if len(r) else []
@@ -249,8 +249,8 @@ def _run(
 ) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
     """Activations ``[N, U]``, bits ``[N]``, guesses and their probabilities ``[N, GUESSES]``.
 
-    Activations are kept at half precision: 100,000 characters of 1,024 units are 200 MB then,
-    and the page shows 255 steps of colour.
+    Activations are stored as float16: 200 MB for 100,000 characters and 1,024 units. The
+    page shows 255 steps of colour, so this is precise enough.
     """
     sizes = [sampler.info.states[number].size for number in numbers]
     n, vocab = len(text.shown), len(sampler.vocabulary)
@@ -258,7 +258,7 @@ def _run(
     activations = np.empty((n, sum(sizes)), np.float16)
     guesses, probabilities = np.empty((n, top), np.int32), np.empty((n, top), np.float32)
     token_bits = np.empty(len(text.ids))
-    # What follows the start token predicts the first token, and is no position of the text.
+    # The logits after the start token predict the first token. The start token is not a position of the text.
     inputs = np.concatenate([[sampler.info.start_token], text.ids])
     logits = np.empty((_BLOCK, vocab), np.float32)
     place, filled, begin = 0, 0, 0
@@ -287,7 +287,7 @@ def _guess(
     guesses: NDArray[np.int32],
     probabilities: NDArray[np.float32],
 ) -> None:
-    """Writes the likeliest next tokens of those rows that complete a character; equals go by id."""
+    """Writes the likeliest next tokens of the rows that complete a character. Equal ones stand by id."""
     places = np.searchsorted(ends, tokens)
     whole = (places < len(ends)) & (ends[np.minimum(places, len(ends) - 1)] == tokens)
     rows = log_probs[whole]

@@ -1,4 +1,4 @@
-"""From a model and a text to a page."""
+"""Makes the page of a heat map from a model and a text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from charrnn.reports.heatmap.page import heatmap_page
 
 @dataclass(frozen=True, kw_only=True)
 class Heatmap:
-    """A page, and what is on it.
+    """A page and its data.
 
     Attributes:
         page: HTML.
-        analysis: its figures.
-        left_out: characters of the text behind those shown.
+        analysis: the data on it.
+        left_out: number of characters at the end of the text that are not shown.
     """
 
     page: str
@@ -30,7 +30,7 @@ class Heatmap:
 
 
 def source_text(sampler: Sampler, argument: str) -> str | bytes:
-    """A text named as for training; bytes for a byte model.
+    """Reads a text that is named as for training; bytes for a byte model.
 
     Raises:
         CorpusError: it cannot be read.
@@ -50,20 +50,20 @@ def build_heatmap(
     states: Sequence[str] = (),
     unknown: str = "error",
 ) -> Heatmap:
-    """Reads the text with the model and makes the page.
+    """Runs the model over the text and makes the page.
 
     Args:
         sampler: the model.
-        text: bytes only for a byte model.
-        title, text_name: what the page calls model and text.
-        length: read so many characters at most (bytes, of a byte model), from the beginning.
+        text: str, or for a byte model bytes.
+        title, text_name: names of model and text on the page.
+        length: read at most this many characters (bytes for a byte model) from the beginning.
         units, names, states: see ``analyse``.
-        unknown: "error" or "skip", for characters the model does not know.
+        unknown: "error" or "skip": what to do with characters that are not in the vocabulary.
 
     Raises:
         UsageError: an argument is out of range.
         CorpusError: the text is empty.
-        UnknownCharacterError: the model has never seen one of the characters.
+        UnknownCharacterError: a character is not in the vocabulary.
     """
     if not 1 <= length <= MAX_LENGTH:
         raise UsageError(f"length must be from 1 to {MAX_LENGTH:,}, got {length:,}: the page holds all of the text")
@@ -81,5 +81,5 @@ def build_heatmap(
 
 
 def model_title(path: Path) -> str:
-    """What a page calls a model: its file's name, or its run folder's."""
+    """A page's title: the name of the model file or of the run folder."""
     return f"Heat map of {path.resolve().name}"

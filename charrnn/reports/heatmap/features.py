@@ -1,8 +1,9 @@
-"""Nameable properties of a text, one number a character: what a unit may turn out to follow.
+"""Features of a text, a number for each character, that a unit may correlate with.
 
-Each value is about the text up to and with its character, because that is what
-the model has read when its state is looked at: an opening quote is inside, the
-closing one no longer. A feature that does not vary in a text is left out.
+A value at a character depends on the text up to and including that character,
+because that is what the model has read when its state is recorded. So an opening
+quote counts as inside, and the closing quote does not. Features that are constant
+in a text are left out.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ _SINGLE, _DOUBLE, _TRIPLE = 1, 2, 3
 
 
 def text_features(text: str) -> dict[str, Values]:
-    """All features that vary in the text, float32 ``[n]`` each, by what they are called.
+    """All features that are not constant in the text: name → float32 ``[n]``.
 
     - position in line: characters since the last newline; 0 at the newline
     - position in word: letters, digits and underscores in a row; 0 elsewhere
     - position in sentence: characters since the last ``.``, ``!``, ``?`` or empty line
     - indentation: blanks at the beginning of the line so far; a tab counts 4
-    - leading blanks: 1 where the line has held nothing else yet, 0 elsewhere; the newline is 1
-    - bracket depth: brackets ``([{`` open, less those closed, at least 0; an empty line closes all
-    - inside ( ), [ ], { }: how deep in this kind, counted alike
+    - leading blanks: 1 as long as the line has only blanks so far, 0 after that; the newline is 1
+    - bracket depth: opened brackets ``([{`` minus closed ones, at least 0; an empty line closes all
+    - inside ( ), [ ], { }: the same for brackets of one kind
     - inside < >: 1 from ``<`` to before ``>``, or to the end of the line
     - inside quotes, "…", '…', triple quotes: 1 from the opening quote to before the closing one.
-      A backslash takes the next character's meaning. A single quote after a letter or digit is an
-      apostrophe. Single and double quotes end with an empty line at the latest, single ones also
-      with their line.
+      A quote after a backslash does not count. A single quote after a letter or digit is an
+      apostrophe. A double quote that is not closed ends at an empty line, a single one at the end
+      of its line.
     - comment: 1 from ``#`` outside quotes to the end of the line
-    - capital letter, small letter, digit, blank, punctuation, vowel: 1 where it is one
-    - line with a capital first: 1 in a line whose first character that is no blank is a capital
+    - capital letter, small letter, digit, blank, punctuation, vowel: 1 at such a character
+    - line with a capital first: 1 in a line whose first character after blanks is a capital
     """
     codes = np.array([ord(c) for c in text], np.uint32)
     brackets = {kind: _depth(codes, kind[0], kind[1]) for kind in ("()", "[]", "{}")}
@@ -69,13 +70,13 @@ def text_features(text: str) -> dict[str, Values]:
 
 
 def _class(text: str, test: Callable[[str], bool]) -> NDArray[np.bool_]:
-    """Where a character passes a test; each distinct one is tested once."""
+    """The test's result for each character. Each distinct character is tested once."""
     known = {c: test(c) for c in set(text)}
     return np.fromiter((known[c] for c in text), np.bool_, len(text))
 
 
 def _since(resets: NDArray[np.bool_]) -> Values:
-    """Characters since the last reset; 0 at a reset. The beginning of the text counts from 1."""
+    """Number of characters since the last reset; 0 at a reset. The first character is 1 unless it is a reset."""
     places = np.arange(1, len(resets) + 1)
     return (places - np.maximum.accumulate(np.where(resets, places, 0))).astype(np.float32)
 
@@ -118,7 +119,7 @@ def _indentation(text: str) -> dict[str, Values]:
     return {"indentation": widths, "leading blanks": leadings, "line with a capital first": capitals}
 
 
-# What begins outside quotes and comments. A quote that nothing closes ends where its kind must end at the latest.
+# Comments and quotations. A quotation that is not closed ends as the docstring of text_features says.
 _QUOTED = re.compile(
     r"""
     (?P<comment> \# .* )
@@ -133,7 +134,7 @@ _QUOTED = re.compile(
 
 
 def _quotes(text: str) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-    """Which kind of quote each character is in, 0 for none, and where a comment runs."""
+    """The kind of quotation that each character is in (0: none), and whether it is in a comment."""
     kinds, comments = np.zeros(len(text), np.int8), np.zeros(len(text), np.bool_)
     for found in _QUOTED.finditer(text):
         begin, end = found.span()
@@ -141,7 +142,7 @@ def _quotes(text: str) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
             comments[begin:end] = True
             continue
         kind = _TRIPLE if found["triple"] else _DOUBLE if found["double"] else _SINGLE
-        # The third of three quotes is the one that opens or closes.
+        # Of three quotes, the third one opens or closes the quotation.
         begin += 2 if kind == _TRIPLE else 0
         end -= 1 if found[f"closed_{kind}"] else 0
         kinds[begin:end] = kind

@@ -1,8 +1,8 @@
-"""The page of a heat map: one HTML file, nothing fetched from elsewhere.
+"""The page of a heat map: one HTML file that loads nothing else.
 
-A position costs about a byte for each unit (compressed, in base64), 8 bytes for
-the five guesses and 3 for surprise and text: some 4 MB for 100,000 characters and
-40 units. The browser unpacks a unit when it is chosen.
+Each character of the text takes about a byte for each unit (compressed, in
+base64), 8 bytes for the five guesses and 3 for surprise and text. So 100,000
+characters with 40 units are about 4 MB. The browser unpacks a unit when it is chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from charrnn.reports.heatmap.analysis import Analysis, Unit
 from charrnn.reports.html import data_block, fill_page
 
-BITS_UNIT = 1000  # of a bit
+BITS_UNIT = 1000  # surprise is stored in units of 1/1000 bit
 LEVELS = 254
 
 
@@ -26,9 +26,9 @@ def heatmap_page(analysis: Analysis, *, title: str, facts: Mapping[str, str]) ->
     """The HTML page.
 
     Args:
-        analysis: what to show.
+        analysis: the data to show.
         title: heading; any text.
-        facts: what else to say of model and text: label → value, any text.
+        facts: lines about model and text: label → value; any text.
     """
     symbols, indices = np.unique(np.array([ord(c) for c in analysis.shown], np.uint32), return_inverse=True)
     blocks = {
@@ -60,10 +60,10 @@ def heatmap_page(analysis: Analysis, *, title: str, facts: Mapping[str, str]) ->
 
 
 def quantised(values: NDArray[np.float32]) -> tuple[float, float, NDArray[np.uint8]]:
-    """Lowest and highest value shown, and each value as 0 to ``LEVELS`` between them.
+    """The lowest and the highest value shown, and each value as a number from 0 to ``LEVELS`` between them.
 
-    The outermost half per cent on either side is cut off, so that a few large values
-    do not leave one colour for all the others.
+    The lowest and the highest half per cent of the values are clipped. Otherwise a few
+    large values would leave nearly the same colour for all others.
     """
     finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=65504, neginf=-65504)
     low, high = (float(v) for v in np.quantile(finite, [0.005, 0.995]))

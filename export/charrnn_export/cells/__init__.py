@@ -1,1 +1,1 @@
-"""Recurrent cells as steps: one module a cell, named after it. ``layer`` holds what they share."""
+"""Recurrent cells for export: one module for each cell, named after it. ``layer`` holds what they share."""

@@ -13,7 +13,7 @@ from charrnn_export.cells.layer import Affine, LayerWeights, StepLayer, Table
 class GRUStep(StepLayer):
     """Gates in the order reset, update, candidate.
 
-    The reset gate acts on the recurrent product alone, so the candidate's two products cannot be added at once.
+    The reset gate is applied to the recurrent product only, so the candidate's two products are kept apart.
     """
 
     name = "gru"

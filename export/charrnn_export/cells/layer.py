@@ -1,4 +1,4 @@
-"""What the step layers of all cells share: their interface, and products with weights that are stored as constants."""
+"""What the step layers of all cells share: the interface, and building blocks whose weights are constants."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class StepLayer(nn.Module):
 
     @staticmethod
     def sequence_weights(layer: int) -> dict[str, str]:
-        """The tensors that ``operator`` needs of a layer: its key in ``charrnn.sequence`` → name within the layer."""
+        """The tensors of a layer that ``operator`` needs: key in ``charrnn.sequence`` → name within the layer."""
         raise NotImplementedError
 
 
 class Affine(nn.Module):
-    """``x @ weight.T + bias``; the matrix is stored transposed, ready for the product."""
+    """``x @ weight.T + bias``; the matrix is stored transposed."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Affine(nn.Module):
 
 
 class Table(nn.Module):
-    """The input product of layer 0: a row for each token, [V, G*H], computed once in float64.
+    """The input product of layer 0 as a table, [V, G*H]: a row for each token, computed in float64 at export.
 
     So layer 0 has no input product at run time.
     """
