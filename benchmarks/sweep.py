@@ -24,12 +24,11 @@ from torch.nn import functional as F
 from charrnn.cells.layer import State
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
-from charrnn.data.streams import divided
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.defaults import BOOSTED_WARMUP_STEPS, LR_BOOST
 from charrnn.training.device import keep_freed_memory
 from charrnn.training.optim import Optimizers, schedule
-from charrnn.training.validation import validation_loss
+from charrnn.training.texts import training_text
 
 EMA_DECAY = 0.998
 
@@ -118,7 +117,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
         model_config = replace(model_config, embedding_size=model_config.hidden_size)
     model = variant.kind(model_config, len(corpus.vocabulary))
     variant.change(model)
-    split = divided(corpus, DataConfig(), batch_size=config.batch_size, seq_len=config.seq_len, seed=seed)
+    text = training_text(corpus, DataConfig(val_max=0), config)
     optimizers = Optimizers(model, config)
     matrices = [layer["weight_hh"] for layer in model.export_weights().layers]
     average = copy.deepcopy(model) if variant.ema else None
@@ -131,7 +130,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
             seq_len = max(8, round(rng.normal(seq_len, seq_len / 4)))
         if step < variant.grow:
             seq_len = 16 + (seq_len - 16) * step // variant.grow
-        x_TB, y_TB = (torch.from_numpy(ids) for ids in split.train.next(seq_len))
+        x_TB, y_TB = (torch.from_numpy(ids) for ids in text.next(seq_len))
         kept = [m.detach().clone() for m in matrices if variant.weight_drop]
         masks = [(torch.rand_like(m) >= variant.weight_drop) / (1 - variant.weight_drop) for m in kept]
         if variant.weight_drop:
@@ -145,12 +144,12 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
                 matrix.data.copy_(whole)
                 matrix.grad.mul_(mask)  # type: ignore[union-attr]
         state = tuple(s.detach() for s in new)
-        optimizers.step(schedule(config, fraction=step / steps, epoch=split.train.epoch, step=step))
+        optimizers.step(schedule(config, fraction=step / steps, epoch=text.epoch, step=step))
         if average is not None:
             for mean, now in zip(average.parameters(), model.parameters(), strict=True):
                 mean.data.lerp_(now.data, min(1 - EMA_DECAY, 1.0))
     seconds = time.perf_counter() - began
-    return validation_loss(average or model, split.val_ids, corpus.vocabulary.start_token), seconds
+    return text.validation_loss(average or model), seconds
 
 
 def main() -> None:

@@ -1,14 +1,14 @@
-"""Items in streams: shuffled anew every epoch, one after the other, never cut and never mixed.
+"""Streams of items: in a new order every epoch, one item after the other, never cut and never mixed.
 
-A stream reads ``[begin] c … c [end] [begin] c …``. Where the input is the end
-token there is nothing to predict, and the state that follows it is zero: the
-model is told by ``resets``. Letters: T sequence length, B batch (streams), M
-items, N length of the text.
+A stream reads ``[begin] c … c [end] [begin] c …``. After an end token there is
+nothing to predict, and the state becomes zero: see ``TrainingText.resets``.
+
+Letters: T sequence length, B batch (one stream for each row), M items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,11 +22,11 @@ from charrnn.data.permutation import shuffled
 from charrnn.data.split import ItemSplit
 from charrnn.errors import CorpusError
 
-NO_TARGET = -100  # what torch's cross_entropy leaves out
-VALIDATION_TOKENS = 1 << 20  # a loss is known to about 0.002 nats from so many, whatever the size of the text
-LONGEST_VALIDATED = 1 << 16  # tokens of an item that are looked at in a validation
+NO_TARGET = -100  # cross_entropy ignores targets of this value
+VALIDATION_TOKENS = 1 << 20  # enough to know a loss to about 0.002 nats, whatever the size of the text
+MAX_VALIDATED_ITEM = 1 << 16  # tokens of an item that a validation reads at most
 _BLOCK = 1 << 20  # items looked at together
-_AHEAD = 1 << 16  # tokens that all streams together have ready
+_BUFFERED = 1 << 16  # tokens that all streams together hold in their buffers
 
 
 class Items:
@@ -43,7 +43,7 @@ class Items:
     def __init__(self, corpus: Corpus, config: DataConfig) -> None:
         assert corpus.items is not None
         assert corpus.hashes is not None
-        # Plain views: a memmap is slow to index.
+        # As plain arrays, which are faster to index than memmaps.
         self.ids: NDArray[np.unsignedinteger] = np.asarray(corpus.ids)
         self.bounds: NDArray[np.int64] = np.asarray(corpus.items)
         self.hashes: NDArray[np.uint64] = np.asarray(corpus.hashes)
@@ -89,17 +89,21 @@ class Items:
 
 
 class ItemStreams:
-    """B readers of shuffled items: reader b takes every B-th item of the order, beginning with the b-th.
+    """B readers of shuffled items. Reader b reads items b, b + B, b + 2B, … of the order.
 
-    Where a reader stands depends on nothing but the seed, so readers may be
-    divided among processes. Every epoch has an order of its own; the readers
-    are not told to wait for each other at its end.
+    The position of a reader depends only on the seed and on how much it has
+    read, so the readers can be divided among processes. Every epoch has its own
+    order. At the end of an epoch the readers do not wait for each other.
 
     Args:
-        items: the items; those for validation are passed over.
+        items: the items. Those that are not for training are skipped.
         batch_size: B, of all processes together.
-        seed: of the order.
-        rows: which of the readers are here; all of them by default.
+        seed: seed of the order.
+        rows: which of the B readers to make; all of them by default.
+
+    Attributes:
+        length: number of training tokens.
+        position: number of tokens that each reader has read.
     """
 
     def __init__(self, items: Items, batch_size: int, seed: int, rows: range | None = None) -> None:
@@ -107,38 +111,39 @@ class ItemStreams:
         self.batch_size, self.seed = batch_size, seed
         self._rows = rows or range(batch_size)
         self.length = items.train_tokens
-        self.position = 0  # tokens that each reader has read
-        self._turn_B = np.zeros(len(self._rows), np.int64)  # items that each reader has taken, passed over or not
-        self._offset_B = np.zeros(len(self._rows), np.int64)  # where it stands, from the beginning of the next one
-        self._buffer_NB = np.zeros((1, len(self._rows)), np.int64)  # a token more than can be read: the last target
-        self._used = 0
+        self.position = 0
+        self._turn_B = np.zeros(len(self._rows), np.int64)  # items that each reader has left behind, skipped or not
+        self._offset_B = np.zeros(len(self._rows), np.int64)  # tokens from the start of the current item to the buffer
+        self._buffer_NB = np.zeros((1, len(self._rows)), np.int64)  # one more token than inputs: the last target
+        self._used = 0  # tokens of the buffer that have been inputs
 
     @property
     def epoch(self) -> float:
-        """Passes over the items so far."""
+        """Number of passes over the training items so far."""
         return self.position * self.batch_size / self.length
 
     def rows(self, rows: slice) -> ItemStreams:
-        """Some of the readers alone; their epochs are those of all."""
+        """Some of the readers. ``epoch`` still counts the passes of all readers."""
         return ItemStreams(self.items, self.batch_size, self.seed, self._rows[rows])
 
-    @property
-    def places(self) -> Tensor:
-        """Where each reader here stands, int64 ``[B, 2]``: for a checkpoint."""
-        return torch.from_numpy(np.stack([self._turn_B, self._offset_B + self._used], axis=1))
+    def row_state(self) -> tuple[Tensor, ...]:
+        """Item and offset of each reader, int64 ``[B, 2]``."""
+        return (torch.from_numpy(np.stack([self._turn_B, self._offset_B + self._used], axis=1)),)
 
-    @places.setter
-    def places(self, value: Tensor) -> None:
-        if value.dtype != torch.int64 or value.shape != (len(self._rows), 2) or bool((value < 0).any()):
-            raise ValueError(f"the places of {len(self._rows)} streams are {value.dtype} {tuple(value.shape)}")
-        self._turn_B, self._offset_B = (column.copy() for column in value.numpy().T)
+    def load_state(self, position: int, row_state: Sequence[Tensor]) -> None:
+        """Sets where the readers are; raises ValueError if the state is that of another reader."""
+        shapes = [(state.dtype, tuple(state.shape)) for state in row_state]
+        if shapes != [(torch.int64, (len(self._rows), 2))] or bool((row_state[0] < 0).any()):
+            raise ValueError(f"the positions of {len(self._rows)} streams of items are {shapes}")
+        self.position = position
+        self._turn_B, self._offset_B = (column.copy() for column in row_state[0].numpy().T)
         self._buffer_NB, self._used = self._buffer_NB[:1], 0
 
     def next(self, seq_len: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Inputs and targets, both ``[T, B]``; the target is ``NO_TARGET`` where the input is the end token."""
+        """The next inputs and targets, both ``[T, B]``. The target of an end token is ``NO_TARGET``."""
         if self._used + seq_len >= len(self._buffer_NB):
             self._offset_B += self._used
-            self._read(max(seq_len, min(64 * seq_len, _AHEAD // len(self._rows))))
+            self._fill_buffer(max(seq_len, min(64 * seq_len, _BUFFERED // len(self._rows))))
         at, self._used = self._used, self._used + seq_len
         self.position += seq_len
         inputs = self._buffer_NB[at : at + seq_len]
@@ -146,10 +151,10 @@ class ItemStreams:
         targets[inputs == self.items.end] = NO_TARGET
         return inputs, targets
 
-    def _read(self, count: int) -> None:
-        """Makes ready the next ``count`` tokens of each reader, and the one behind them."""
-        items, lengths = self._take(int(self._offset_B.max()) + count + 1)
-        # One row a reader: where its items begin and end, counted from the first one's beginning.
+    def _fill_buffer(self, count: int) -> None:
+        """Reads the next ``count`` tokens of each reader, and one more."""
+        items, lengths = self._upcoming(int(self._offset_B.max()) + count + 1)
+        # One row a reader: where its items begin and end, counted from the beginning of the first one.
         ends = lengths.cumsum(axis=1)
         begins = ends - lengths
         first, last = self._offset_B[:, None], self._offset_B[:, None] + count + 1
@@ -157,59 +162,59 @@ class ItemStreams:
         starts = self.items.bounds[items] + np.maximum(first - begins, 0)
         # Each row of parts adds up to count + 1, so all of them together are the buffer, row by row.
         sizes = parts.ravel()
-        places = np.arange(sizes.sum()) + np.repeat(starts.ravel() - (sizes.cumsum() - sizes), sizes)
-        tokens = self.items.ids[places].astype(np.int64)
+        positions = np.arange(sizes.sum()) + np.repeat(starts.ravel() - (sizes.cumsum() - sizes), sizes)
+        tokens = self.items.ids[positions].astype(np.int64)
         self._buffer_NB = np.ascontiguousarray(tokens.reshape(len(self._rows), count + 1).T)
-        # Items that were left behind are forgotten.
-        here = (ends <= first).sum(axis=1)
+        # Items that end before the buffer are left behind.
+        done = (ends <= first).sum(axis=1)
         row = np.arange(len(self._rows))
-        self._offset_B = self._offset_B - begins[row, here]
-        self._turn_B = self._turn_B + here
+        self._offset_B = self._offset_B - begins[row, done]
+        self._turn_B = self._turn_B + done
         self._used = 0
 
-    def _take(self, tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The next items of each reader, ``[B, n]`` for some n, and their lengths: at least so many tokens for each.
+    def _upcoming(self, min_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The next items of each reader, and their lengths, ``[B, n]``: at least ``min_tokens`` tokens a reader.
 
-        An item of another part has the length 0.
+        An item that is not for training has the length 0.
         """
         total = len(self.items)
         mean = int(self.items.bounds[-1]) / total
-        wanted = 2 + int(1.2 * tokens / mean * total / self.items.train_items)
+        count = 2 + int(1.2 * min_tokens / mean * total / self.items.train_items)
         while True:
-            turns = self._turn_B[:, None] + np.arange(wanted)
+            turns = self._turn_B[:, None] + np.arange(count)
             numbers = turns * self.batch_size + np.asarray(self._rows)[:, None]
             epochs, places = np.divmod(numbers.ravel(), total)
             items = shuffled(places, total, self.seed, epochs).reshape(numbers.shape)
             lengths = self.items.bounds[items + 1] - self.items.bounds[items]
             lengths[~self.items.split.mask(self.items.hashes[items], "train")] = 0
-            if int(lengths.sum(axis=1).min()) >= tokens:
+            if int(lengths.sum(axis=1).min()) >= min_tokens:
                 return items, lengths
-            wanted *= 2
+            count *= 2
 
 
-def packed(items: Items, numbers: NDArray[np.int64], batch: int, seq_len: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The given items once, in ``batch`` streams of about the same length: inputs and targets ``[T, B]``, in turn.
+def packed(items: Items, indices: NDArray[np.int64], batch_size: int, seq_len: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Reads the given items once, in ``batch_size`` streams of similar length: inputs and targets ``[T, B]``.
 
-    Of an item that is longer than 65,536 tokens only that beginning is read.
+    Of an item longer than ``MAX_VALIDATED_ITEM`` tokens, only the beginning is read.
     """
-    lengths = np.minimum(items.bounds[numbers + 1] - items.bounds[numbers], LONGEST_VALIDATED)
+    lengths = np.minimum(items.bounds[indices + 1] - items.bounds[indices], MAX_VALIDATED_ITEM)
     ends = lengths.cumsum()
-    # Stream b ends with the item in which b + 1 parts of all tokens are reached.
-    cuts = np.searchsorted(ends, (np.arange(batch) + 1) * ends[-1] / batch)
-    bounds = np.concatenate([[0], np.maximum.accumulate(np.minimum(cuts + 1, len(numbers)))])
+    # Stream b ends with the item in which b + 1 of B equal parts of all tokens have been reached.
+    cuts = np.searchsorted(ends, (np.arange(batch_size) + 1) * ends[-1] / batch_size)
+    bounds = np.concatenate([[0], np.maximum.accumulate(np.minimum(cuts + 1, len(indices)))])
     firsts = np.concatenate([[0], ends])[bounds]
     for at in range(0, int(np.diff(firsts).max()), seq_len):
-        x_TB = np.full((seq_len, batch), items.end, np.int64)
-        y_TB = np.full((seq_len, batch), NO_TARGET, np.int64)
-        for b in range(batch):
-            places = np.arange(firsts[b] + at, min(firsts[b] + at + seq_len, firsts[b + 1]))
-            if not len(places):
+        x_TB = np.full((seq_len, batch_size), items.end, np.int64)
+        y_TB = np.full((seq_len, batch_size), NO_TARGET, np.int64)
+        for b in range(batch_size):
+            offsets = np.arange(firsts[b] + at, min(firsts[b] + at + seq_len, firsts[b + 1]))
+            if not len(offsets):
                 continue
-            item = np.searchsorted(ends, places, side="right")
-            within = places - (ends[item] - lengths[item])
-            where = items.bounds[numbers[item]] + within
+            item = np.searchsorted(ends, offsets, side="right")
+            within = offsets - (ends[item] - lengths[item])
+            positions = items.bounds[indices[item]] + within
             has_next = within < lengths[item] - 1
-            # An item that was cut ends here too.
-            x_TB[: len(places), b] = np.where(has_next, items.ids[where], items.end)
-            y_TB[: len(places), b][has_next] = items.ids[where[has_next] + 1]
+            # The state is reset after the last token that is read of an item, even if the item goes on.
+            x_TB[: len(offsets), b] = np.where(has_next, items.ids[positions], items.end)
+            y_TB[: len(offsets), b][has_next] = items.ids[positions[has_next] + 1]
         yield torch.from_numpy(x_TB), torch.from_numpy(y_TB)

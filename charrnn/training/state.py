@@ -1,8 +1,9 @@
-"""Where a run stands: everything that a checkpoint holds and a resumed run takes up again."""
+"""The state of a training run: everything that a checkpoint holds, and that a resumed run continues from."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,14 @@ from torch import Tensor
 from charrnn.cells.layer import State
 from charrnn.config import DataConfig, TrainConfig
 from charrnn.data.corpus import Corpus
-from charrnn.data.item_streams import ItemStreams
-from charrnn.data.streams import Split
 from charrnn.errors import CheckpointError
 from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import Checkpoint, on_cpu
 from charrnn.training.distributed import Processes
 from charrnn.training.optim import Optimizers
+from charrnn.training.texts import TrainingText
 
-RECENT = 100  # steps over which the training loss that is shown is averaged
+RECENT = 100  # the training loss that is shown is the mean of so many steps
 
 
 @dataclass(kw_only=True)
@@ -28,21 +28,26 @@ class Counters:
     """How far a run has come."""
 
     step: int = 0
-    elapsed: float = 0.0  # seconds, validations included, earlier sessions included
+    elapsed: float = 0.0  # seconds, including validations and earlier sessions
     best_val_loss: float = math.inf
-    lr_scale: float = 1.0  # halved at each explosion
+    lr_scale: float = 1.0  # halved each time the loss explodes
 
 
 class RunState:
-    """What changes as a run goes on: weights, optimizer, place in the text, carried state, losses and counters.
+    """What changes during a run: weights, optimizer, position in the text, hidden state, losses and counters.
 
-    ``checkpoint()`` puts all of it down, and ``load_state()`` goes on from there bit for bit.
+    ``checkpoint`` copies all of it, and ``load_state`` continues from such a copy bit for bit.
 
     Args:
         model: on its device.
-        train_config: with a batch and a budget that fit the text.
-        data_config, corpus, split: what is read.
-        processes: those that share the run; each has a RunState with its rows of the batch.
+        train_config: with a budget, and a batch that fits the text.
+        data_config, corpus, text: what is read.
+        processes: the processes of the run; each has a RunState with its rows of the batch.
+
+    Attributes:
+        state: the model's state after the last step, cut from the graph.
+        losses: ring buffer of the last training losses, on the device; to read it waits for the device.
+        history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss.
     """
 
     def __init__(
@@ -52,61 +57,89 @@ class RunState:
         train_config: TrainConfig,
         data_config: DataConfig,
         corpus: Corpus,
-        split: Split,
+        text: TrainingText,
         processes: Processes,
     ) -> None:
         self.model = model
         self.config = train_config
         self.data_config = data_config
         self.corpus = corpus
-        self.split = split
+        self.text = text
         self.processes = processes
         self.device = next(model.parameters()).device
         self.rows = processes.rows(train_config.batch_size)
-        self.streams = split.train.rows(self.rows)
         if processes.rank:
             self._reseed()
         self.optimizers = Optimizers(model, train_config)
         self.state: State = model.initial_state(len(range(train_config.batch_size)[self.rows]))
-        # Losses of the last steps, where they are computed; reading them is a CPU-GPU sync point.
         self.losses = torch.zeros(RECENT, device=self.device)
         self.counters = Counters()
         self.history: list[dict[str, Any]] = []
 
     @property
-    def recent_loss(self) -> float:
-        """Mean training loss of the last steps. A CPU-GPU sync point."""
-        return float(self.losses[: self.counters.step].mean())
-
-    @property
     def fraction(self) -> float:
-        """Part of the budget that is used up."""
+        """The part of the budget that is used up, 0 to 1 or a little more."""
         config, counters = self.config, self.counters
         if config.steps is not None:
             return counters.step / config.steps
         if config.epochs is not None:
-            return self.streams.epoch / config.epochs
+            return self.text.epoch / config.epochs
         assert config.time is not None
         return counters.elapsed / config.time
 
+    @property
+    def recent_loss(self) -> float:
+        """Mean training loss of the last steps, in nats per character. Waits for the device."""
+        return float(self.losses[: self.counters.step].mean())
+
+    @property
+    def validated(self) -> bool:
+        """Whether the last validation was made at the current step."""
+        return bool(self.history) and self.history[-1]["step"] == self.counters.step
+
+    def count_step(self, loss: Tensor) -> None:
+        """Notes that a step has been made, with this loss (a scalar on the device)."""
+        self.losses[self.counters.step % RECENT] = loss
+        self.counters.step += 1
+
+    def add_validation(self, val_loss: float) -> bool:
+        """Adds an entry to the history; whether it has the lowest validation loss so far."""
+        best = val_loss < self.counters.best_val_loss
+        if best:
+            self.counters.best_val_loss = val_loss
+        self.history.append(
+            {
+                "step": self.counters.step,
+                "epoch": round(self.text.epoch, 4),
+                "elapsed": round(self.counters.elapsed, 3),
+                "train_loss": self.recent_loss,
+                "val_loss": val_loss,
+            }
+        )
+        return best
+
     def checkpoint(self) -> Checkpoint:
-        """The run as it stands, ready to be saved; the same in all processes, and for any number of them."""
+        """A copy of the state, on the CPU.
+
+        All processes must call this, and all get the same checkpoint. It can be continued by any number of processes.
+        """
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        places = self.streams.places if isinstance(self.streams, ItemStreams) else None
-        parts = self.processes.all_gather((on_cpu(self.state), rng, places))
+        states, rngs, row_states = zip(
+            *self.processes.all_gather((on_cpu(self.state), rng, self.text.row_state())), strict=True
+        )
         checkpoint = Checkpoint(
             model_config=self.model.config,
             data_config=self.data_config,
             train_config=self.config,
             vocabulary=self.corpus.vocabulary,
-            corpus=corpus_summary(self.corpus) | self.split.summary(),
+            corpus=corpus_summary(self.corpus) | self.text.summary(),
             weights=self.model.state_dict(),
             progress={
                 "step": self.counters.step,
-                "epoch": self.streams.epoch,
-                "position": self.streams.position,
+                "epoch": self.text.epoch,
+                "position": self.text.position,
                 "elapsed": self.counters.elapsed,
                 "val_loss": self.history[-1]["val_loss"] if self.history else None,
                 "best_val_loss": self.counters.best_val_loss,
@@ -115,19 +148,19 @@ class RunState:
             history=list(self.history),
             resume={
                 "optimizers": self.optimizers.state_dict(),
-                "state": [torch.cat(rows) for rows in zip(*(part[0] for part in parts), strict=True)],
+                "state": _joined(states),
                 "losses": self.losses,
-                "rng": parts[0][1],
-                "rng_of_others": [part[1] for part in parts[1:]],
-                "places": None if places is None else torch.cat([part[2] for part in parts if part[2] is not None]),
+                "rng": rngs[0],
+                "rng_of_others": list(rngs[1:]),
+                "row_state": _joined(row_states),
             },
         )
-        # Copies on the CPU: training goes on and writes over the originals.
+        # Copies: training goes on and overwrites the originals.
         checkpoint.weights, checkpoint.resume = on_cpu(checkpoint.weights), on_cpu(checkpoint.resume)
         return checkpoint
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes up everything that ``checkpoint()`` had put down.
+        """Continues from a checkpoint of an earlier session.
 
         Raises:
             CheckpointError: it is of another text, batch size or architecture, or incomplete.
@@ -140,35 +173,34 @@ class RunState:
         self.load_state(checkpoint)
 
     def load_state(self, checkpoint: Checkpoint) -> None:
-        """``restore`` for a checkpoint of this run.
+        """Continues from a checkpoint of this run.
 
         Raises:
             CheckpointError: it is incomplete, or of another batch size or architecture.
         """
         try:
+            progress, resume = checkpoint.progress, checkpoint.resume
             self.model.load_state_dict(checkpoint.weights)
-            self.optimizers.load_state_dict(checkpoint.resume["optimizers"])
-            progress, states = checkpoint.progress, checkpoint.resume["state"]
-            shapes = [tuple(s.shape) for s in states]
-            self.state = tuple(s[self.rows].to(self.device) for s in states)
-            self.losses = checkpoint.resume["losses"].to(self.device).view(RECENT)
-            if isinstance(self.streams, ItemStreams):
-                self.streams.places = checkpoint.resume["places"][self.rows]
-            self.streams.position = int(progress["position"])
-            counters = self.counters  # changed in place: a running loop holds on to it
-            counters.step = int(progress["step"])
-            counters.elapsed = float(progress["elapsed"])
-            counters.best_val_loss = float(progress["best_val_loss"])
-            counters.lr_scale = float(progress["lr_scale"])
+            self.optimizers.load_state_dict(resume["optimizers"])
+            shapes = [tuple(s.shape) for s in resume["state"]]
+            self.state = tuple(s[self.rows].to(self.device) for s in resume["state"])
+            self.losses = resume["losses"].to(self.device).view(RECENT)
+            self.text.load_state(int(progress["position"]), [t[self.rows] for t in resume["row_state"]])
+            self.counters = Counters(
+                step=int(progress["step"]),
+                elapsed=float(progress["elapsed"]),
+                best_val_loss=float(progress["best_val_loss"]),
+                lr_scale=float(progress["lr_scale"]),
+            )
             self.history = list(checkpoint.history)
-            self._load_rng([checkpoint.resume["rng"], *checkpoint.resume.get("rng_of_others", [])])
+            self._load_rng([resume["rng"], *resume.get("rng_of_others", [])])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"this checkpoint cannot be resumed: {error}") from error
         if shapes != [tuple(s.shape) for s in self.model.initial_state(self.config.batch_size)]:
             raise CheckpointError("this checkpoint cannot be resumed with another batch size or architecture")
 
     def _load_rng(self, states: list[dict[str, Tensor]]) -> None:
-        """The random-number states of all processes; a run that had fewer has none for this one."""
+        """Sets the random-number state of this process; a new one if the checkpoint is from fewer processes."""
         if self.processes.rank >= len(states):
             self._reseed()
             return
@@ -178,12 +210,17 @@ class RunState:
             torch.cuda.set_rng_state(own["cuda"], self.device)
 
     def _reseed(self) -> None:
-        """Random numbers of this process's own: equal dropout in all rows would be half a dropout."""
+        """Gives this process its own random numbers, so that dropout differs between the rows of a batch."""
         torch.manual_seed((self.config.seed + 7919 * self.processes.rank) % 2**63)
 
 
+def _joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Tensors of all rows, from those that each process has of its rows."""
+    return [torch.cat(rows) for rows in zip(*parts, strict=True)]
+
+
 def corpus_summary(corpus: Corpus) -> dict[str, Any]:
-    """What a checkpoint says of the text."""
+    """What a checkpoint and config.json tell about the text."""
     return {
         "name": corpus.name,
         "description": corpus.description,

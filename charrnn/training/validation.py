@@ -1,4 +1,8 @@
-"""Validation loss: the text read once, the state carried."""
+"""Validation loss: mean negative log-likelihood in nats, always computed in float32.
+
+One function for each kind of text. If there are several processes, they share
+the work and all get the same result. Letters: T sequence, B rows, N text.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,11 @@ from charrnn.data.streams import Streams
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.distributed import SINGLE, Processes
 
-_STREAMS = 8  # side by side, for speed
-_WARMUP = 512  # characters each stream but the first reads before it is scored
-_CHUNK = 512  # characters a forward
-_ITEM_STREAMS = 64  # streams of items side by side
-
-
-_PIECES = 64  # of a validation text that is too long to be read whole
+_STREAMS = 8  # pieces of a text that are read side by side
+_WARMUP = 512  # characters that are read before a piece, to build up the state; they are not scored
+_CHUNK = 512  # characters in one forward pass
+_ITEM_STREAMS = 64  # streams of items that are read side by side
+_PIECES = 64  # pieces that stand for a text that is longer than max_tokens
 
 
 def validation_loss(
@@ -29,23 +31,28 @@ def validation_loss(
     start_token: int,
     processes: Processes = SINGLE,
     *,
-    most: int | None = None,
+    max_tokens: int | None = None,
 ) -> float:
-    """Mean negative log-likelihood in nats of every character of a text ``[N]``.
+    """Loss of running text, in nats per character.
 
-    The first one follows the start token and the zero state, as in
-    ``Sampler.score``. The text is read as eight streams at once, each led in
-    by the 512 characters before it, which is as good as one state carried
-    through: on tinyshakespeare the two differ by less than 1e-8 nats.
-    Computed in float32, whatever the training computes in. Several processes
-    share the streams; all get the same figure.
+    The first character follows the start token and the zero state, as in
+    ``Sampler.score``. The text is read in eight pieces side by side. Before
+    each piece, the 512 characters in front of it are read for the state. One
+    state carried through the whole text gives the same result: on
+    tinyshakespeare the two differ by less than 1e-8 nats.
 
-    Of a text of more than ``most`` characters, 64 pieces that together have as
-    many are scored, spread evenly from its beginning to its end, always the same.
+    Args:
+        model: the model; dropout is switched off.
+        ids: the text ``[N]``.
+        start_token: the token before the first character.
+        processes: the processes that share the pieces.
+        max_tokens: of a longer text, 64 pieces with so many characters together are scored. They are spread evenly
+            over the text and always the same. None or 0 scores the whole text.
     """
-    if most and len(ids) > most:
-        begins = np.arange(_PIECES) * (len(ids) - most // _PIECES) // (_PIECES - 1)
-        pieces = [(int(begin), int(begin) + most // _PIECES) for begin in begins] if most >= _PIECES else [(0, most)]
+    if max_tokens and len(ids) > max_tokens:
+        size = max_tokens // _PIECES
+        begins = np.arange(_PIECES) * (len(ids) - size) // (_PIECES - 1)
+        pieces = [(int(begin), int(begin) + size) for begin in begins] if size else [(0, max_tokens)]
     else:
         streams = _STREAMS if len(ids) >= 4 * _STREAMS * _WARMUP else 1
         bounds = np.arange(streams + 1) * len(ids) // streams
@@ -62,7 +69,7 @@ def _pieces_loss(
     model: CharRNN, ids: NDArray[np.unsignedinteger], start_token: int, pieces_B2: NDArray[np.int64]
 ) -> float:
     """Summed negative log-likelihood of pieces ``[begin, end)`` of a text, read side by side."""
-    # Each stream is [begin - warm-up, end); shorter ones repeat their last place, unscored.
+    # Each row reads [begin - warm-up, end). A row that has come to its end repeats its last position, unscored.
     bounds, ends = pieces_B2[:, 0], pieces_B2[:, 1]
     begins = np.maximum(bounds - _WARMUP, 0)
     length = int((ends - begins).max())
@@ -72,10 +79,10 @@ def _pieces_loss(
         for at in range(0, length, _CHUNK):
             reading_TB = begins + np.arange(at, min(at + _CHUNK, length))[:, None]
             scored_TB = (reading_TB >= bounds) & (reading_TB < ends)
-            places = np.minimum(reading_TB, ends - 1)
-            before = np.where(places == 0, start_token, ids[np.maximum(places - 1, 0)])
+            positions = np.minimum(reading_TB, ends - 1)
+            before = np.where(positions == 0, start_token, ids[np.maximum(positions - 1, 0)])
             x = torch.from_numpy(before.astype(np.int64)).to(model.device)
-            y = torch.from_numpy(ids[places].astype(np.int64)).to(model.device)
+            y = torch.from_numpy(ids[positions].astype(np.int64)).to(model.device)
             scored = torch.from_numpy(scored_TB).to(model.device)
             logits, state = model(x, state)
             losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
@@ -84,19 +91,23 @@ def _pieces_loss(
 
 
 def items_loss(
-    model: CharRNN, items: Items, processes: Processes = SINGLE, *, most: int | None = VALIDATION_TOKENS
+    model: CharRNN, items: Items, processes: Processes = SINGLE, *, max_tokens: int | None = VALIDATION_TOKENS
 ) -> float:
-    """Mean negative log-likelihood in nats of every token of the validation items, their ends included.
+    """Loss of the validation items, in nats per token. The end of an item is a token too.
 
-    Where they have more than ``most`` tokens, those with the lowest hashes stand for all: always the same ones.
-    Several processes share the items; all get the same figure.
+    Args:
+        model: the model; dropout is switched off.
+        items: the items.
+        processes: the processes that share the items.
+        max_tokens: if the validation items have more tokens, those with the lowest hashes are scored, about so many
+            tokens, and always the same ones. None or 0 scores all.
     """
-    numbers = items.validation_items(most or items.val_tokens)[processes.rank :: processes.size]
-    batch = min(_ITEM_STREAMS, len(numbers))
+    indices = items.validation_items(max_tokens or items.val_tokens)[processes.rank :: processes.size]
+    batch = min(_ITEM_STREAMS, len(indices))
     total, count = 0.0, 0.0
     state = model.initial_state(batch)
     with model.evaluating():
-        for x, y in packed(items, numbers, batch, _CHUNK // 4) if batch else ():
+        for x, y in packed(items, indices, batch, _CHUNK // 4) if batch else ():
             x, y = x.to(model.device), y.to(model.device)
             logits, state = model(x, state, x == items.end)
             total += float(
@@ -108,15 +119,21 @@ def items_loss(
 
 
 def streams_loss(
-    model: CharRNN, streams: Streams, seq_len: int, processes: Processes = SINGLE, *, most: int | None = None
+    model: CharRNN, streams: Streams, seq_len: int, processes: Processes = SINGLE, *, max_tokens: int | None = None
 ) -> float:
-    """Mean negative log-likelihood in nats over streams read once from the zero state, as char-rnn validated.
+    """Loss of streams that are read once, each from the zero state, as char-rnn validated; in nats per character.
 
-    Of streams that have more than ``most`` characters in all, the first whole sequences of each are read.
+    Args:
+        model: the model; dropout is switched off.
+        streams: the streams of all processes.
+        seq_len: characters in one forward pass.
+        processes: the processes that share the streams.
+        max_tokens: of longer streams, only the first whole sequences are read, with at most so many characters in
+            all streams together, but at least one sequence. None or 0 reads all.
     """
     length = streams.length
-    if most:
-        length = min(length, max(1, most // (len(streams.starts_B) * seq_len)) * seq_len)
+    if max_tokens:
+        length = min(length, max(1, max_tokens // (len(streams.starts_B) * seq_len)) * seq_len)
     own = processes.rows(len(streams.starts_B))
     fresh = Streams(streams.ids, streams.starts_B[own], length)
     total, count = 0.0, 0.0

@@ -1,0 +1,104 @@
+"""When a training run reports, logs, validates and saves.
+
+All decisions depend only on the step count and on the elapsed time on which
+the processes of a run agree, so every process comes to the same decision.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Flag, auto
+
+from charrnn.training.state import RunState
+
+
+class Due(Flag):
+    """What is due after a step. Empty most of the time, and then the loop does not wait for the device."""
+
+    REPORT = auto()
+    LOG = auto()
+    VALIDATE = auto()
+    SAVE = auto()
+
+
+@dataclass(kw_only=True)
+class Cadence:
+    """The intervals, and when each of them began. A run needs its own.
+
+    Attributes:
+        report_seconds: between two reports of the progress. The first step is always reported.
+        log_steps: between two lines in metrics.jsonl.
+        save_seconds: between two checkpoints; so much work is lost in a power cut at most.
+        validations: number of validations in a budget, unless ``TrainConfig.eval_steps`` is set.
+        validation_share: part of a time budget that validations may take. Those that would take more are left out.
+    """
+
+    report_seconds: float = 0.5
+    log_steps: int = 50
+    save_seconds: float = 300.0
+    validations: int = 10
+    validation_share: float = 0.05
+
+    _reported: float = field(default=0.0, init=False)
+    _reported_step: int = field(default=0, init=False)
+    _first: bool = field(default=True, init=False)
+    _saved: float = field(default=0.0, init=False)
+    _next_validation: float = field(default=0.0, init=False)  # as a fraction of the budget
+    _validating: float = field(default=0.0, init=False)  # seconds in all
+
+    def begin(self, run: RunState) -> None:
+        """Starts all intervals, at the beginning of a session or after a roll-back."""
+        self._reported = self._saved = run.counters.elapsed
+        self._reported_step = run.counters.step
+        self._first = True
+        self._next_validation = self._validation_after(run.fraction)
+
+    def due(self, run: RunState) -> Due:
+        """What is due after the step that has just been made."""
+        step, elapsed = run.counters.step, run.counters.elapsed
+        due = Due(0)
+        if self._first or elapsed - self._reported >= self.report_seconds:
+            due |= Due.REPORT
+        if step % self.log_steps == 0:
+            due |= Due.LOG
+        if self._validation_due(run):
+            due |= Due.VALIDATE
+        elif elapsed - self._saved > self.save_seconds:
+            due |= Due.SAVE
+        return due
+
+    def steps_per_second(self, run: RunState) -> float:
+        """Speed since the last report."""
+        return (run.counters.step - self._reported_step) / max(run.counters.elapsed - self._reported, 1e-9)
+
+    def done(self, due: Due, run: RunState, *, validating: float = 0.0) -> None:
+        """Notes that what was due has been done.
+
+        Args:
+            due: what ``due`` returned.
+            run: the run, with the elapsed time of now.
+            validating: seconds that a validation took.
+        """
+        self._reported, self._reported_step, self._first = run.counters.elapsed, run.counters.step, False
+        if due & (Due.VALIDATE | Due.SAVE):  # a validation saves, too
+            self._saved = run.counters.elapsed
+        if Due.VALIDATE in due:
+            self._validating += validating
+            self._next_validation = self._validation_after(run.fraction)
+
+    def _validation_due(self, run: RunState) -> bool:
+        if run.fraction >= 1.0:  # the loop ends with a validation in any case
+            return False
+        if run.config.eval_steps is not None:
+            return run.counters.step % run.config.eval_steps == 0
+        if run.fraction < self._next_validation:
+            return False
+        if run.config.time is not None and self._validating > self.validation_share * run.counters.elapsed:
+            self._next_validation = self._validation_after(run.fraction)
+            return False
+        return True
+
+    def _validation_after(self, fraction: float) -> float:
+        # The small number is there because fractions may come out just below a whole multiple.
+        return (math.floor(fraction * self.validations + 1e-9) + 1) / self.validations
