@@ -348,7 +348,9 @@ class TrainConfig(_Config):
     lr_decay_after: float = _option(0.0, "For --schedule decay: epochs before the first one counts.", least=0)
     weight_decay: float = _option(0.01, "Decoupled weight decay of the matrices.", least=0)
     grad_clip: float = _option(1.0, "The gradient's norm is clipped to this; 0 for never.", least=0)
-    grad_clip_value: float = _option(0.0, "Each element of the gradient is clamped to this; 0 for never.", least=0)
+    grad_clip_value: float = _option(
+        0.0, "Each element of the gradient is clamped to this, instead of --grad-clip; 0 for never.", least=0
+    )
     loss_sum: bool = _option(False, "Sum the loss over the sequence for the gradient, instead of taking the mean.")
     warmup_steps: int = _option(20, "Steps in which the rate rises to its peak.", least=0)
     lr_boost: float = _option(1.0, "Factor on the learning rate at first; it falls to 1 over 100 steps.", least=1)

@@ -141,7 +141,7 @@ def make_trainer(run: Run, tmp_path: Path) -> MakeTrainer:
     """Builds a Trainer of the tiny model: ``make_trainer("folder", steps=20, …)``."""
 
     def make(name: str = "made", *, text: Path | None = None, **arguments: Any) -> Trainer:
-        own = {k: arguments.pop(k) for k in ("listener", "checkpoint", "weights") if k in arguments}
+        own = {k: arguments.pop(k) for k in ("listener", "checkpoint", "weights", "cadence", "clock") if k in arguments}
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         return Trainer(**tiny(text or run.text, **arguments), folder=folder, **own)

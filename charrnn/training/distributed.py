@@ -1,10 +1,10 @@
-"""Several processes, one run: each trains on its rows of the batch, and what they decide they decide together.
+"""Several processes, one run: each trains on its rows of the batch, and all come to the same decisions.
 
 ``torchrun`` starts the processes and tells each its rank. Gradients are
 averaged by DistributedDataParallel (gloo on a CPU, nccl on GPUs). Everything
-else goes through ``Processes``: a single process passes through the same calls,
-which then give back what they got. Control values (clocks, signals, states for
-a checkpoint) travel through a group of their own on the CPU, so that they never
+else goes through ``Processes``. A single process makes the same calls, which
+then return their arguments. Control values (clocks, signals, states for a
+checkpoint) are exchanged in a group of their own on the CPU, so that they never
 wait for a GPU.
 """
 
@@ -27,19 +27,19 @@ from charrnn.errors import ConfigError, DistributedError
 
 _T = TypeVar("_T")
 
-# A process that says nothing for so long is taken for dead; one that ended is noticed at once.
+# Seconds after which a process that does not answer is considered dead. One that has ended is noticed at once.
 TIMEOUT = 600.0
 TIMEOUT_VARIABLE = "CHARRNN_PROCESS_TIMEOUT"
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run.
+    """The processes of a run, as seen by one of them.
 
     Attributes:
-        rank: 0 writes files and speaks.
-        size: how many there are.
-        control: the group for values on the CPU; None in a single process.
+        rank: number of this process. The process with rank 0 writes files and prints.
+        size: number of processes.
+        control: process group for values on the CPU; None in a single process.
     """
 
     rank: int = 0
@@ -48,11 +48,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def rows(self, batch_size: int) -> slice:
-        """The rows of a batch that are this process's, as even as can be.
+        """The rows of a batch that this process reads; the numbers of rows differ by one at most.
 
         Raises:
             ConfigError: there are fewer rows than processes.
@@ -65,20 +65,24 @@ class Processes:
         return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass averages the gradients; its weights become those of rank 0."""
+        """The model, with a backward pass that averages the gradients. Its weights become those of rank 0."""
         if self.size == 1:
             return model
         return DistributedDataParallel(model)
 
     def mean(self, loss: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor | float]:
-        """Mean loss over the targets of all processes, and what to multiply the own one with for the gradient.
+        """Mean loss over the targets of all processes, and the factor by which to multiply this process's loss.
 
-        Processes may have different numbers of targets, and the average that
-        DistributedDataParallel takes knows nothing of them.
+        DistributedDataParallel averages the gradients of the processes with
+        equal weights, but the processes may have different numbers of targets.
+        The factor corrects for that.
 
         Args:
-            loss: mean over this process's targets, a scalar; without any targets it must be 0 and not NaN.
-            count: how many they are.
+            loss: mean over this process's targets, a scalar; 0 if it has no targets.
+            count: number of its targets.
+
+        Returns:
+            The mean loss, detached, and the factor.
         """
         own = loss.detach()
         if self.size == 1:
@@ -94,7 +98,7 @@ class Processes:
         return self._reduced(values, dist.ReduceOp.SUM)
 
     def all_reduce_max(self, *values: float) -> tuple[float, ...]:
-        """The largest of each value, the same in all processes; for clocks and signals."""
+        """The maximum over all processes of each value; for clocks and signals."""
         return self._reduced(values, dist.ReduceOp.MAX)
 
     def _reduced(self, values: tuple[float, ...], how: Any) -> tuple[float, ...]:
@@ -105,7 +109,7 @@ class Processes:
         return tuple(tensor.tolist())
 
     def all_gather(self, value: _T) -> list[_T]:
-        """Everyone's value, in the order of ranks, in all processes; tensors must be on the CPU."""
+        """The values of all processes, in the order of ranks. Tensors must be on the CPU."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -113,7 +117,7 @@ class Processes:
         return values
 
     def broadcast(self, value: _T) -> _T:
-        """The value that rank 0 has, in all processes."""
+        """The value of the process with rank 0."""
         if self.size == 1:
             return value
         values = [value]
@@ -126,31 +130,31 @@ SINGLE = Processes()
 
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
-    """The processes that torchrun started, or the single one where it did not.
+    """The processes that torchrun started, or a single one without torchrun.
 
     Args:
-        device: the name that ``--device`` was given. With several processes
-            each takes the GPU of its local rank.
+        device: the value of ``--device``. If there are several processes, each
+            uses the GPU of its local rank.
 
     Raises:
-        ConfigError: the device is none that several processes can share, or there are not enough of them.
-        DistributedError: another process ended, or was silent for too long.
+        ConfigError: several processes cannot share this device, or there are fewer GPUs than processes.
+        DistributedError: another process has ended, or has not answered for too long.
     """
     try:
         rank, size, local = (int(os.environ.get(name, one)) for name, one in _VARIABLES)
     except ValueError as error:
-        raise ConfigError(f"torchrun's environment (RANK, WORLD_SIZE, LOCAL_RANK) is no number: {error}") from error
+        raise ConfigError(f"torchrun's variables RANK, WORLD_SIZE and LOCAL_RANK must be numbers: {error}") from error
     if size <= 1:
         yield SINGLE
         return
     backend = _backend(device, local)
     limit = timedelta(seconds=float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT)))
     try:
-        with _lost_ones_named(rank):
+        with _lost_process_errors(rank):
             dist.init_process_group(backend, timeout=limit)
             control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=limit)
             yield Processes(rank, size, control)
-            dist.barrier(group=control)  # whoever leaves first would look like one that died
+            dist.barrier(group=control)  # without it, the first process to leave would look dead to the others
     finally:
         if dist.is_initialized():
             with suppress(Exception):
@@ -161,7 +165,7 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 def _backend(device: str, local: int) -> str:
-    """The library for this device; the GPU of the local rank becomes the current one."""
+    """The backend for this device. Makes the GPU of the local rank the current one."""
     if re.fullmatch(r"mps|cuda:[0-9]+", device):
         raise ConfigError(f"--device {device}: several processes take --device cpu, cuda or auto")
     if device == "cpu" or not torch.cuda.is_available():
@@ -176,12 +180,12 @@ def _backend(device: str, local: int) -> str:
 
 
 @contextmanager
-def _lost_ones_named(rank: int) -> Iterator[None]:
-    """Turns what the libraries raise when another process is gone into our error."""
+def _lost_process_errors(rank: int) -> Iterator[None]:
+    """Turns the errors of torch that mean that another process is gone into a DistributedError."""
     try:
         yield
     except RuntimeError as error:
-        # gloo raises plain RuntimeErrors, known by the source file that they name.
+        # gloo raises plain RuntimeErrors; they are recognised by the source file that they name.
         if isinstance(error, dist.DistError) or re.search(r"gloo|by peer|timed? ?out", str(error), re.IGNORECASE):
             reason = str(error).strip().partition("\n")[0]
             raise DistributedError(

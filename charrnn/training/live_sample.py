@@ -1,4 +1,4 @@
-"""Samples from a model in training, through the runtime's sampler and the exporter's step."""
+"""Samples from a model during training, with the runtime's sampler and the exporter's step module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from charrnn.model.char_rnn import CharRNN
 
 
 def sample_live(model: CharRNN, vocabulary: Vocabulary, *, length: int, seed: int) -> str:
-    """Some text from the model as it stands; neither the model nor any global random state is touched."""
+    """A text from the model with its current weights. The model and the random state of torch are not changed.
+
+    Args:
+        model: the model, on any device; the sampling itself runs on the CPU.
+        vocabulary: its vocabulary.
+        length: number of characters.
+        seed: seed of the sample.
+    """
     step = StepModule(model.export_weights())
     return Sampler.from_cell(_TorchCell(step), describe(step, vocabulary)).sample(length=length, seed=seed)
 

@@ -12,6 +12,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from charrnn.config import DataConfig
+from charrnn.data.corpus import read_corpus
+from charrnn.data.item_streams import Items
 from charrnn.inference.models import export_checkpoint, open_sampler
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.training.trainer import Trainer
@@ -72,8 +75,8 @@ def test_one_item_a_line_and_a_report(charrnn: Charrnn, names: Path, model: str)
     assert report["empty"] == texts.count("")
     whole = {t for t in texts if t and len(t) < 12}
     assert whole <= {t for t in texts if t}
-    trained = Trainer(**tiny(names / "names.txt", lines=True, val_frac=0.3), folder=names).split.items
-    assert trained is not None
+    config = DataConfig(lines=True, val_frac=0.3)
+    trained = Items(read_corpus([str(names / "names.txt")], config), config)
     from charrnn.data.item_filter import item_hash
 
     known = {n for n in NAMES if item_hash(n) >= trained.split.val_below}

@@ -232,17 +232,18 @@ def test_resume_where_there_is_nothing(book: Path, charrnn: Charrnn, run: Run) -
 def test_a_signal_saves_and_exits_with_its_code(
     book: Path, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    from charrnn.training.trainer import Trainer
+    from charrnn.training.optim import Optimizers
 
-    step = Trainer._step
+    update, updates = Optimizers.step, []
 
-    def interrupting(self: Trainer, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.run.counters.step == 2:
+    def interrupting(self: Optimizers, factor: float) -> torch.Tensor:
+        updates.append(factor)
+        if len(updates) == 3:
             signal.raise_signal(number)
-        return step(self, factor)
+        return update(self, factor)
 
     handler = signal.getsignal(number)
-    monkeypatch.setattr(Trainer, "_step", interrupting)
+    monkeypatch.setattr(Optimizers, "step", interrupting)
     outcome = charrnn("train", "book.txt", *QUICK, "--steps", 50)
     assert outcome.code == code
     assert signal.getsignal(number) is handler
@@ -252,14 +253,14 @@ def test_a_signal_saves_and_exits_with_its_code(
 
 
 def test_a_second_interrupt_breaks_off(book: Path, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch) -> None:
-    from charrnn.training.trainer import Trainer
+    from charrnn.training.optim import Optimizers
 
-    def impatient(self: Trainer, factor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def impatient(self: Optimizers, factor: float) -> torch.Tensor:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("not reached")
 
-    monkeypatch.setattr(Trainer, "_step", impatient)
+    monkeypatch.setattr(Optimizers, "step", impatient)
     outcome = charrnn("train", "book.txt", *QUICK)
     assert outcome.code == 130
     assert "interrupted" not in outcome.out

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from charrnn.cells.layer import Layer
 from charrnn.config import DataConfig, ModelConfig
 from charrnn.data.corpus import Corpus, read_corpus
+from charrnn.data.item_filter import item_hash
 from charrnn.data.item_streams import NO_TARGET, Items, ItemStreams, packed
 from charrnn.data.permutation import shuffled
 from charrnn.errors import ConfigError, CorpusError
@@ -160,13 +161,14 @@ def test_places_can_be_taken_up_again(lines: Path, before: int, first: int, then
     for _ in range(before):
         straight.next(first)
     resumed = items.streams(4, 1)
-    resumed.places, resumed.position = straight.places, straight.position
+    resumed.load_state(straight.position, straight.row_state())
     assert resumed.epoch == straight.epoch
     for _ in range(30):
         for ours, theirs in zip(straight.next(then), resumed.next(then), strict=True):
             assert np.array_equal(ours, theirs)
-    with pytest.raises(ValueError, match="places of 4 streams"):
-        resumed.places = torch.zeros(3, 2, dtype=torch.int64)
+    for bad in ((), (torch.zeros(3, 2, dtype=torch.int64),), (torch.zeros(4, 2),), (-torch.ones(4, 2).long(),)):
+        with pytest.raises(ValueError, match="positions of 4 streams"):
+            resumed.load_state(0, bad)
 
 
 def test_readers_divided_among_processes_are_the_same_readers(lines: Path) -> None:
@@ -300,7 +302,7 @@ def test_validation_is_the_mean_over_items_scored_alone(lines: Path) -> None:
 
 
 def test_a_long_item_is_validated_on_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charrnn.data.item_streams.LONGEST_VALIDATED", 20)
+    monkeypatch.setattr("charrnn.data.item_streams.MAX_VALIDATED_ITEM", 20)
     items = Items(corpus_of(tmp_path / "t", ["ab" * 500, "cab", "bc"]), DataConfig(lines=True, val_frac=0.1))
     batches = list(packed(items, np.arange(3), 1, 32))
     x, y = (torch.cat(parts)[:, 0] for parts in zip(*batches, strict=True))
@@ -318,15 +320,13 @@ def test_a_run_on_items_resumes_bit_by_bit_in_the_middle_of_an_epoch(
     straight.train()
     first = make_trainer("first", **settings)
     first.train(lambda: first.run.counters.step >= 13)
-    assert 0 < first.run.streams.epoch % 1 < 1
+    assert 0 < first.run.text.epoch % 1 < 1
     second = make_trainer("first", checkpoint=resumable(first.folder), **settings)
     second.train()
     for name, weight in straight.run.model.state_dict().items():
         assert torch.equal(weight, second.run.model.state_dict()[name]), name
-    assert isinstance(straight.run.streams, ItemStreams)
-    assert isinstance(second.run.streams, ItemStreams)
     for _ in range(9):
-        for ours, theirs in zip(straight.run.streams.next(9), second.run.streams.next(9), strict=True):
+        for ours, theirs in zip(straight.run.text.next(9), second.run.text.next(9), strict=True):
             assert np.array_equal(ours, theirs)
     assert straight.run.history[-1]["val_loss"] == second.run.history[-1]["val_loss"]
 
@@ -336,5 +336,5 @@ def test_training_on_items_learns_them(make_trainer: MakeTrainer, tmp_path: Path
     path.write_text("\n".join(["hello", "help", "world", "word"] * 100))
     trainer = make_trainer(text=path, lines=True, steps=150, val_frac=0.3)
     assert trainer.train().train_loss < 0.6
-    assert trainer.split.items is not None
-    assert trainer.train_characters == trainer.split.items.train_tokens - trainer.split.items.train_items
+    texts = [text for text in ("hello", "help", "world", "word") if item_hash(text) >= int(0.3 * 2**64)]
+    assert trainer.run.text.characters == 100 * sum(len(text) + 1 for text in texts)

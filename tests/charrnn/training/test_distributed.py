@@ -113,7 +113,7 @@ def test_begun_as_two_and_resumed_as_one_and_the_other_way_round(folder: Path) -
     last = straight.run.history[-1]["val_loss"]
     assert abs(resumed.run.history[-1]["val_loss"] - last) < 1e-4
     assert abs(other_way.history[-1]["val_loss"] - last) < 1e-4
-    assert other_way.progress["position"] == straight.run.streams.position
+    assert other_way.progress["position"] == straight.run.text.position
 
 
 def begin(*arguments: object, together: bool) -> subprocess.Popen[str]:

@@ -15,7 +15,7 @@ import torch
 
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.metrics import NAME, read_metrics
-from charrnn.training import trainer as train_module
+from charrnn.training.cadence import Cadence
 from charrnn.training.trainer import resumable
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ SETTINGS = {"steps": 400, "eval_steps": 100}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_random_moments_and_resumed(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "SAVE_SECONDS", 0.02)  # so that many of the kills fall into a save
+def test_killed_at_random_moments_and_resumed(make_trainer: MakeTrainer) -> None:
     straight = make_trainer("straight", **SETTINGS).train()
     folder = make_trainer("killed", **SETTINGS).folder
     moments = random.Random(7)
@@ -61,7 +60,8 @@ def _go_on(make_trainer: MakeTrainer, folder: Path) -> None:
         checkpoint = resumable(folder) if (folder / "last.pt").exists() else None
         # A kill may come between the last save and the end of the process: nothing is left to do then.
         if checkpoint is None or checkpoint.progress["step"] < SETTINGS["steps"]:
-            make_trainer("killed", checkpoint=checkpoint, **SETTINGS).train()
+            often = Cadence(save_seconds=0.02)  # so that many of the kills fall into a save
+            make_trainer("killed", checkpoint=checkpoint, cadence=often, **SETTINGS).train()
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -56,7 +56,7 @@ def test_interrupted_and_resumed_equals_straight_bit_by_bit(
         assert torch.equal(weight, second.run.model.state_dict()[name]), name
     for a, b in zip(straight.run.state, second.run.state, strict=True):
         assert torch.equal(a, b)
-    assert straight.run.streams.position == second.run.streams.position
+    assert straight.run.text.position == second.run.text.position
     assert straight.run.counters.best_val_loss == second.run.counters.best_val_loss
     resumed = [entry for entry in without_times(second.run.history) if entry["step"] % 10 == 0 or entry["step"] > 40]
     assert resumed == [e for e in without_times(straight.run.history) if e["step"] % 10 == 0 or e["step"] > 40]
@@ -132,6 +132,8 @@ def _change(checkpoint: Checkpoint, what: str) -> None:
             checkpoint.resume["state"] = [torch.zeros(8, 31)] * 2
         case "losses of another size":
             checkpoint.resume["losses"] = torch.zeros(3)
+        case "positions of items":
+            checkpoint.resume["row_state"] = [torch.zeros(8, 2, dtype=torch.int64)]
         case "position is text":
             checkpoint.progress["position"] = "first"
         case "no best loss":
@@ -142,7 +144,8 @@ def _change(checkpoint: Checkpoint, what: str) -> None:
     "what",
     [
         "no optimizers", "optimizers are numbers", "no random numbers", "random numbers of another size",
-        "state is text", "state of another size", "losses of another size", "position is text", "no best loss",
+        "state is text", "state of another size", "losses of another size", "positions of items",
+        "position is text", "no best loss",
     ],
 )  # fmt: skip
 def test_a_damaged_resume_part_is_refused(make_trainer: MakeTrainer, run: Run, what: str) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,10 @@ import torch
 from charrnn.errors import ConfigError, CorpusError, DivergedError, WriteError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.runs.checkpoint import load_checkpoint
-from charrnn.training import trainer as train_module
+from charrnn.runs.metrics import read_metrics
+from charrnn.training.cadence import Cadence
+from charrnn.training.reporting import KEEP, SAMPLE_LENGTH
+from charrnn.training.trainer import Trainer
 from tests.conftest import NEEDS_BF16
 
 if TYPE_CHECKING:
@@ -58,7 +62,7 @@ def test_a_run_learns_and_leaves_its_files(run: Run) -> None:
     assert best.progress["best_val_loss"] == min(entry["val_loss"] for entry in last.history)
     assert best.progress["best_val_loss"] < 2.0, "a uniform guess costs 3.2 nats, letter frequencies 2.8"
     periodic = [name for name in files(run.folder) if name.startswith("epoch")]
-    assert len(periodic) == train_module.KEEP
+    assert len(periodic) == KEEP
     for name, entry in zip(sorted(periodic), last.history[-3:], strict=True):
         assert name == f"epoch{entry['epoch']:.2f}-loss{entry['val_loss']:.4f}.pt"
     assert set(files(run.folder)) == {"best.pt", "last.pt", "config.json", "metrics.jsonl", "samples.txt", *periodic}
@@ -82,7 +86,7 @@ def test_the_listener_hears_everything_in_order(make_trainer: MakeTrainer, run: 
     assert recorder.events[-1] == finished
     validated = recorder.of(Validated)
     assert [event.step for event in validated] == [5, 10, 15, 20]
-    assert all(len(event.sample) == train_module.SAMPLE_LENGTH for event in validated)
+    assert all(len(event.sample) == SAMPLE_LENGTH for event in validated)
     assert set("".join(event.sample for event in validated)) <= set(run.text.read_text())
     for progress in recorder.of(Progress):
         assert 0 < progress.fraction <= 1
@@ -104,30 +108,30 @@ def test_the_same_seed_gives_the_same_run_and_another_another(make_trainer: Make
     assert losses[0] != losses[2]
 
 
-def test_the_training_loss_is_the_mean_of_the_last_steps(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(steps=7)
-    losses: list[float] = []
-    step = trainer._step
-
-    def spy(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        loss, norm = step(factor)
-        losses.append(float(loss))
-        return loss, norm
-
-    trainer._step = spy  # type: ignore[method-assign]
-    finished = trainer.train()
-    assert len(losses) == 7
-    assert finished.train_loss == pytest.approx(sum(losses) / 7, abs=1e-6)
-
-
-def test_state_is_carried_and_cut_from_the_graph(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(steps=5)
+@pytest.mark.parametrize("settings", [{}, {"lines": True}, {"split": "streams"}], ids=["text", "items", "streams"])
+def test_losses_and_state_are_those_of_a_plain_loop(make_trainer: MakeTrainer, settings: dict[str, Any]) -> None:
+    """With almost no learning rate the weights stay the same, so a loop beside it can compute the same."""
+    trainer = make_trainer(steps=7, lr=1e-30, **settings)
+    model, text = trainer.run.model, make_trainer("other", **settings).run.text
+    state, losses = model.initial_state(8), []
     assert not any(s.any() for s in trainer.run.state)
-    trainer._step(1.0)
-    first = trainer.run.state
-    assert all(s.abs().sum() > 0 and not s.requires_grad for s in first)
-    trainer._step(1.0)
-    assert trainer.run.streams.position == 32
+    with torch.no_grad():
+        for _ in range(7):
+            x, y = (torch.from_numpy(ids) for ids in text.next(16))
+            rows = []
+            for token in x:  # one character at a time, the state carried over batches
+                logits, state = model(token[None], state)
+                rows.append(logits[0])
+                end = trainer.run.corpus.vocabulary.special.get("end", -1)
+                state = tuple(torch.where((token == end)[:, None], 0.0, s) for s in state)
+            log_probs = torch.stack(rows).double().log_softmax(2)
+            known = y >= 0
+            losses.append(-float(log_probs.gather(2, y.clamp(min=0)[..., None])[..., 0][known].mean()))
+    finished = trainer.train()
+    assert finished.train_loss == pytest.approx(sum(losses) / 7, abs=1e-5)
+    for ours, theirs in zip(trainer.run.state, state, strict=True):
+        assert not ours.requires_grad
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_the_budgets_end_a_run(make_trainer: MakeTrainer) -> None:
@@ -140,18 +144,11 @@ def test_the_budgets_end_a_run(make_trainer: MakeTrainer) -> None:
     assert load_checkpoint(by_time.last).progress["step"] == by_time.step
 
 
-def test_the_rate_falls_to_nothing_at_the_end_of_the_budget(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fractions: list[float] = []
-
-    def spy(_: object, *, fraction: float, epoch: float, step: int) -> float:
-        fractions.append(fraction)
-        return 0.1
-
-    monkeypatch.setattr(train_module, "schedule", spy)
-    make_trainer(steps=10).train()
-    assert fractions == [i / 10 for i in range(10)]
+def test_the_rate_falls_to_nothing_at_the_end_of_the_budget(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(steps=10, warmup_steps=0, cadence=Cadence(log_steps=1))
+    trainer.train()
+    rates = [line["lr"] for line in read_metrics(trainer.folder) if "lr" in line]
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * i / 10)) / 2 for i in range(10)])
 
 
 def test_only_the_last_few_periodic_checkpoints_stay_and_the_best_is_kept(make_trainer: MakeTrainer) -> None:
@@ -166,9 +163,9 @@ def test_only_the_last_few_periodic_checkpoints_stay_and_the_best_is_kept(make_t
 
 def test_best_pt_is_the_best_and_last_pt_the_last(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted = iter([3.0, 2.0, 2.5])
-    monkeypatch.setattr(train_module, "validation_loss", lambda *_, **__: next(scripted))
     recorder = Recorder()
     trainer = make_trainer(steps=6, eval_steps=2, listener=recorder)
+    monkeypatch.setattr(trainer.run.text, "validation_loss", lambda _: next(scripted))
     finished = trainer.train()
     assert [event.best for event in recorder.of(Validated)] == [True, True, False]
     best, last = (load_checkpoint(trainer.folder / name) for name in ("best.pt", "last.pt"))
@@ -177,9 +174,8 @@ def test_best_pt_is_the_best_and_last_pt_the_last(make_trainer: MakeTrainer, mon
     assert (finished.val_loss, finished.best_val_loss) == (2.5, 2.0)
 
 
-def test_last_pt_is_saved_between_validations_too(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "SAVE_SECONDS", 0.0)
-    trainer = make_trainer(steps=50, eval_steps=50)
+def test_last_pt_is_saved_between_validations_too(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(steps=50, eval_steps=50, cadence=Cadence(save_seconds=0.0))
     seen: list[int] = []
 
     def stop() -> bool:
@@ -202,7 +198,7 @@ def test_short_texts_shrink_batch_or_sequence_with_a_notice(
     path.write_text(text[:characters])
     recorder = Recorder()
     trainer = make_trainer(text=path, steps=3, batch_size=16, seq_len=64, listener=recorder)
-    assert (trainer.config.batch_size, trainer.config.seq_len) == layout
+    assert (trainer.run.config.batch_size, trainer.run.config.seq_len) == layout
     if layout == (16, 64):
         assert recorder.notices == []
     else:
@@ -235,19 +231,23 @@ def test_a_used_up_budget_is_told_before_anything_is_written(make_trainer: MakeT
     assert files(again.folder) == []
 
 
-def test_divergence_that_comes_back_ends_the_run_and_leaves_the_good_checkpoints(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(steps=40, eval_steps=5)
-    step = trainer._step
+def poison(trainer: Trainer, *, step: int, times: int) -> Callable[[], bool]:
+    """A ``stop`` that never stops, but makes a weight NaN after a step."""
+    left = iter(range(times))
 
-    def poisoned(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if trainer.run.counters.step == 12:
+    def stop() -> bool:
+        if trainer.run.counters.step == step and next(left, None) is not None:
             with torch.no_grad():
                 trainer.run.model.head.weight[0, 0] = math.nan
-        return step(factor)
+        return False
 
-    trainer._step = poisoned  # type: ignore[method-assign]
+    return stop
+
+
+def test_divergence_that_comes_back_ends_the_run_and_leaves_the_good_checkpoints(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(steps=40, eval_steps=5)
     with pytest.raises(DivergedError, match=r"exploded \(nan at step 1\d\).*lower --lr .*last\.pt is from before"):
-        trainer.train()
+        trainer.train(poison(trainer, step=12, times=1000))
     assert trainer.run.counters.step == 10
     for name in ("best.pt", "last.pt"):
         checkpoint = load_checkpoint(trainer.folder / name)
@@ -258,21 +258,26 @@ def test_divergence_that_comes_back_ends_the_run_and_leaves_the_good_checkpoints
 def test_an_explosion_that_passes_is_gone_back_from_with_half_the_rate(make_trainer: MakeTrainer) -> None:
     recorder = Recorder()
     trainer = make_trainer(steps=20, eval_steps=5, listener=recorder)
-    step, poison = trainer._step, [math.nan]
-
-    def poisoned(factor: float) -> tuple[torch.Tensor, torch.Tensor]:
-        if trainer.run.counters.step == 12 and poison:
-            with torch.no_grad():
-                trainer.run.model.head.weight[0, 0] = poison.pop()
-        return step(factor)
-
-    trainer._step = poisoned  # type: ignore[method-assign]
-    finished = trainer.train()
+    finished = trainer.train(poison(trainer, step=12, times=1))
     (notice,) = recorder.notices
     assert re.search(r"exploded \(nan at step 1\d\): back to step 10, with the rate halved to 0\.005", notice)
     assert [entry["step"] for entry in trainer.run.history] == [5, 10, 15, 20]
     assert math.isfinite(finished.val_loss)
     assert load_checkpoint(finished.last).progress["lr_scale"] == 0.5
+
+
+def test_a_last_validation_that_explodes_goes_back_and_training_goes_on(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder()
+    trainer = make_trainer(steps=10, eval_steps=5, listener=recorder)
+    scripted = iter([2.0, math.nan, 1.5])
+    monkeypatch.setattr(trainer.run.text, "validation_loss", lambda _: next(scripted))
+    finished = trainer.train()
+    assert re.search(r"exploded \(nan at step 10\): back to step 5", recorder.notices[0])
+    assert (finished.step, finished.val_loss, finished.interrupted) == (10, 1.5, False)
+    metrics = read_metrics(trainer.folder)
+    assert [line["step"] for line in metrics if "val_loss" in line] == [5, 10]
 
 
 def test_a_model_that_was_sure_of_another_text_may_begin_worse_than_guessing(make_trainer: MakeTrainer) -> None:
@@ -281,7 +286,7 @@ def test_a_model_that_was_sure_of_another_text_may_begin_worse_than_guessing(mak
     recorder = Recorder()
     trainer = make_trainer(steps=5, weights=weights, listener=recorder)
     finished = trainer.train()
-    assert finished.val_loss > 2 * math.log(len(trainer.vocabulary)) + 1
+    assert finished.val_loss > 2 * math.log(len(trainer.run.corpus.vocabulary)) + 1
     assert recorder.notices == []
 
 
@@ -321,3 +326,51 @@ def test_bytes_and_bfloat16_train_too(make_trainer: MakeTrainer, tmp_path: Path)
     assert {w.dtype for w in trainer.run.model.state_dict().values()} == {torch.float32}
     assert {s.dtype for s in trainer.run.state} == {torch.float32}
     assert recorder.events[0].precision == "bf16"
+
+
+class Clock:
+    """Seconds that pass only when something takes them."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, seconds: float, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The same call, but it takes so many seconds."""
+
+        def timed(argument: Any) -> Any:
+            self.now += seconds
+            return call(argument)
+
+        return timed
+
+
+def test_time_and_speed_are_read_from_the_clock(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, recorder = Clock(), Recorder()
+    trainer = make_trainer(steps=10, clock=clock, listener=recorder, cadence=Cadence(log_steps=4, report_seconds=99))
+    monkeypatch.setattr(trainer.run.text, "next", clock.taking(2.0, trainer.run.text.next))
+    assert trainer.train().elapsed == 20.0
+    logged = [line for line in read_metrics(trainer.folder) if "lr" in line]
+    assert [(line["step"], line["elapsed"]) for line in logged] == [(4, 8.0), (8, 16.0)]
+    for progress in recorder.of(Progress):
+        assert progress.chars_per_second == pytest.approx(8 * 16 / 2)
+        assert progress.seconds_left == pytest.approx(20 - 2 * progress.step)
+
+
+@pytest.mark.parametrize(("slow", "validated_at"), [(0.0, list(range(10, 101, 10))), (3.0, [10, 60, 100])])
+def test_validations_take_a_twentieth_of_a_time_budget_at_most(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, slow: float, validated_at: list[float]
+) -> None:
+    """A budget of a hundred seconds, one a step: a tenth of it is over when 10, 20, … seconds have passed.
+
+    After a validation of 3 seconds, the next one is made when 3 seconds are no more than a twentieth of the time.
+    """
+    clock = Clock()
+    trainer = make_trainer(time=100.0, clock=clock)
+    text = trainer.run.text
+    monkeypatch.setattr(text, "next", clock.taking(1.0, text.next))
+    monkeypatch.setattr(text, "validation_loss", clock.taking(slow, lambda _: 2.0))
+    trainer.train()
+    assert [entry["elapsed"] for entry in trainer.run.history] == validated_at

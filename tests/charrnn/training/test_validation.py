@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from charrnn.data.streams import Streams
 from charrnn.inference.evaluation import evaluate_text
 from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import load_checkpoint
-from charrnn.training import trainer as train_module
 from charrnn.training.validation import streams_loss, validation_loss
 
 if TYPE_CHECKING:
@@ -114,11 +113,11 @@ def test_of_a_long_text_pieces_spread_evenly_are_read() -> None:
     size = 6400 // 64
     begins = [i * (40_000 - size) // 63 for i in range(64)]
     expected = np.mean([float(losses[b : b + size].mean()) for b in begins])
-    assert validation_loss(model, ids, 1, most=6400) == pytest.approx(expected, abs=1e-6)
+    assert validation_loss(model, ids, 1, max_tokens=6400) == pytest.approx(expected, abs=1e-6)
     assert begins[-1] + size == len(ids)
-    assert validation_loss(model, ids, 1, most=40_000) == validation_loss(model, ids, 1)
-    assert validation_loss(model, ids, 1, most=0) == validation_loss(model, ids, 1)
-    assert validation_loss(model, ids, 1, most=10) == pytest.approx(float(losses[:10].mean()), abs=1e-6)
+    assert validation_loss(model, ids, 1, max_tokens=40_000) == validation_loss(model, ids, 1)
+    assert validation_loss(model, ids, 1, max_tokens=0) == validation_loss(model, ids, 1)
+    assert validation_loss(model, ids, 1, max_tokens=10) == pytest.approx(float(losses[:10].mean()), abs=1e-6)
 
 
 def test_of_long_streams_the_first_sequences_are_read() -> None:
@@ -127,20 +126,22 @@ def test_of_long_streams_the_first_sequences_are_read() -> None:
     ids = np.random.default_rng(1).integers(0, 5, 4001).astype(np.uint8)
     starts = np.arange(4) * 1000
     whole, short = Streams(ids, starts, 1000), Streams(ids, starts, 100)
-    assert streams_loss(model, whole, 50, most=400) == streams_loss(model, short, 50)
-    assert streams_loss(model, whole, 50, most=1) == streams_loss(model, Streams(ids, starts, 50), 50)
-    assert streams_loss(model, whole, 50, most=4000) == streams_loss(model, whole, 50)
+    assert streams_loss(model, whole, 50, max_tokens=400) == streams_loss(model, short, 50)
+    assert streams_loss(model, whole, 50, max_tokens=1) == streams_loss(model, Streams(ids, starts, 50), 50)
+    assert streams_loss(model, whole, 50, max_tokens=4000) == streams_loss(model, whole, 50)
 
 
-def test_training_validates_no_more_than_it_was_told(
-    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int | None] = []
-
-    def spied(*arguments: object, most: int | None) -> float:
-        seen.append(most)
-        return validation_loss(*arguments, most=most)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(train_module, "validation_loss", spied)
-    make_trainer("bounded", steps=2, val_max=640).train()
-    assert set(seen) == {640}
+@pytest.mark.parametrize("settings", [{}, {"split": "streams"}, {"lines": True}], ids=["text", "streams", "items"])
+def test_training_validates_no_more_than_it_was_told(make_trainer: MakeTrainer, settings: dict[str, Any]) -> None:
+    whole, bounded = (
+        make_trainer(f"{val_max}", val_frac=0.5, val_max=val_max, **settings).run for val_max in (0, 1280)
+    )
+    bounded.model.load_state_dict(whole.model.state_dict())
+    read: list[int] = []
+    end = bounded.corpus.vocabulary.special.get("end", -1)  # what is left of a row is filled with ends
+    bounded.model.register_forward_hook(lambda _, inputs, __: read.append(int((inputs[0] != end).sum())))
+    loss = bounded.text.validation_loss(bounded.model)
+    assert loss == pytest.approx(whole.text.validation_loss(whole.model), abs=0.05)
+    assert loss != whole.text.validation_loss(whole.model)
+    warm_up = 64 * 512  # characters before each of 64 pieces of running text
+    assert sum(read) <= 2 * 1280 + (warm_up if not settings else 0)
