@@ -11,11 +11,11 @@ twice, and ``cache`` why the next run need not read it at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from charrnn_runtime import Vocabulary
@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from charrnn.config import DataConfig
 from charrnn.data import cache, text_report, token_buffer
 from charrnn.data.containers import SUFFIXES
-from charrnn.data.finder import find_sources
+from charrnn.data.finder import absolute, find_sources
+from charrnn.data.in_memory import InMemory
 from charrnn.data.reader import TextReader, corpus_digest
 from charrnn.data.sources import Source
 from charrnn.data.token_buffer import NoSpaceError
@@ -58,6 +59,7 @@ class Corpus:
         digest: SHA-256 of vocabulary and ids; None if it has not been computed.
         counts: how often each token occurs ``[V]``; empty if unknown.
         notes: sentences about the text for the user.
+        in_memory: "text" or "items" if a program gave the text, and it was not read from files or a pipe.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Corpus:
     digest: str | None = None
     counts: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    in_memory: Literal["text", "items"] | None = None
 
     @cached_property
     def sha256(self) -> str:
@@ -117,18 +120,36 @@ def corpus_name(arguments: Sequence[str]) -> str:
     return re.sub(r"[^\w.-]+", "", path.stem).strip(".-")[:60] or "text"
 
 
+def remembered_arguments(summary: Mapping[str, Any], remedy: str) -> list[str]:
+    """The arguments that a checkpoint remembers, to read the text of the run again.
+
+    Args:
+        summary: what the checkpoint says about the text.
+        remedy: what the user can do if the text did not come from files.
+
+    Raises:
+        CorpusError: the text came through standard input, or from the memory of a program.
+    """
+    arguments = list(summary["arguments"])
+    kind = summary.get("in_memory")
+    if kind or "-" in arguments:
+        origin = f"was given by a program ({kind}=…)" if kind else "came through standard input"
+        raise CorpusError(f"the text of the run {origin} and cannot be read again; {remedy}")
+    return arguments
+
+
 def read_corpus(
-    arguments: Sequence[str],
+    texts: Sequence[str] | InMemory,
     config: DataConfig,
     known: Vocabulary | None = None,
     *,
     fixed: Unknown | None = None,
     listener: Listener | None = None,
 ) -> Corpus:
-    """Reads the text that the arguments name; without arguments, the source of Python's standard library.
+    """Reads a text; without any name of one, the source of Python's standard library.
 
     Args:
-        arguments: files, folders, globs, names of known corpora, ``-`` for standard input.
+        texts: files, folders, globs, names of known corpora, ``-`` for standard input; or a text in memory.
         config: how the text becomes tokens.
         known: a vocabulary to keep; characters that it lacks get new ids after its own.
         fixed: if given, ``known`` does not grow. Other characters become its
@@ -144,17 +165,22 @@ def read_corpus(
     listener = listener or Listener()
     if known is not None:
         config = replace(config, bytes=known.kind == "bytes", normalize=known.normalize)
-    found = find_sources(arguments, encoding=config.encoding, as_bytes=config.bytes)
+    arguments: Sequence[str] = ()
+    name: str
+    if isinstance(texts, InMemory):
+        found, name = texts.find(config), texts.kind
+    else:
+        arguments, name = texts, corpus_name(texts)
+        found = find_sources(arguments, encoding=config.encoding, as_bytes=config.bytes)
     key = _key(found.sources, config, known, fixed)
     stored = _cached(found.sources, config, known, key, listener) if key else None
-    name = corpus_name(arguments)
     if stored is None:
         stored = _read(TextReader(found, config, known, fixed, listener), key, name, listener)
     facts = stored.facts
     return Corpus(
         name=name,
         description=found.description,
-        arguments=tuple(arguments),
+        arguments=tuple(map(absolute, arguments)),
         ids=stored.ids,
         vocabulary=Vocabulary.from_json(facts["vocabulary"]),
         items=stored.items,
@@ -162,6 +188,7 @@ def read_corpus(
         digest=facts["sha256"],
         counts=tuple(facts["counts"]),
         notes=(*found.left_out.notes, *facts["notes"]),
+        in_memory=texts.kind if isinstance(texts, InMemory) else None,
     )
 
 

@@ -136,6 +136,13 @@ def find_sources(arguments: Sequence[str], *, encoding: str | None = None, as_by
     return FoundText(description=description, sources=found, left_out=left_out)
 
 
+def absolute(argument: str) -> str:
+    """The same argument with an absolute path, so that it names the same text in another folder."""
+    if argument != "-" and (os.path.exists(argument) or glob.has_magic(argument)):  # noqa: PTH110  # Path.exists raises for a long name
+        return os.path.abspath(argument)  # noqa: PTH100  # Path.absolute leaves ".." in it
+    return argument
+
+
 def _standard_library() -> list[Path]:
     folder = Path(sysconfig.get_paths()["stdlib"])
     files = sorted(folder.glob("*.py"))

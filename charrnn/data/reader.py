@@ -120,6 +120,11 @@ class TextReader:
         """The items of one source in batches, with line ends treated."""
         config = self._config
         fold = config.newlines == "lf"
+        if source.items is not None:
+            for batch in source.items:
+                items = [item.encode().decode("latin-1") for item in batch] if config.bytes else batch
+                yield ["".join(line_ends([item], self.ends, fold=True)) for item in items] if fold else items
+            return
         if config.column is not None:
             column = Column(
                 name=config.column,

@@ -39,7 +39,7 @@ class SourceError(CorpusError):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file or pipe of text. It can be read any number of times.
+    """One file, pipe or string of text. It can be read any number of times.
 
     Attributes:
         name: for messages.
@@ -49,6 +49,8 @@ class Source:
             nanoseconds; None for a pipe. Every change of a file changes its
             stamp, since no program can set the status change time.
         optional: the source was found in a folder, and is left out if it cannot be read as text.
+        text: a text that a program holds in memory.
+        items: items that a program holds in memory, in batches; they can be read only once.
     """
 
     name: str
@@ -56,13 +58,16 @@ class Source:
     spool: IO[bytes] | None = field(default=None, repr=False)
     stamp: tuple[int, int, int] | None = None
     optional: bool = False
+    text: str | None = field(default=None, repr=False)
+    items: Iterator[list[str]] | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
-        """Bytes, of a compressed file those of the compressed form."""
+        """Bytes, of a compressed file those of the compressed form; of a string its characters, of items 0."""
         if self.stamp is not None:
             return self.stamp[0]
-        assert self.spool is not None
+        if self.spool is None:
+            return len(self.text or "")
         return self.spool.seek(0, os.SEEK_END)
 
     @property
@@ -139,6 +144,9 @@ def text_pieces(
         SourceError: it cannot be read, or is not in this encoding; the message
             names the byte, its offset, and the likely encoding.
     """
+    if source.text is not None:
+        yield from _string_pieces(source.text, source.name, as_bytes=as_bytes, on_read=on_read)
+        return
     chunks = _with_head(source.chunks(on_read, as_bytes=as_bytes, size=chunk_size))
     if as_bytes:
         for i, chunk in enumerate(chunks):
@@ -164,6 +172,29 @@ def text_pieces(
         if text:
             yield text.removeprefix("\ufeff") if has_bom else text
             has_bom = False
+
+
+def _string_pieces(text: str, name: str, *, as_bytes: bool, on_read: OnRead | None) -> Iterator[str]:
+    """The pieces of a string, like those of a file that contains it in UTF-8."""
+    start = 1 if text.startswith("\ufeff") else 0
+    for at in range(start, len(text), CHUNK):
+        piece = text[at : at + CHUNK]
+        check_encodable(piece, name, at)
+        yield piece.encode().decode("latin-1") if as_bytes else piece
+        if on_read is not None:
+            on_read(len(piece))
+
+
+def check_encodable(text: str, name: str, offset: int = 0) -> None:
+    """Raises SourceError for a string with halves of surrogate pairs, which no file in UTF-8 can contain."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceError(
+            f"{name}: the character U+{ord(text[error.start]):04X} at offset {offset + error.start:,} is half of a "
+            "surrogate pair, and no text can contain it; remove it, or decode the text anew",
+            "not Unicode",
+        ) from error
 
 
 def _with_head(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -105,10 +105,10 @@ def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> list[Ids]:
     """Texts to measure a quantised model on: items, or pieces of running text."""
     import numpy as np
 
-    from charrnn.data.corpus import read_corpus
+    from charrnn.data.corpus import read_corpus, remembered_arguments
     from charrnn.data.split import split_text
 
-    arguments = text or checkpoint.corpus.get("arguments", ())
+    arguments = text or remembered_arguments(checkpoint.corpus, "name a text to measure on: --text FILE")
     try:
         corpus = read_corpus(arguments, checkpoint.data_config, known=checkpoint.vocabulary, fixed="error")
     except UnknownCharacterError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from charrnn_runtime import Sampler
 
 from charrnn.config import format_duration
-from charrnn.data.corpus import corpus_name, read_corpus
+from charrnn.data.corpus import corpus_name, read_corpus, remembered_arguments
+from charrnn.data.in_memory import InMemory
 from charrnn.errors import ConfigError
 from charrnn.events import Listener
 from charrnn.inference.export import ExportedModel, export
@@ -108,6 +109,8 @@ class Run:
 
 def train(
     *texts: Name,
+    text: str | bytes | None = None,
+    items: Iterable[str] | None = None,
     out: Name | None = None,
     overwrite: bool = False,
     init_from: Name | None = None,
@@ -126,6 +129,8 @@ def train(
     Args:
         texts: files, folders, globs, or names of known texts. Without any text, the source of Python's standard
             library is used.
+        text: a text itself, instead of files. Bytes are read like those of a file.
+        items: short texts, such as names, instead of files. Each has a beginning and an end of its own.
         out: the run folder; by default ``runs/`` and the name of the text.
         overwrite: replace the run that is in the folder.
         init_from: a checkpoint or run folder whose weights the model begins with.
@@ -145,9 +150,11 @@ def train(
         DivergedError: the loss became NaN or very large; earlier checkpoints are still there.
         WriteError: a checkpoint cannot be written; earlier ones are still there.
     """
+    source = _source(texts, text, items)
+    if items is not None:
+        options = _with_items(options)
     settings = Settings.from_options(options, preset=preset)
-    arguments = _arguments(texts)
-    folder = default_folder(arguments) if out is None else Path(out)
+    folder = Path(out) if out is not None else default_folder(source)
     if not overwrite:
         run_folder.check_free(folder)
     if init_from is not None:
@@ -156,7 +163,7 @@ def train(
         settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(Path(init_from))))
     return _run(
         settings,
-        arguments,
+        source,
         folder,
         overwrite=overwrite,
         tensorboard=tensorboard,
@@ -169,6 +176,8 @@ def train(
 def resume(
     folder: Name,
     *texts: Name,
+    text: str | bytes | None = None,
+    items: Iterable[str] | None = None,
     tensorboard: bool = False,
     progress: bool = True,
     listener: Listener | None = None,
@@ -179,7 +188,8 @@ def resume(
 
     Args:
         folder: the run folder.
-        texts: the text of the run; by default it is read from where it was read before.
+        texts, text, items: the text of the run; by default it is read from where it was read before. A text that
+            was given as ``text`` or ``items`` must be given again.
         tensorboard, progress, listener, signals: see ``train``.
         options: new values for options of ``charrnn train``, for example a larger budget. Those that change the
             model, the text or the order of reading cannot be changed.
@@ -191,11 +201,12 @@ def resume(
     from charrnn.training.trainer import resumable
 
     settings = Settings.from_options(options)
-    arguments = _arguments(texts)
+    source = _source(texts, text, items)
     checkpoint = resumable(Path(folder))
+    settings = settings.resuming(checkpoint)
     return _run(
-        settings.resuming(checkpoint),
-        arguments or checkpoint.corpus["arguments"],
+        settings,
+        source or remembered_arguments(checkpoint.corpus, _GIVE_AGAIN),
         Path(folder),
         overwrite=False,
         tensorboard=tensorboard,
@@ -205,29 +216,52 @@ def resume(
     )
 
 
-def default_folder(texts: Sequence[Name]) -> Path:
+_GIVE_AGAIN = (
+    "give the same text again: charrnn train TEXT --resume --out FOLDER, or charrnn.resume(FOLDER, text=…) or items=…"
+)
+
+
+def default_folder(source: Sequence[str] | InMemory) -> Path:
     """The run folder of a text if no other is named."""
-    return Path("runs") / corpus_name(_arguments(texts))
+    return Path("runs") / (source.kind if isinstance(source, InMemory) else corpus_name(source))
 
 
-def _arguments(texts: Sequence[Name]) -> list[str]:
-    """The names of texts as strings.
+def _source(texts: Sequence[Name], text: str | bytes | None, items: Iterable[str] | None) -> Sequence[str] | InMemory:
+    """The text that was given, by its names or in memory.
 
     Raises:
-        ConfigError: something else was given, or standard input for several processes.
+        ConfigError: it is neither, or both, or standard input for several processes.
     """
-    for text in texts:
-        if not isinstance(text, (str, os.PathLike)):
-            raise ConfigError(f"a text is named by a string or a path, not by {type(text).__name__}: {text!r:.80}")
-    arguments = [os.fspath(text) for text in texts]
+    for name in texts:
+        if not isinstance(name, (str, os.PathLike)):
+            raise ConfigError(
+                f"a text is named by a string or a path, not by {type(name).__name__}: {name!r:.80}; "
+                "several texts are several arguments, and strings to train on are given as items=[…]"
+            )
+    arguments = [os.fspath(name) for name in texts]
+    if text is not None or items is not None:
+        if arguments:
+            raise ConfigError("give the text in one way: names of files, or text=…, or items=…")
+        return InMemory(text=text, items=items)
+    for name in arguments:
+        if "\n" in name and not os.path.exists(name):  # noqa: PTH110  # Path.exists raises for a long name
+            raise ConfigError("a text of several lines was given where the name of a text belongs; give it as text=…")
     if "-" in arguments and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("several processes cannot share standard input; write the text to a file first")
     return arguments
 
 
+def _with_items(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a run on items that are not divided from each other by anything."""
+    for name in ("lines", "separator", "column", "delimiter"):
+        if options.get(name) is not None:
+            raise ConfigError(f"items=… are divided already: leave out {name}")
+    return {**options, "lines": True}
+
+
 def _run(
     settings: Settings,
-    arguments: Sequence[str],
+    source: Sequence[str] | InMemory,
     folder: Path,
     *,
     overwrite: bool,
@@ -249,7 +283,7 @@ def _run(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         group = stack.enter_context(processes(settings.train.device))
         shown = stack.enter_context(_shown(progress, listener)) if group.first else Listener()
-        corpus = read_corpus(arguments, settings.data, settings.vocabulary, listener=shown)
+        corpus = read_corpus(source, settings.data, settings.vocabulary, listener=shown)
         keep_freed_memory()
         # What is chosen depends on a measurement, which every process would make with another result.
         settings = settings.completed(corpus)

@@ -225,6 +225,7 @@ def corpus_summary(corpus: Corpus) -> dict[str, Any]:
         "name": corpus.name,
         "description": corpus.description,
         "arguments": list(corpus.arguments),
+        "in_memory": corpus.in_memory,
         "sha256": corpus.sha256,
         "characters": len(corpus.ids),
     }

@@ -33,6 +33,7 @@ TINY: dict[str, Any] = {
     "lr": 0.01,
     "eval_steps": 6,
 }
+LINE = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", value)]
 DECAY = {"schedule": "decay", "lr_decay": 0.5, "lr_decay_every": 0.01}
 # A value for each option, and the options without which it would change nothing.
 CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -197,7 +198,7 @@ def test_a_run_has_its_results_at_hand(book: Path, capfd: pytest.CaptureFixture[
     assert repr(run).startswith("Run('runs/book': finished after 12 steps")
     assert run._repr_html_().count("<tr>") == 3
     assert run.sampler is run.sampler
-    assert run.sample("The", length=20, seed=3) == library.load("runs/book").sample("The", length=20, seed=3)
+    assert run.sample("The", length=20, seed=3) == run.sampler.sample("The", length=20, seed=3)
     assert run.plot(x="step")._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     with pytest.raises(library.CharrnnError, match="unknown x axis 'hours'"):
         run.plot(x="hours")
@@ -207,6 +208,7 @@ def test_a_run_has_its_results_at_hand(book: Path, capfd: pytest.CaptureFixture[
     assert exported.info.dtype == "int8"
     assert "of validation text" in str(exported)
     assert repr(exported) == str(exported)
+    assert library.load("book.onnx").vocabulary == run.sampler.vocabulary
     more = library.resume("runs/book", steps=18, progress=False)
     assert [row["step"] for row in more.history] == [6, 12, 18]
     assert capfd.readouterr() == ("", "")
@@ -288,3 +290,58 @@ def test_the_package_is_light_and_lists_its_names() -> None:
         library.wings  # noqa: B018
     program = "import sys, charrnn; sys.exit(bool({'torch', 'numpy', 'typer', 'rich'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_text_in_memory_trains_like_a_file(book: Path) -> None:
+    text = book.read_text()
+    run = library.train(text=book.read_bytes(), progress=False, **TINY)
+    assert run.folder == Path("runs/text")
+    library.train(book, out="file", progress=False, **TINY)
+    of_memory, of_file = (load_checkpoint(folder / "last.pt").weights for folder in (run.folder, Path("file")))
+    assert all(of_memory[name].equal(of_file[name]) for name in of_file)
+    more: dict[str, Any] = {"steps": 12, "progress": False}
+    with pytest.raises(library.CharrnnError, match=r"given by a program \(text=…\) and cannot be read again; give the"):
+        library.resume(run.folder, **more)
+    with pytest.raises(library.CharrnnError, match=r"another text \(text=…\)"):
+        library.resume(run.folder, text=text + "!", **more)
+    with pytest.raises(library.CharrnnError, match="give text=…, not items=…"):
+        library.resume(run.folder, items=[text], **more)
+    assert library.resume(run.folder, text=book.read_bytes(), **more).history[-1]["step"] == 12
+    with pytest.raises(library.CharrnnError, match=r"cannot be read again; name a text to measure on: --text FILE"):
+        run.export(dtype="int8", max_cost=1.0)
+
+
+def test_items_in_memory_train_like_lines(book: Path) -> None:
+    lines = book.read_bytes().decode().split("\r\n")
+    run = library.train(items=(line for line in lines), progress=False, **TINY)
+    assert run.folder == Path("runs/items")
+    library.train(book, out="lines", lines=True, progress=False, **TINY)
+    of_memory, of_file = (load_checkpoint(folder / "last.pt").weights for folder in (run.folder, Path("lines")))
+    assert all(of_memory[name].equal(of_file[name]) for name in of_file)
+    assert library.resume(run.folder, items=lines, steps=12, progress=False).history[-1]["step"] == 12
+    # The same items may also come from a file.
+    assert library.resume(run.folder, book, steps=18, progress=False).history[-1]["step"] == 18
+    with pytest.raises(library.CharrnnError, match="leave out separator"):
+        library.train(items=lines, separator=";")
+
+
+@pytest.mark.parametrize("texts", [("book.csv",), ()])
+def test_a_text_is_given_in_one_way(book: Path, texts: tuple[str, ...]) -> None:
+    with pytest.raises(library.CharrnnError, match="in one way"):
+        library.train(*texts, text="ab", items=["ab"])
+    with pytest.raises(library.CharrnnError, match="give it as text=…"):
+        library.train("first line\nsecond line\n")
+
+
+def test_a_run_goes_on_from_another_folder(book: Path, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert charrnn("train", "-", "--out", "piped", *LINE, stdin=book.read_bytes()).code == 0
+    library.train("book.csv", out="run", progress=False, **TINY)
+    (book.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(book.parent / "elsewhere")
+    assert charrnn("train", "--resume", "--out", "../run", "--steps", 12).code == 0
+    outcome = charrnn("export", "../run", "m.onnx", "--dtype", "int8", "--max-cost", 1)
+    assert outcome.code == 0, outcome.err
+    refused = charrnn("train", "--resume", "--out", "../piped", "--steps", 12)
+    assert refused.code == 1
+    assert "came through standard input and cannot be read again; give the same text again: charrnn" in refused.err
+    assert charrnn("train", "../book.csv", "--resume", "--out", "../piped", "--steps", 12).code == 0
