@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import os
 import threading
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from charrnn.config import DataConfig
-from charrnn.data import sources, token_buffer
+from charrnn.data import containers, sources, token_buffer
 from charrnn.data.corpus import Corpus, read_corpus
 from charrnn.data.finder import read_text
 from charrnn.data.normalize import LineEnds, line_ends, normalized
@@ -100,7 +101,16 @@ def test_bytes_that_are_no_utf8_are_named_with_their_place(folder: Path, data: b
             ):
                 read_text([str(folder / "raw")])
         else:
+            assume(not is_container(data))
             assert read_text([str(folder / "raw")], encoding="utf-8") == expected.removeprefix("\ufeff")
+
+
+def is_container(data: bytes) -> bool:
+    """Whether bytes begin like a compressed file or an archive, though they are UTF-8 as well."""
+    try:
+        return containers.kind(io.BytesIO(data)) is not None
+    except containers.NotTextError:
+        return True
 
 
 def pieces_of(text: str, sizes: list[int]) -> list[str]:
