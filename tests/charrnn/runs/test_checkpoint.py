@@ -240,7 +240,7 @@ def _without(key: str) -> Callable[[Payload], None]:
         (_set("wings", to=2), "unknown parts: wings"),
         (_set("train_config", "lr", to="fast"), "damaged"),
         (_set("vocabulary", to=7), "vocabulary"),
-        (_set("vocabulary", "tokens", to=["a", "a"]), "every token once"),
+        (_set("vocabulary", "tokens", to=["a", "a"]), "each token only once"),
         (_set("weights", to={"head.weight": "heavy"}), "not a tensor"),
         (_set("history", to=[{"step": 1}]), "damaged"),
         (_set("history", to=[7]), "damaged"),
