@@ -1,34 +1,36 @@
-"""A file from the network: resumed where it broke off, bounded in size, checked, and whole or not there.
+"""A download that is resumed if it breaks off, is bounded in size and checked, and is complete or not there.
 
-What has come so far lies beside the target as ``.NAME.part``; only a whole and
-checked file gets its name.
+Until it is complete, what has come is kept beside the target as ``.NAME.part``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from charrnn.errors import DownloadError
+from charrnn.errors import DownloadError, WriteError
 
-TRIES = 3  # connections, as long as each brings something
+TRIES = 3  # connections, as long as each of them brings some bytes
 _CHUNK = 1 << 20
-_SECONDS = 30.0  # to wait for an answer, and for each further piece
+_SECONDS = 30.0  # timeout for the answer, and for each piece of it
 
 
 def download(url: str, target: Path, *, sha256: str | None, limit: int) -> str:
-    """Fetches a file; returns its SHA-256.
+    """Downloads a file and returns its SHA-256.
 
     Args:
         url: address, http or https.
-        target: where it goes; its folder is made.
-        sha256: what it must be; None takes what comes.
-        limit: bytes that it may have.
+        target: path of the file; its folder is made.
+        sha256: the digest that it must have; None accepts any.
+        limit: bytes that it may have at most.
 
     Raises:
-        DownloadError: it cannot be fetched, is too large, or is not what was asked for.
+        DownloadError: it cannot be downloaded, is too large, or has another digest.
+        WriteError: it cannot be written.
+        OSError: its folder cannot be made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
@@ -41,7 +43,7 @@ def download(url: str, target: Path, *, sha256: str | None, limit: int) -> str:
             now = part.stat().st_size if part.exists() else 0
             if attempt == TRIES - 1 or now <= before:
                 raise DownloadError(
-                    f"cannot be downloaded ({error}); what has come is kept, and the next try goes on"
+                    f"cannot be downloaded ({error}); what has come is kept, and the next attempt goes on from there"
                 ) from error
     found = digest(part)
     if sha256 is not None and found != sha256:
@@ -63,7 +65,7 @@ def digest(path: Path) -> str:
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """One process at a time fetches a file; the others wait and find it there."""
+    """Holds a lock, so that one process downloads a file and the others wait for it; raises OSError."""
     from filelock import FileLock
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,12 +78,12 @@ class _BrokenOff(Exception):
 
 
 def _tag(part: Path) -> Path:
-    """Beside a part: the server's name for the version that it is of."""
+    """The file beside a part that holds the server's name for the version of the file."""
     return part.with_suffix(".tag")
 
 
 def _continue(url: str, part: Path, limit: int) -> None:
-    """Fetches what is missing of a part; all of it where the server cannot or must not go on."""
+    """Downloads the rest of a part; all of it if the server cannot resume, or has another version."""
     import requests
     import urllib3
 
@@ -89,27 +91,45 @@ def _continue(url: str, part: Path, limit: int) -> None:
     version = _tag(part).read_text("utf-8") if have and _tag(part).exists() else ""
     headers = {"Accept-Encoding": "identity"}
     if version:
-        # If-Range: a file that has changed since is sent anew, and not its end behind another's beginning.
+        # If-Range: of a file that has changed since, the server sends all and not only the end.
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=_SECONDS) as answer:
-            if answer.status_code == 416 and version:  # the part is the whole already, or longer than it
+            if answer.status_code == 416 and version:  # the part is as long as the file, or longer
                 part.unlink()
                 _continue(url, part, limit)
                 return
             answer.raise_for_status()
             resumed = answer.status_code == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-            _tag(part).write_text(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "", "utf-8")
             size = have if resumed else 0
-            with part.open("ab" if resumed else "wb") as file:
+            with _writing(part):
+                _tag(part).write_text(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "", "utf-8")
+                file = part.open("ab" if resumed else "wb", buffering=0)
+            with file:
                 # Not iter_content: it fills a whole piece first, and loses it when the connection breaks.
                 while piece := answer.raw.read1(_CHUNK):
                     size += len(piece)
                     if size > limit:
                         break
-                    file.write(piece)
+                    with _writing(part):
+                        _write_all(file, piece)
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _BrokenOff(type(error).__name__) from error
     if size > limit:
         part.unlink()
         raise DownloadError(f"{url}: refused: more than the {limit:,} bytes that it may have")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tells errors of the disk from those of the network, many of which are OSErrors too."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,3 +98,8 @@ class Listener:
 
     def on_finish(self, event: Finished) -> None:
         """The run has ended."""
+
+
+def to_stderr(message: str) -> None:
+    """Tells the user something without a listener."""
+    sys.stderr.write(f"note   {message}\n")

@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of one; and where cached files are kept."""
+"""Files that are written as a whole or not at all, and the folder for cached files."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from charrnn.errors import WriteError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes beside the target, flushes to the disk, renames into place.
+    """Writes a file beside the target, flushes it to the disk and renames it into place.
 
     Raises:
         WriteError: the folder is missing or cannot be written, or the disk is
-            full; an earlier file of this name is still there, whole.
+            full. An earlier file of this name is unchanged.
     """
     temporary: Path | None = None
     try:
@@ -36,10 +36,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Finds out now, and not after hours of work, that a file cannot be written.
+    """Checks that a file can be written, before hours of work for it begin.
 
     Raises:
-        WriteError: says why.
+        WriteError: it cannot be written.
     """
     if path.is_dir():
         raise WriteError(f"{path}: is a folder; name a file in it")
@@ -50,11 +50,24 @@ def check_writable(path: Path) -> None:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def cache_folder() -> Path:
-    """Where downloads and prepared texts are kept: ``$CHARRNN_CACHE``, or the user's cache folder."""
+NO_CACHE = "the user has no home folder, and so no cache; let CHARRNN_CACHE name a folder"
+
+
+def cache_folder() -> Path | None:
+    """The folder for downloads and prepared texts: ``$CHARRNN_CACHE``, or the user's cache folder.
+
+    It need not exist yet, and it may be impossible to write. It is None if the
+    user has no home folder, as in containers that run under a bare user id.
+    """
     import platformdirs
 
-    return Path(os.environ.get("CHARRNN_CACHE") or platformdirs.user_cache_dir("charrnn"))
+    if given := os.environ.get("CHARRNN_CACHE"):
+        return Path(given)
+    try:
+        folder = Path(platformdirs.user_cache_dir("charrnn"))
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # older versions of platformdirs return "~/.cache/charrnn"
 
 
 def temporary_folder() -> str:
@@ -72,7 +85,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # A rename is on the disk once its folder is. Windows has no such call.
+    # A rename is on the disk when its folder is. Windows has no such call.
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

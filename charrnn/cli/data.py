@@ -14,11 +14,11 @@ app = typer.Typer(help="Known corpora: list them, fetch them, say where they are
 def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a corpus.")] = False) -> None:
     """List the known corpora, with size, licence and checksum, and which are here already."""
     from charrnn.data import catalogue
-    from charrnn.files import cache_folder
 
     for name in catalogue.names():
         known = catalogue.entry(name)
-        here = (cache_folder() / known.file_name).is_file()
+        path = catalogue.cache_path(name)
+        here = path is not None and path.is_file()
         if as_json:
             values = {"name": name, "url": known.url, "size": known.size, "sha256": known.sha256 or None}
             values |= {"licence": known.licence, "description": known.description, "here": here}

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from charrnn.data.token_buffer import NoSpaceError, TokenBuffer
 from charrnn.errors import WriteError
-from charrnn.files import cache_folder, write_atomically
+from charrnn.files import NO_CACHE, cache_folder, write_atomically
 
 FORMAT = 1
 YOUNG = 0.1  # seconds; the clocks of file systems tick every 10 ms or faster
@@ -78,9 +78,10 @@ class Entry:
     folder: Path
 
 
-def folder() -> Path:
-    """The folder of this cache: ``corpora`` in ``$CHARRNN_CACHE`` or in the user's cache folder."""
-    return cache_folder() / "corpora"
+def folder() -> Path | None:
+    """The folder of this cache: ``corpora`` in ``files.cache_folder()``; None if there is no such folder."""
+    parent = cache_folder()
+    return None if parent is None else parent / "corpora"
 
 
 def key_of(stamps: object, options: object) -> str:
@@ -91,6 +92,8 @@ def key_of(stamps: object, options: object) -> str:
 def find(key: str, notice: Notice) -> Stored | None:
     """The text stored under a key, or None; a damaged entry is reported and removed."""
     root = folder()
+    if root is None:
+        return None
     try:
         name = json.loads((root / "index" / f"{key}.json").read_text("utf-8"))["entry"]
         # The name is checked before it becomes a path, since a damaged entry is deleted.
@@ -147,6 +150,8 @@ class Building:
                 self._folder = Path(tempfile.mkdtemp(prefix="charrnn-"))
             else:
                 root = folder()
+                if root is None:
+                    raise OSError(NO_CACHE)
                 for name in ("entries", "index", "building", "locks"):
                     (root / name).mkdir(parents=True, exist_ok=True)
                 self._lock = _locked(root, self._key, self._notice)
@@ -185,14 +190,15 @@ class Building:
         place = buffer.folder
         if keep and self._key is not None:
             try:
-                place = _publish(folder(), place, body, self._key)
+                place = _publish(place, body, self._key)
             except (OSError, WriteError) as error:
                 self._notice(f"the token ids of this text cannot be kept for the next run: {error}")
         return _mapped(place, body)
 
 
-def _publish(root: Path, built: Path, body: Mapping[str, Any], key: str) -> Path:
+def _publish(built: Path, body: Mapping[str, Any], key: str) -> Path:
     """Renames a complete entry into its place, and adds it to the index; returns its folder."""
+    root = built.parents[1]
     data = json.dumps(body, sort_keys=True)
     header = {"body": body, "sha256": hashlib.sha256(data.encode()).hexdigest()}
     write_atomically(built / "header.json", json.dumps(header).encode())
@@ -286,8 +292,9 @@ def _size(place: Path) -> int:
 
 
 def _all() -> Iterator[tuple[Path, int]]:
-    place = folder() / "entries"
-    for path in sorted(place.iterdir()) if place.is_dir() else ():
+    root = folder()
+    place = root / "entries" if root else None
+    for path in sorted(place.iterdir()) if place and place.is_dir() else ():
         with contextlib.suppress(OSError):
             yield path, _size(path)
 
@@ -321,6 +328,8 @@ def clear() -> tuple[int, int]:
     """
     root = folder()
     count, freed = 0, 0
+    if root is None:
+        return count, freed
     try:
         for path, size in list(_all()):
             shutil.rmtree(path)

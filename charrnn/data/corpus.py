@@ -32,7 +32,7 @@ from charrnn.data.sources import Source
 from charrnn.data.token_buffer import NoSpaceError
 from charrnn.errors import CorpusError
 from charrnn.events import Listener
-from charrnn.files import temporary_folder
+from charrnn.files import NO_CACHE, temporary_folder
 
 _Integer = TypeVar("_Integer", bound=np.integer)
 
@@ -222,9 +222,14 @@ def _read(reader: TextReader, key: str | None, name: str, listener: Listener) ->
         try:
             return _read_into(key, reader, name, listener)
         except NoSpaceError as error:
+            folder = cache.folder()
             listener.on_notice(
-                f"the cache {cache.folder()} cannot be written ({_reason(error)}): the text is read into the temporary "
-                "folder, and again by the next run; let CHARRNN_CACHE name another folder"
+                "the text is read into the temporary folder, and again by the next run: "
+                + (
+                    f"the cache {folder} cannot be written ({_reason(error)}); let CHARRNN_CACHE name another folder"
+                    if folder
+                    else NO_CACHE
+                )
             )
     try:
         return _read_into(None, reader, name, listener)

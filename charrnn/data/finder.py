@@ -173,7 +173,7 @@ def _expand(argument: str, encoding: str | None, as_bytes: bool, left_out: LeftO
     from charrnn.data import catalogue
 
     if argument in catalogue.names():
-        return [_source(catalogue.fetch(argument))]
+        return [_source(catalogue.fetch_to_read(argument))]
     raise CorpusError(
         f"{argument}: no such file or folder, and no known corpus of this name (known: {', '.join(catalogue.names())})"
     )

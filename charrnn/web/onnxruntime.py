@@ -16,11 +16,13 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from charrnn.errors import DownloadError
-from charrnn.files import cache_folder, write_atomically
+from charrnn.errors import DownloadError, WriteError
+from charrnn.events import to_stderr
+from charrnn.files import NO_CACHE, cache_folder, write_atomically
 
 REGISTRY = "https://registry.npmjs.org/"
 CDN = "https://cdn.jsdelivr.net"
@@ -66,10 +68,12 @@ def pin() -> Pin:
 
 def cached_files() -> dict[str, bytes] | None:
     """The package's files by path, from the cache; None if a file is missing there or damaged."""
-    files = {}
+    files, folder = {}, _folder()
+    if folder is None:
+        return None
     for name, integrity in pin().files.items():
         try:
-            data = (_folder() / Path(name).name).read_bytes()
+            data = (folder / Path(name).name).read_bytes()
         except OSError:
             return None
         if _integrity(data) != integrity:
@@ -78,12 +82,14 @@ def cached_files() -> dict[str, bytes] | None:
     return files
 
 
-def fetch_files() -> dict[str, bytes]:
+def fetch_files(notice: Callable[[str], None] = to_stderr) -> dict[str, bytes]:
     """The package's files by path, from the cache or else from the npm registry.
+
+    Args:
+        notice: is told if the files cannot be kept in the cache.
 
     Raises:
         DownloadError: the registry cannot be reached, or its package does not have the pinned digest.
-        WriteError: the cache cannot be written.
     """
     if (files := cached_files()) is not None:
         return files
@@ -92,9 +98,9 @@ def fetch_files() -> dict[str, bytes]:
     chosen = pin()
     name = f"{chosen.package}-{chosen.version}.tgz"
     url = f"{registry().rstrip('/')}/{chosen.package}/-/{name}"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         try:
-            path = Path(folder) / name
+            path = Path(temporary) / name
             download(url, path, sha256=None, limit=_LIMIT)
         except DownloadError as error:
             raise DownloadError(
@@ -106,12 +112,15 @@ def fetch_files() -> dict[str, bytes]:
             raise DownloadError(f"what {url} sent is not {chosen.package} {chosen.version}: wrong SHA-512")
         with tarfile.open(path) as archive:
             files = {name: _member(archive, f"package/{name}") for name in chosen.files}
+    folder = _folder()
     try:
-        _folder().mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DownloadError(f"{_folder()}: cannot be made: {error.strerror or error}") from error
-    for name, data in files.items():
-        write_atomically(_folder() / Path(name).name, data)
+        if folder is None:
+            raise WriteError(NO_CACHE)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(folder / Path(name).name, data)
+    except (OSError, WriteError) as error:
+        notice(f"{chosen.package} is not kept, and will be downloaded again for the next site: {error}")
     return files
 
 
@@ -131,8 +140,10 @@ def registry() -> str:
     return REGISTRY
 
 
-def _folder() -> Path:
-    return cache_folder() / f"{pin().package}-{pin().version}"
+def _folder() -> Path | None:
+    """The folder of the cache for this version; None if there is no cache."""
+    cache = cache_folder()
+    return None if cache is None else cache / f"{pin().package}-{pin().version}"
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:

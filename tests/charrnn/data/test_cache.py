@@ -76,6 +76,12 @@ def from_cache(path: Path, **config: object) -> bool:
     return not heard.readings
 
 
+def folder() -> Path:
+    found = cache.folder()
+    assert found is not None
+    return found
+
+
 def the_entry() -> Path:
     (entry,) = cache.entries()
     return entry.folder
@@ -87,7 +93,7 @@ def test_the_second_run_maps_what_the_first_one_made(path: Path) -> None:
     first, second = read(path), read(path)
     assert not first.ids.flags.writeable
     assert (first.sha256, first.counts, first.vocabulary) == (second.sha256, second.counts, second.vocabulary)
-    assert not list((cache.folder() / "building").iterdir())
+    assert not list((folder() / "building").iterdir())
 
 
 def test_items_and_hashes_are_mapped_too(path: Path) -> None:
@@ -223,23 +229,76 @@ def test_a_damaged_entry_is_told_of_and_made_again(path: Path, damage: Callable[
 @pytest.mark.parametrize("data", ["", "{", "[]", '{"entry": 7}', '{"entry": "../../.."}', '{"entry": "none"}'])
 def test_a_damaged_index_is_only_an_index(path: Path, data: str) -> None:
     read(path)
-    (index,) = (cache.folder() / "index").iterdir()
+    (index,) = (folder() / "index").iterdir()
     index.write_text(data)
     assert not from_cache(path)
     assert from_cache(path)
 
 
-def test_a_cache_that_cannot_be_written(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("CHARRNN_CACHE", str(tmp_path / "file" / "cache"))
-    heard = Heard()
-    assert text_of(read(path, heard)) == TEXT
-    (notice,) = heard.notices
-    assert "cannot be written (Not a directory)" in notice
-    assert "CHARRNN_CACHE" in notice
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No home folder: neither the environment nor the system's list of users knows one."""
+    import pwd
+
+    def unknown(_: int) -> object:
+        raise KeyError("uid not found")
+
+    for name in ("CHARRNN_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def below_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").write_text("")
+    monkeypatch.setenv("CHARRNN_CACHE", "file/cache")
+
+
+def below_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHARRNN_CACHE", "/proc/charrnn")
+
+
+def home_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHARRNN_CACHE")
+    monkeypatch.setenv("HOME", "/proc/nobody")
+
+
+WITHOUT_A_CACHE: dict[Callable[[pytest.MonkeyPatch], None], str] = {
+    nowhere: "the user has no home folder, and so no cache; let CHARRNN_CACHE name a folder",
+    below_a_file: "the cache file/cache/corpora cannot be written (Not a directory); let CHARRNN_CACHE name another",
+    below_proc: "the cache /proc/charrnn/corpora cannot be written (No such file or directory); let CHARRNN_CACHE name",
+    home_that_is_missing: "the cache /proc/nobody/.cache/charrnn/corpora cannot be written (No such file",
+}
+
+
+@pytest.mark.parametrize("place", WITHOUT_A_CACHE)
+def test_without_a_cache_a_text_is_read_with_one_note(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place(monkeypatch)
+    before = sorted(tmp_path.rglob("*"))
+    for _ in range(2):
+        heard = Heard()
+        assert text_of(read(path, heard)) == TEXT
+        (notice,) = heard.notices
+        assert notice.startswith(
+            f"the text is read into the temporary folder, and again by the next run: {WITHOUT_A_CACHE[place]}"
+        )
     assert not list((tmp_path / "temporary").iterdir())
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file" / "none"))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert cache.entries() == []
+    cache.clear()
+
+
+def test_without_a_cache_and_a_temporary_folder_a_text_that_is_too_large_for_memory_is_refused(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARRNN_CACHE", "/proc/charrnn")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(CorpusError, match=r"token ids cannot be kept in .*CHARRNN_CACHE"):
+        read(path)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(CorpusError, match=r"cannot be kept in a temporary folder: No usable temporary directory found"):
         read(path)
 
 
@@ -254,7 +313,7 @@ def test_a_disk_that_fills_while_the_ids_are_written(path: Path, tmp_path: Path)
 
     assert os.WIFEXITED(in_child(full))
     assert not list((tmp_path / "temporary").iterdir())
-    assert not list((cache.folder() / "building").iterdir())
+    assert not list((folder() / "building").iterdir())
     assert not cache.entries()
 
 
@@ -301,7 +360,7 @@ def test_killed_at_every_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert killed
         if moment % 7 == 0:  # every now and then a whole run in between: it sweeps and is right
             assert not from_cache(path)
-            assert not list((cache.folder() / "building").iterdir())
+            assert not list((folder() / "building").iterdir())
             cache.clear()
     else:
         raise AssertionError("it was never finished")
@@ -311,16 +370,16 @@ def test_killed_at_every_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @forks
 def test_what_a_killed_process_left_of_another_text_is_swept_but_not_what_is_being_built(path: Path) -> None:
-    folder = cache.folder()
+    root = folder()
     for name in ("dead", "alive"):
-        (folder / "building" / name).mkdir(parents=True)
-        (folder / "building" / name / "ids").write_bytes(b"half")
-    (folder / "locks").mkdir()
+        (root / "building" / name).mkdir(parents=True)
+        (root / "building" / name / "ids").write_bytes(b"half")
+    (root / "locks").mkdir()
     import filelock
 
-    with filelock.FileLock(folder / "locks" / "alive.lock"):
+    with filelock.FileLock(root / "locks" / "alive.lock"):
         in_child(lambda: print(len(read(path).ids)))
-    assert [p.name for p in (folder / "building").iterdir()] == ["alive"]
+    assert [p.name for p in (root / "building").iterdir()] == ["alive"]
 
 
 @forks
@@ -343,7 +402,7 @@ def test_two_processes_at_once_read_the_text_once(path: Path, tmp_path: Path, mo
         return reads
 
     first = in_child(work(1), wait=False)
-    while not any((cache.folder() / "building").glob("*/ids")):
+    while not any((folder() / "building").glob("*/ids")):
         time.sleep(0.01)
     in_child(work(2))
     os.waitpid(first, 0)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+import tempfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -185,7 +187,7 @@ def test_one_that_goes_on_breaking_off_is_resumed_by_the_next_call(
     known(monkeypatch, good)
     monkeypatch.setattr(download, "TRIES", 1)
     server.break_off = 1
-    with pytest.raises(DownloadError, match="what has come is kept, and the next try goes on"):
+    with pytest.raises(DownloadError, match="what has come is kept, and the next attempt goes on"):
         catalogue.fetch("afar")
     assert usable(cache) == []
     assert catalogue.fetched("afar") is None
@@ -256,7 +258,7 @@ def test_a_member_of_an_archive_is_unpacked(
     ("data", "reason"),
     [
         (TEXT, "not an archive"),
-        (zipped(TEXT, "other"), "not an archive with 'afar8'"),
+        (zipped(TEXT, "other"), "not an archive that contains 'afar8'"),
         (zipped(TEXT[:-1]), "does not have 340 bytes"),
         (zipped(bytes(10**6)), "does not have 340 bytes"),
     ],
@@ -270,6 +272,56 @@ def test_an_archive_that_is_not_what_it_should_be(
     with pytest.raises(DownloadError, match=reason):
         catalogue.fetch("afar")
     assert usable(cache) == []
+
+
+@pytest.mark.parametrize("place", [None, "/proc/charrnn"])
+def test_without_a_cache_a_known_corpus_is_read_once_with_a_note(
+    server: _Server,
+    tmp_path: Path,
+    good: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str | None,
+) -> None:
+    known(monkeypatch, good)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if place is None:
+        monkeypatch.setattr(catalogue, "cache_folder", lambda: None)
+    else:
+        monkeypatch.setenv("CHARRNN_CACHE", place)
+    corpus = read_corpus(["afar"], DataConfig())
+    assert corpus.vocabulary.decode(corpus.ids.tolist()) == TEXT.decode()
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("note   afar is downloaded for this run only: the ")
+    assert "let CHARRNN_CACHE name" in note
+    assert catalogue.fetched("afar") is None
+    with pytest.raises(DownloadError, match=r"afar: cannot be kept.*let CHARRNN_CACHE name"):
+        catalogue.fetch("afar")  # to keep it is what the user asks for
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_text_is_read_from_a_cache_that_cannot_be_written(
+    server: _Server, cache: Path, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, good)
+    catalogue.fetch("afar")
+    cache.chmod(0o555)
+    assert catalogue.fetch_to_read("afar").read_bytes() == TEXT
+    assert server.requests == 1
+
+
+def test_a_full_disk_is_not_taken_for_a_network_error(
+    server: _Server, cache: Path, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(monkeypatch, good)
+
+    def full(file: object, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(download, "_write_all", full)
+    with pytest.raises(DownloadError, match=r"afar: cannot be kept in .*: No space left on device"):
+        catalogue.fetch("afar")
+    assert server.requests == 1
 
 
 def test_two_at_once_download_it_once(server: _Server, cache: Path, good: str, monkeypatch: pytest.MonkeyPatch) -> None:

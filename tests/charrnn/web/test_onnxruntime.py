@@ -81,3 +81,14 @@ def test_without_a_network(registry: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9/")
     with pytest.raises(DownloadError, match=r"cannot be downloaded.*NPM_CONFIG_REGISTRY.*--cdn"):
         fetch_files()
+
+
+@pytest.mark.parametrize("folder", [None, "/proc/charrnn"])
+def test_without_a_cache_the_files_are_used_all_the_same(
+    served: Path, monkeypatch: pytest.MonkeyPatch, folder: str | None
+) -> None:
+    monkeypatch.setattr(onnxruntime, "cache_folder", lambda: folder and Path(folder))
+    notes: list[str] = []
+    assert fetch_files(notes.append) == {"dist/m.mjs": MODULE, "dist/w.wasm": WASM}
+    (note,) = notes
+    assert note.startswith("small is not kept, and will be downloaded again for the next site: ")
