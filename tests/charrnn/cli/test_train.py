@@ -95,7 +95,7 @@ def test_nonsense_is_a_usage_error_and_leaves_nothing(
         (b"", "there is no text in it"),
         (b"a" * 1000, "one distinct character"),
         (b"ab" * 5, "at least 20 are needed"),
-        (b"abc\xff" * 100, "book.txt: no UTF-8: byte 0xff at offset 3"),
+        (b"abc\xff" * 100, "book.txt: not UTF-8: byte 0xff at offset 3"),
     ],
 )
 def test_texts_that_cannot_be_trained_on(book: Path, charrnn: Charrnn, data: bytes, part: str) -> None:

@@ -55,7 +55,7 @@ def test_everything_that_resuming_needs_is_inside(run: Run) -> None:
     checkpoint = load_checkpoint(run.best)
     assert checkpoint.progress.keys() >= {"step", "epoch", "position", "elapsed", "val_loss", "best_val_loss"}
     assert checkpoint.progress["step"] == 100
-    assert checkpoint.resume.keys() == {"optimizers", "state", "losses", "rng", "rng_of_others", "places"}
+    assert checkpoint.resume.keys() == {"optimizers", "state", "losses", "rng", "rng_of_others", "row_state"}
     assert checkpoint.corpus["arguments"] == [str(run.text)]
     assert [entry["step"] for entry in checkpoint.history] == list(range(10, 101, 10))
     assert checkpoint.history[-1].keys() == {"step", "epoch", "elapsed", "train_loss", "val_loss"}
