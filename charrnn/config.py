@@ -359,6 +359,11 @@ class TrainConfig(_Config):
     )
     seed: int = _option(1, "Seed of the initial weights and of dropout.", least=0, below=2**63)
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
+    threads: int | None = _option(
+        None,
+        "Threads that compute on the CPU. Default: one for each core, and fewer while other programs use the cores.",
+        least=1,
+    )
     precision: Literal["auto", "fp32", "bf16"] = _option(
         "auto", "fp32, bf16 (autocast), or auto: bf16 where the processor computes in it."
     )

@@ -24,6 +24,7 @@ class Started:
     description: str
     device: str
     precision: str
+    threads: int  # that compute on the CPU
     characters: int
     train_characters: int
     batches: tuple[int, int] | None  # in all and for training, where the original counts them

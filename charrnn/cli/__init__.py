@@ -18,6 +18,7 @@ from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
 from charrnn.cli.serve import serve
 from charrnn.cli.train import train
+from charrnn.training.threads import bound_spinning
 from charrnn.version import __version__
 
 app = typer.Typer(
@@ -56,4 +57,5 @@ def _options(
 
 def main() -> None:
     """Entry point: our own errors become a line and an exit code, without a traceback."""
+    bound_spinning()
     run_command(app)

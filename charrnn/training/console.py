@@ -166,7 +166,10 @@ class _Printer(events.Listener):
         self._line(f"       {size_advice(event.parameters, event.train_characters, event.dropout)}")
         if event.batches:
             self._line(f"split  {event.batches[0]} batches, {event.batches[1]} of them for training")
-        self._line(f"run    {event.folder}, {event.budget} on {event.device} ({event.precision})")
+        where = event.device
+        if where == "cpu":
+            where += f", {event.threads} thread{'s' if event.threads > 1 else ''}"
+        self._line(f"run    {event.folder}, {event.budget} on {where} ({event.precision})")
         if event.step:
             self._line(f"       resumed at step {event.step:,}")
 

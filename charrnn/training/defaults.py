@@ -17,6 +17,7 @@ from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.split import split_end
 from charrnn.training.device import choose_device, choose_precision
+from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 READ_PER_PARAMETER = 5.0  # characters that must be read for each parameter: a larger model would stay half trained
@@ -25,6 +26,7 @@ EPOCHS_WITHOUT_DROPOUT = 4.0
 LR_BOOST = 3.0  # of the rate at the very beginning
 BOOSTED_WARMUP_STEPS = 5
 MEASURE_SECONDS = 0.4
+LONGEST_SECONDS = 2.0  # of a measurement that has made but one or two steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,26 @@ def parameters(model: ModelConfig, vocab_size: int) -> int:
 def measure_speed(
     model: ModelConfig, train: TrainConfig, vocab_size: int, device: torch.device, precision: str
 ) -> float:
-    """Training characters a second: some steps on random tokens, on a model that is thrown away."""
+    """Training characters a second: some steps on random tokens, on a model that is thrown away.
+
+    If other programs used the cores meanwhile, it is measured with one thread too, and the faster one counts: the
+    training that follows will find that number of threads as well.
+    """
+    waited, began = waiting_seconds(), time.monotonic()
+    speed = _measured(model, train, vocab_size, device, precision)
+    threads = torch.get_num_threads()
+    if waited is None or threads == 1 or device.type != "cpu":
+        return speed
+    if (waiting_seconds() or 0.0) - waited < WAITING_SHARE * (time.monotonic() - began):
+        return speed
+    torch.set_num_threads(1)
+    try:
+        return max(speed, _measured(model, train, vocab_size, device, precision))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measured(model: ModelConfig, train: TrainConfig, vocab_size: int, device: torch.device, precision: str) -> float:
     from charrnn.model.char_rnn import CharRNN
     from charrnn.training.optim import Optimizers
 
@@ -139,9 +160,10 @@ def measure_speed(
             steps += 1
             if steps == warm:  # the first steps make plans and buffers
                 began = time.monotonic()
-            elif steps > warm + 2 and time.monotonic() - began > MEASURE_SECONDS:
-                seconds = (time.monotonic() - began) / (steps - warm)
-                return train.batch_size * train.seq_len / seconds
+                continue
+            seconds = time.monotonic() - began
+            if steps > warm and seconds > (MEASURE_SECONDS if steps > warm + 2 else LONGEST_SECONDS):
+                return train.batch_size * train.seq_len * (steps - warm) / seconds
 
 
 def _reader(

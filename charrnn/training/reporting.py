@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from charrnn.config import TrainConfig, format_duration
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.files import write_atomically
@@ -183,6 +185,7 @@ class Reporter:
             description=run.corpus.description,
             device=str(run.device),
             precision=self._precision,
+            threads=torch.get_num_threads(),
             characters=len(run.corpus.ids),
             train_characters=run.text.characters,
             batches=run.text.batches,

@@ -24,6 +24,7 @@ from charrnn.inference.export import ExportedModel, export
 from charrnn.inference.models import open_sampler
 from charrnn.runs import folder as run_folder
 from charrnn.training.settings import Settings
+from charrnn.training.threads import bound_spinning, computing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,6 +151,7 @@ def train(
         DivergedError: the loss became NaN or very large; earlier checkpoints are still there.
         WriteError: a checkpoint cannot be written; earlier ones are still there.
     """
+    bound_spinning()
     source = _source(texts, text, items)
     if items is not None:
         options = _with_items(options)
@@ -198,6 +200,7 @@ def resume(
         CheckpointError: the folder has no checkpoint, or it does not fit the options or the text.
         ConfigError, CorpusError, DivergedError, WriteError: see ``train``.
     """
+    bound_spinning()
     from charrnn.training.trainer import resumable
 
     settings = Settings.from_options(options)
@@ -285,6 +288,7 @@ def _run(
         shown = stack.enter_context(_shown(progress, listener)) if group.first else Listener()
         corpus = read_corpus(source, settings.data, settings.vocabulary, listener=shown)
         keep_freed_memory()
+        step_done = stack.enter_context(computing(settings.train.threads, shown.on_notice, alone=group.size == 1))
         # What is chosen depends on a measurement, which every process would make with another result.
         settings = settings.completed(corpus)
         model_config, train_config, notes = group.broadcast((settings.model, settings.train, settings.notes))
@@ -302,6 +306,7 @@ def _run(
             weights=settings.weights,
             tensorboard=tensorboard and group.first,
             processes=group,
+            step_done=step_done,
         )
         # An earlier run is removed only now, when nothing that was asked for can be wrong any more.
         if group.first:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 SPIN_COUNT = 20_000  # turns of the busy loop; GNU OpenMP's own default is 300,000 where it counts enough cores
@@ -39,6 +40,33 @@ def default_threads() -> int:
     import torch
 
     return max(1, min(torch.get_num_threads(), _quota()))
+
+
+@contextmanager
+def computing(
+    number: int | None, on_notice: Callable[[str], None], *, alone: bool = True
+) -> Iterator[Callable[[float], None]]:
+    """Sets the number of threads inside the ``with`` block, and the number of before after it.
+
+    Args:
+        number: the number to use throughout, or None for ``default_threads`` under a ``ThreadGovernor``.
+        on_notice: called with a message for the user.
+        alone: whether this is the only process of the run; otherwise the number stays as it is set first.
+
+    Yields:
+        A function to call after each step with the seconds that it took.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    most = number or default_threads()
+    # A governor of one thread changes nothing.
+    governor = ThreadGovernor(most if number is None and alone else 1, torch.set_num_threads, on_notice)
+    torch.set_num_threads(most)
+    try:
+        yield governor.step_done
+    finally:
+        torch.set_num_threads(before)
 
 
 def _quota() -> int:

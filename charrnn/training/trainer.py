@@ -51,6 +51,7 @@ class Trainer:
         processes: the processes of the run; each builds a Trainer with the same arguments.
         cadence: how often to report, log, validate and save.
         clock: returns seconds; for tests.
+        step_done: called after each step with the seconds that it took.
 
     Attributes:
         run: the state of the run.
@@ -77,11 +78,12 @@ class Trainer:
         processes: Processes = SINGLE,
         cadence: Cadence | None = None,
         clock: Callable[[], float] = time.monotonic,
+        step_done: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         if tensorboard:
             require_tensorboard()
         self.folder, self.listener, self.processes = folder, listener or Listener(), processes
-        self.cadence, self.clock = cadence or Cadence(), clock
+        self.cadence, self.clock, self.step_done = cadence or Cadence(), clock, step_done
         config = fit_batch(corpus, data_config, train_config.with_budget(), self.listener.on_notice)
         text = training_text(corpus, data_config, config, processes)
         device = choose_device(config.device)
@@ -140,6 +142,7 @@ class Trainer:
                 config, fraction=run.fraction, epoch=text.epoch, step=run.counters.step
             )
             # Batch.
+            began = self.clock()
             x_TB, y_TB = (to_device(ids, device) for ids in text.next(config.seq_len))
             # Forward.
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -153,6 +156,7 @@ class Trainer:
             # Update.
             grad_norm = run.optimizers.step(lr_factor)
             run.count_step(mean_loss)
+            self.step_done(self.clock() - began)
             run.counters.elapsed, stopped = agreed(self.clock() - started, stop())
 
             due = self.cadence.due(run)

@@ -22,6 +22,7 @@ STARTED = events.Started(
     description="a [red]text[/red] \x1b]0;title\x07",
     device="cpu",
     precision="fp32",
+    threads=2,
     characters=1_000_000,
     train_characters=900_000,
     batches=None,

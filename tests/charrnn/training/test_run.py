@@ -76,6 +76,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "eval_steps": (2, {}),
     "seed": (5, {}),
     "device": ("cuda:99", {}),
+    "threads": (2, {}),
     "precision": ("bf16", {"precision": "fp32"}),
 }
 # Sets of options that go together on one command line.
@@ -105,6 +106,7 @@ TOGETHER: list[set[str]] = [
         "lr_boost",
         "eval_steps",
         "seed",
+        "threads",
     },
     {"column", "delimiter", "seq_len"},
 ]
