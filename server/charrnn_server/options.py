@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 from charrnn_runtime import UsageError
@@ -12,9 +12,9 @@ from charrnn_runtime import UsageError
 from charrnn_server.hosts import HostRule
 
 
-def _setting(default: Any, help: str, *, variable: str | None = None) -> Any:
-    """A field; ``variable`` is an environment variable that can set it."""
-    return field(default=default, metadata={"help": help, "variable": variable})
+def _setting(default: Any, help: str, *, least: int = 1, most: int | None = None, variable: str | None = None) -> Any:
+    """A field. If it is a whole number, it must be from ``least`` to ``most``; an environment variable can set it."""
+    return field(default=default, metadata={"help": help, "least": least, "most": most, "variable": variable})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ServerOptions:
     """
 
     host: str = _setting("127.0.0.1", "Address to listen on.")
-    port: int = _setting(8000, "Port to listen on; 0 takes a free one.")
+    port: int = _setting(8000, "Port to listen on; 0 takes a free one.", least=0, most=65535)
     api_key: str | None = _setting(
         None, "Key that clients must send (better: the variable CHARRNN_API_KEY).", variable="CHARRNN_API_KEY"
     )
@@ -38,7 +38,7 @@ class ServerOptions:
         (), "Web site whose pages may call the API, such as https://example.org, or * for any."
     )
     streams: int = _setting(256, "How many texts are drawn at the same time, for each model.")
-    queue: int = _setting(1024, "How many more texts may wait for their turn, for each model.")
+    queue: int = _setting(1024, "How many more texts may wait for their turn, for each model.", least=0)
     max_prompt: int = _setting(100_000, "Characters in the prompts of a request, or in a text to score.")
     max_tokens: int = _setting(20_000, "Characters that a request may ask for, for each text.")
     max_choices: int = _setting(32, "Texts that a request may ask for: prompts times n.")
@@ -46,13 +46,12 @@ class ServerOptions:
     threads: int = _setting(1, "Threads inside an operator of the model.")
 
     def __post_init__(self) -> None:
-        for name in ("streams", "max_prompt", "max_tokens", "max_choices", "stall", "threads"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.queue < 0:
-            raise UsageError(f"queue must be at least 0, got {self.queue}")
-        if not 0 <= self.port <= 65535:
-            raise UsageError(f"port must be from 0 to 65535, got {self.port}")
+        from charrnn_runtime.options import check_count  # imports numpy, which the help of a command does not need
+
+        for setting in fields(self):
+            if setting.type == "int":
+                limits = {name: setting.metadata[name] for name in ("least", "most")}
+                check_count(setting.name, getattr(self, setting.name), **limits)
         if self.api_key is not None and not (self.api_key and self.api_key.isascii() and self.api_key.isprintable()):
             raise UsageError("the API key must be printable ASCII and not empty")
         object.__setattr__(self, "allow_origin", tuple(map(_origin, self.allow_origin)))
