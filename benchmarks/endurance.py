@@ -34,7 +34,7 @@ def export(cell: str, layers: int, hidden: int, steps: int) -> Exported:
 
 def resident() -> float:
     """Memory of this process in MB (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 

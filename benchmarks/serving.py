@@ -101,7 +101,7 @@ async def crowd(url: str, model: str, expected: list[str], count: int, seconds: 
 
 def resident(pid: int) -> float:
     """Resident memory in MB, on Linux."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
 

@@ -141,4 +141,4 @@ def _own_process(program: str, *arguments: str) -> str:
     """What a program prints in a process of its own, with one thread for numpy."""
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **one}).stdout
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env={**os.environ, **one}).stdout

@@ -131,7 +131,7 @@ def registry() -> str:
             return value
     if npm := shutil.which("npm"):
         try:
-            done = subprocess.run([npm, "config", "get", "registry"], capture_output=True, text=True, timeout=30)
+            done = subprocess.run([npm, "config", "get", "registry"], capture_output=True, encoding="utf-8", timeout=30)
         except (OSError, subprocess.TimeoutExpired):
             return REGISTRY
         value = done.stdout.strip()
