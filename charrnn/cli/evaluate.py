@@ -7,17 +7,20 @@ import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from charrnn.cli.config_options import with_options
+from charrnn.config import DataConfig
 
 if TYPE_CHECKING:
     from charrnn_runtime import Sampler
 
-    from charrnn.config import DataConfig
     from charrnn.inference.item_scores import ItemScore
 
 
+@with_options(DataConfig, only=("encoding", "lines", "separator", "column", "delimiter"))
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
     text: Annotated[list[str], typer.Argument(help="Files, folders, globs, - for standard input, or a known name.")],
@@ -27,9 +30,6 @@ def evaluate(
     window: Annotated[
         int | None, typer.Option(help="Score in windows of so many characters, each from the zero state.")
     ] = None,
-    lines: Annotated[bool, typer.Option("--lines", help="Bits per item, one a line; for a model of items.")] = False,
-    separator: Annotated[str | None, typer.Option(help="Items stand between these characters.")] = None,
-    column: Annotated[str | None, typer.Option(help="Items are this column of a CSV table.")] = None,
     per_line: Annotated[
         bool, typer.Option("--per-line", help="Print each line: its bits, its bits per character, and the line.")
     ] = False,
@@ -37,9 +37,9 @@ def evaluate(
     unknown: Annotated[str, typer.Option(help="Characters the model does not know: error or skip.")] = "error",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    **options: Any,
 ) -> None:
     """How well a model predicts a text: nats and bits per character, perplexity; bits per item."""
-    from charrnn.config import DataConfig
     from charrnn.data.split import PARTS
     from charrnn.errors import ConfigError
     from charrnn.inference.evaluation import evaluate_text
@@ -52,7 +52,7 @@ def evaluate(
         raise ConfigError(f"unknown={unknown!r}: use error or skip")
     if window is not None and window < 1:
         raise ConfigError(f"window must be at least 1, got {window}")
-    divided = DataConfig(lines=lines, separator=separator, column=column)
+    divided = DataConfig(**{name: value for name, value in options.items() if value is not None})
     by_item = divided.has_items or per_line or sort
     if by_item and window is not None:
         raise ConfigError("--window is for running text; leave it out, or score the text as a whole")
@@ -73,6 +73,7 @@ def evaluate(
             split=split,  # type: ignore[arg-type]
             window=window,
             unknown=unknown,
+            encoding=divided.encoding,
             listener=shown,
         )
     bits = nats / math.log(2)
@@ -102,8 +103,8 @@ def _items(
     from charrnn.inference.training_summary import item_config
 
     config = item_config(sampler.info)
-    if divided.has_items:
-        config = replace(config, lines=divided.lines, separator=divided.separator, column=divided.column)
+    names = ("lines", "separator", "column", "delimiter") if divided.has_items else ()
+    config = replace(config, encoding=divided.encoding, **{name: getattr(divided, name) for name in names})
     total, tokens, count = 0.0, 0, 0
 
     def counted(scores: Iterable[ItemScore]) -> Iterable[ItemScore]:

@@ -33,6 +33,7 @@ def evaluate_text(
     split: Literal["all"] | Part = "all",
     window: int | None = None,
     unknown: Unknown | str = "error",
+    encoding: str | None = None,
     listener: Listener | None = None,
 ) -> tuple[float, int]:
     """Mean nats per character of a text, and the number of characters it is the mean of.
@@ -46,6 +47,7 @@ def evaluate_text(
             character. A number N scores windows of N characters, each from the
             zero state, as a model with a context of N is scored.
         unknown: "error", or "skip" to leave out characters that the model does not know.
+        encoding: of the text's files; see ``DataConfig``.
         listener: is told how much of the text has been read.
 
     Raises:
@@ -56,7 +58,7 @@ def evaluate_text(
     """
     corpus = read_corpus(
         arguments,
-        DataConfig(newlines=data_config(sampler.info).newlines),
+        DataConfig(newlines=data_config(sampler.info).newlines, encoding=encoding),
         sampler.vocabulary,
         fixed=unknown,  # type: ignore[arg-type]
         listener=listener,

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
     from charrnn.runs.checkpoint import Checkpoint
 
-# Fields of DataConfig that are stored. Kind of tokens and normal form are the vocabulary's.
+# Fields of DataConfig that are stored always, and those that are stored if they are not the default. Kind of tokens and
+# normal form are the vocabulary's. The encoding is not stored: it belongs to a file, and other texts have other ones.
 _FIELDS = ("val_frac", "split", "newlines", "lines", "separator", "column")
+_OPTIONAL = ("test_frac", "delimiter")
 
 
 def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -40,8 +42,7 @@ def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:
             [entry["step"], round(entry["train_loss"], 5), round(entry["val_loss"], 5)] for entry in checkpoint.history
         ],
     }
-    if data.test_frac:
-        summary["test_frac"] = data.test_frac
+    summary |= {name: getattr(data, name) for name in _OPTIONAL if getattr(data, name) != getattr(DataConfig(), name)}
     if data.split == "streams":
         summary["streams"] = [train.batch_size, train.seq_len]
     item_split = checkpoint.corpus.get("item_split")
@@ -56,7 +57,7 @@ def data_config(info: ModelInfo) -> DataConfig:
     Raises:
         ModelFileError: the file's description of its training is damaged.
     """
-    stored = {name: info.training[name] for name in (*_FIELDS, "test_frac") if info.training.get(name) is not None}
+    stored = {name: info.training[name] for name in (*_FIELDS, *_OPTIONAL) if info.training.get(name) is not None}
     is_bytes = info.vocabulary.kind == "bytes"
     try:
         return DataConfig(**stored, bytes=is_bytes, normalize=None if is_bytes else info.vocabulary.normalize)

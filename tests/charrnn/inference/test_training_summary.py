@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -118,13 +119,35 @@ def test_the_command_line_scores_the_test_part(charrnn: Charrnn, run: Run, tmp_p
     assert f"{int(len(run.text.read_text()) * 0.25):,} characters" in done.out
 
 
+def test_a_text_is_read_for_evaluation_as_for_training(charrnn: Charrnn, tmp_path: Path) -> None:
+    names = [f"Zoë{i % 7}é" for i in range(60)]
+    common = ("--hidden-size", 16, "--steps", 3, "--device", "cpu", "--precision", "fp32", "--val-frac", 0.4)
+    text = tmp_path / "text.txt"
+    text.write_text("\r\n".join(names), encoding="cp1252", newline="")
+    made = charrnn("train", text, "--encoding", "cp1252", "--newlines", "lf", *common, "--out", tmp_path / "text")
+    assert made.code == 0, made.err
+    done = charrnn("eval", tmp_path / "text", text, "--encoding", "cp1252", "--split", "val", "--json")
+    assert json.loads(done.out)["characters"] == int(len("\n".join(names)) * 0.4)
+    assert "--encoding cp1252" in charrnn("eval", tmp_path / "text", text).err
+
+    table = tmp_path / "table.txt"
+    table.write_text("".join(f"{i}^{name}\n" for i, name in [("id", "name"), *enumerate(names)]), encoding="utf-8")
+    options = ("--column", "name", "--delimiter", "^")
+    made = charrnn("train", table, *options, *common, "--out", tmp_path / "table")
+    assert made.code == 0, made.err
+    values = json.loads(charrnn("eval", tmp_path / "table", table, "--json").out)
+    assert (values["items"], values["characters"]) == (60, sum(map(len, names)))
+    again = charrnn("eval", tmp_path / "table", table, *options, "--json")
+    assert json.loads(again.out) == values
+
+
 def test_what_was_read_is_what_was_written(run: Run) -> None:
     checkpoint = load_checkpoint(run.best)
     for data in (
         DataConfig(val_frac=0.2, test_frac=0.3, newlines="lf"),
         DataConfig(split="streams"),
         DataConfig(separator="--"),
-        DataConfig(column="name"),
+        DataConfig(column="name", delimiter=";"),
         DataConfig(lines=True),
     ):
         info = replace(Sampler(run.model).info, training=training_summary(replace(checkpoint, data_config=data)))
