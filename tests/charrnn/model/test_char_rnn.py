@@ -1,4 +1,4 @@
-"""The model: its start, its state, its dropout."""
+"""The model: its state, its dropout, resets between items."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from charrnn.cells.layer import Layer
 from charrnn.config import ModelConfig, TrainConfig
+from charrnn.data.item_streams import NO_TARGET
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.optim import Optimizers
+from tests.conftest import NEEDS_BF16
 
 CELLS = ("lstm", "gru", "rnn")
 
@@ -111,3 +114,91 @@ def test_a_tiny_model_learns_a_tiny_text_by_heart(cell: str, optimizer: str) -> 
         logits, _ = model(text[:-1], model.initial_state(1))
         late = F.cross_entropy(logits[10:].flatten(0, 1), text[11:].flatten())
     assert float(late) < 0.02, "a coin toss at every third character would cost 0.23"
+
+
+IN_BOTH = [
+    # PyTorch's LSTM has no bf16 kernels for every processor; ours of GRU and RNN are made of plain operators.
+    pytest.param(cell, layers, precision, marks=NEEDS_BF16 if (cell, precision) == ("lstm", "bf16") else ())
+    for cell, layers in (("lstm", 1), ("lstm", 2), ("gru", 2), ("rnn", 2))
+    for precision in ("fp32", "bf16")
+]
+
+
+@pytest.mark.parametrize(("cell", "num_layers", "precision"), IN_BOTH)
+def test_nothing_leaks_from_one_item_into_the_next(cell: str, num_layers: int, precision: str) -> None:
+    torch.manual_seed(1)
+    model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=12), 9)
+    for p in model.parameters():
+        p.data.mul_(3)  # gates that are wide open and states that are far from zero
+    begin, end = 7, 8
+    one = [begin, 1, 2, 3, 4, 5, end]
+    two = [begin, 3, 3, 1, 0, end]
+    x = torch.tensor([[*one, *two], [*two, *one]]).T
+    seen: list[torch.Tensor] = []
+    model.embedding.register_forward_hook(lambda _m, _i, out: seen.append(out))
+
+    def logits(tokens: torch.Tensor, state: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            out: torch.Tensor = model(tokens, state, tokens == end)[0].float()
+        return out
+
+    wild = tuple(torch.randn(2, 24) * 5 for _ in model.initial_state(2))
+    together = logits(x, wild)
+    zero = model.initial_state(1)
+    exact: dict[str, Any] = {"rtol": 0, "atol": 1e-6 if precision == "fp32" else 2e-2}
+    torch.testing.assert_close(together[len(one) : -1, 0], logits(torch.tensor([two]).T, zero)[:-1, 0], **exact)
+    torch.testing.assert_close(together[len(two) : -1, 1], logits(torch.tensor([one]).T, zero)[:-1, 0], **exact)
+    # Not nearly: another beginning changes not one bit, in another batch of the same shape.
+    other = x.clone()
+    other[0 : len(one) - 1, 0] = torch.tensor([begin, 5, 5, 6, 6, 0])
+    changed = logits(other, tuple(5 * s for s in wild))
+    assert torch.equal(changed[len(one) :, 0], together[len(one) :, 0])
+    assert not torch.equal(changed[: len(one) - 1, 0], together[: len(one) - 1, 0])
+
+
+@pytest.mark.parametrize(("cell", "num_layers", "precision"), IN_BOTH)
+def test_no_gradient_gets_from_an_item_into_the_one_before(cell: str, num_layers: int, precision: str) -> None:
+    torch.manual_seed(1)
+    model = CharRNN(ModelConfig(cell=cell, num_layers=num_layers, hidden_size=24, embedding_size=0), 30)
+    end = 29
+    # Tokens 0 to 9 occur in the first item alone, 10 to 19 in the second: the gradient of their rows tells them apart.
+    x = torch.tensor([[*range(10), end, *range(10, 20)]]).T
+    wild = tuple(torch.randn(1, 24).requires_grad_() for _ in model.initial_state(1))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(x, wild, x == end)[0].float()
+    layer = model.layers[0]
+    assert isinstance(layer, Layer)
+    weight = layer.weights["weight_ih"]
+    for part, own, others in ((slice(11, 21), slice(10, 20), slice(0, 10)), (slice(0, 10), slice(0, 9), slice(10, 20))):
+        loss = F.cross_entropy(logits[part, 0], torch.arange(len(x))[part] % 20)
+        gradient, *states = torch.autograd.grad(loss, (weight, *wild), retain_graph=True)
+        assert not gradient[:, others].any()
+        assert not gradient[:, end].any()
+        assert gradient[:, own].any(dim=0).all()
+        assert all(bool(s.any()) == (part.start == 0) for s in states)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_gradients_with_resets_are_those_of_items_alone(cell: str) -> None:
+    torch.manual_seed(2)
+    model = CharRNN(ModelConfig(cell=cell, num_layers=2, hidden_size=16, embedding_size=8), 9).double()
+    model.initial_state = lambda batch: tuple(s.double() for s in CharRNN.initial_state(model, batch))  # type: ignore[method-assign]
+    if cell == "lstm":  # its layers give float32 states, as training wants them
+        model = model.float()
+        model.initial_state = lambda batch: CharRNN.initial_state(model, batch)  # type: ignore[method-assign]
+    items = [[7, 1, 2, 3, 8], [7, 4, 8], [7, 5, 6, 0, 1, 8]]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    x = torch.tensor([t for item in items for t in item]).unsqueeze(1)
+    y = torch.cat([x[1:, 0], torch.tensor([0])])
+    y[x[:, 0] == 8] = NO_TARGET
+    together = F.cross_entropy(model(x, model.initial_state(1), x == 8)[0].flatten(0, 1), y, reduction="sum")
+    losses = [
+        F.cross_entropy(model(t[:-1], model.initial_state(1))[0].flatten(0, 1), t[1:, 0], reduction="sum")
+        for t in (torch.tensor([item]).T for item in items)
+    ]
+    alone = torch.stack(losses).sum()
+    torch.testing.assert_close(together, alone)
+    for ours, theirs in zip(
+        torch.autograd.grad(together, parameters), torch.autograd.grad(alone, parameters), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
