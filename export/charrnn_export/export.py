@@ -16,7 +16,7 @@ from charrnn_runtime.session import OnnxCell, open_session
 from charrnn_runtime.vocab import Ids
 
 from charrnn_export.errors import ExportError, QualityError
-from charrnn_export.half import halve
+from charrnn_export.half import to_float16
 from charrnn_export.quantize import quantize, quantized_sequence
 from charrnn_export.step import StepModule
 from charrnn_export.trace import trace
@@ -111,7 +111,7 @@ def _smaller(
     measured = tokens >= _MIN_VALIDATION
     if not measured and max_cost != math.inf:
         raise ExportError(f"{dtype} is measured on validation text before it is written: name some (--text)")
-    small = quantize(proto) if dtype == "int8" else halve(proto)
+    small = quantize(proto) if dtype == "int8" else to_float16(proto)
     if dtype == "float16":
         figure = check_half(proto.SerializeToString(), small.SerializeToString(), info, steps=steps)
         info = replace(info, parity={**info.parity, "float16": figure})

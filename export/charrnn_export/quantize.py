@@ -1,11 +1,11 @@
-"""int8: the big products of a traced step in whole numbers, with standard operators.
+"""int8: the matrix products of a traced step in integers, with standard operators.
 
-Weights are quantised for each output column, symmetric, 8 bits. Every product
-takes hidden states, which lie in (-1, 1) by their formula, so the activations
-need no measuring: their scale is 1/127 for good. That keeps the rows of a
-batch apart (a scale measured at run time would be one for the whole batch, and
-a text would depend on its neighbours), and integer sums are exact in any order.
-The output layer stays float32: it is small, and the logits are made there.
+Weights are quantised symmetrically to 8 bits, with a scale for each output
+column. What is multiplied with them are hidden states, which lie in [-1, 1], so
+their scale is always 1/127 and needs no calibration. A scale that is measured at
+run time would be one for the whole batch, and a text would depend on the other
+texts of the batch. Sums of integers are exact in any order. The output layer
+stays float32: it is small, and it makes the logits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_export.errors import ExportError
+from charrnn_export.products import Product, replace_products
 
 if TYPE_CHECKING:
     import onnx
@@ -27,61 +27,55 @@ _ZERO_POINT = 128  # unsigned activations and signed weights: the pair that x86 
 
 
 def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
-    """An int8 copy of a traced fp32 step.
+    """An int8 copy of a traced float32 step.
 
     Raises:
-        ExportError: the graph holds nothing to quantise.
+        ExportError: the graph has no matrix product.
     """
-    from onnx import TensorProto, checker, helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper
 
-    quantized = type(model)()
-    quantized.CopyFrom(model)
-    graph = quantized.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
+    scale, zero_point = "activation.scale", "activation.zero_point"
 
-    def constant(name: str, value: NDArray[np.generic]) -> str:
-        graph.initializer.append(numpy_helper.from_array(value, name))
-        return name
-
-    scale = constant("activation.scale", np.array(1 / _LEVELS, np.float32))
-    zero_point = constant("activation.zero_point", np.array(_ZERO_POINT, np.uint8))
-    nodes = []
-    for node in graph.node:
-        if node.op_type != "Gemm" or "logits" in node.output:
-            nodes.append(node)
-            continue
-        x, weight, bias = node.input
-        columns, column_scale = _quantize_columns(numpy_helper.to_array(weights[weight]))
-        graph.initializer.remove(weights[weight])
-        integers = constant(f"{weight}.int8", columns)
-        factors = constant(f"{weight}.scale", column_scale / np.float32(_LEVELS))
-        name, out = f"{node.name}.int8", node.output[0]
+    def replacement(graph: onnx.GraphProto, product: Product) -> list[onnx.NodeProto]:
+        columns, column_scale = _quantize_columns(product.values)
+        weight = product.weight
+        tensors: dict[str, NDArray[Any]] = {
+            scale: np.array(1 / _LEVELS, np.float32),
+            zero_point: np.array(_ZERO_POINT, np.uint8),
+            f"{weight}.int8": columns,
+            f"{weight}.scale": column_scale / np.float32(_LEVELS),
+        }
+        kept = {tensor.name: tensor for tensor in graph.initializer}
+        graph.initializer.extend(
+            numpy_helper.from_array(value, name) for name, value in tensors.items() if name not in kept
+        )
+        if weight in kept:
+            graph.initializer.remove(kept[weight])
+        name = f"{product.node}.int8"
         steps = [
-            ("QuantizeLinear", [x, scale, zero_point]),
-            ("MatMulInteger", [f"{name}.QuantizeLinear", integers, zero_point]),
+            ("QuantizeLinear", [product.x, scale, zero_point]),
+            ("MatMulInteger", [f"{name}.QuantizeLinear", f"{weight}.int8", zero_point]),
             ("Cast", [f"{name}.MatMulInteger"]),
-            ("Mul", [f"{name}.Cast", factors]),
-            ("Add", [f"{name}.Mul", bias]),
+            ("Mul", [f"{name}.Cast", f"{weight}.scale"]),
         ]
+        if product.bias:
+            steps.append(("Add", [f"{name}.Mul", product.bias]))
+        nodes = []
         for kind, inputs in steps:
-            output = out if kind == "Add" else f"{name}.{kind}"
+            output = product.output if kind == steps[-1][0] else f"{name}.{kind}"
             nodes.append(helper.make_node(kind, inputs, [output], f"{name}.{kind}"))
             if kind == "Cast":
                 nodes[-1].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
-    if len(nodes) == len(graph.node):
-        raise ExportError("the graph holds no product to quantise")
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]  # shapes of values that are no more
-    checker.check_model(quantized, full_check=True)
-    return quantized
+        return nodes
+
+    return replace_products(model, replacement)
 
 
 def quantized_sequence(step: StepModule) -> dict[str, Any]:
-    """``charrnn.sequence`` of the step's int8 copy; empty for a cell without an int8 operator in the runtime.
+    """Metadata ``charrnn.sequence`` of the int8 copy of a step; empty if the runtime has no int8 operator for the cell.
 
-    ONNX's recurrent operators have no int8 form with the step's arithmetic, so each cell needs a
-    graph of its own in the runtime; the LSTM, the usual cell, has one.
+    ONNX's recurrent operators cannot compute with int8 weights as the step does, so each cell needs
+    a graph of its own in the runtime. Only the LSTM has one.
     """
     if step.cell.int8_operator is None:
         return {}

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from charrnn_export import Exported, ExportError, ParityError, QualityError
 from charrnn_export import verify as verify_module
-from charrnn_export.half import halve
+from charrnn_export.half import to_float16
 from charrnn_export.step import StepModule
 from charrnn_export.trace import trace
 from charrnn_runtime import Sampler
@@ -77,7 +77,7 @@ def test_weights_beyond_the_range_are_refused(trained: Callable[[str, int], Trai
         large[0, 0] = value
         layers = (weights.layers[0], {**weights.layers[1], "weight_hh": large})
         with pytest.raises(ExportError, match="beyond the range of float16"):
-            halve(trace(StepModule(dataclasses.replace(weights, layers=layers)), opset=18))
+            to_float16(trace(StepModule(dataclasses.replace(weights, layers=layers)), opset=18))
 
 
 def test_without_text_only_where_any_cost_is_allowed(trained: Callable[[str, int], Trained]) -> None:
