@@ -44,7 +44,11 @@ COMMANDS = {
     "data list": "charrnn data list",
     "data cache": "charrnn data cache --json",
     "data clear": "charrnn data clear",
-    "runtime": "charrnn_runtime {model} --length 20 --seed 1",
+    "runtime sample": "charrnn_runtime sample {model} --length 20 --seed 1",
+    "runtime json": "charrnn_runtime sample {model} --length 20 --num 2 --json",
+    "runtime score": "charrnn_runtime score {model} {text}",
+    "runtime score lines": "charrnn_runtime score {model} {text} --per-line",
+    "runtime score input": "charrnn_runtime score {model} - --json",
 }
 WRITES_A_FILE = {"train", "resume", "export", "plot", "report", "heatmap"}
 NEEDS_TEMPORARY_FILES = {"bench"}

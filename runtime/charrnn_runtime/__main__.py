@@ -1,90 +1,164 @@
-"""``python -m charrnn_runtime model.onnx --length 500 --seed 1``: sampling with no command line installed."""
+"""The command line of the runtime, with nothing but numpy and ONNX Runtime installed.
+
+python -m charrnn_runtime sample model.onnx --length 500 --seed 1
+python -m charrnn_runtime score model.onnx book.txt
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from charrnn_runtime import Sampler, __version__
+from charrnn_runtime import Request, Sampler, __version__
 from charrnn_runtime.command_line import exit_code, run_command
-from charrnn_runtime.options import SamplingKwargs, new_seed, parse_logit_bias
+from charrnn_runtime.options import check_count, check_seed, cli_options, new_seed, options_from_cli
+from charrnn_runtime.sampling import StopStrings
+from charrnn_runtime.text_io import prompt_of_argument, prompt_of_file, write_json_texts, write_stream, write_texts
+from charrnn_runtime.text_scores import Line, TextInput, print_line_scores, print_text_scores
+from charrnn_runtime.vocab import Vocabulary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted."""
-    return exit_code(lambda: _sample(arguments))
+    return exit_code(lambda: _run(arguments))
 
 
-def _sample(arguments: Sequence[str] | None) -> None:
-    parser = _parser()
-    args = parser.parse_args(arguments)
-    if args.seed is None:
-        args.seed = new_seed()
-        print(f"seed {args.seed}", file=sys.stderr)
-    drawing = SamplingKwargs(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        typical_p=args.typical_p,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
-        frequency_penalty=args.frequency_penalty,
-        presence_penalty=args.presence_penalty,
-        penalty_window=args.penalty_window,
-        logit_bias=parse_logit_bias(args.logit_bias),
-        allowed=args.allowed,
-        min_length=args.min_length,
+def _run(arguments: Sequence[str] | None) -> None:
+    parser = make_parser()
+    # argparse takes no files after the first option, and leaves them over.
+    args, left = parser.parse_known_args(arguments)
+    if any(part.startswith("-") and part != "-" for part in left) or (left and "files" not in args):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        args.files += left
+    args.run(args)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m charrnn_runtime", description=__doc__.partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"charrnn-runtime {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    sample = commands.add_parser("sample", help="sample text from a model", description="Sample text from a model.")
+    _add_sample(sample)
+    score = commands.add_parser("score", help="how likely a model finds texts", description=_SCORE)
+    _add_score(score)
+    return parser
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help="The .onnx file.")
+    add("--prompt", default="", help="Text to continue.")
+    add("--prompt-file", metavar="FILE", help="File with the text to continue; - for standard input.")
+    add("--length", type=int, default=2000, help="How many tokens to sample at most (default 2000).")
+    add("--num", type=int, default=1, help="How many texts (default 1).")
+    add("--stop", action="append", default=[], help="End the text at this string. May be repeated.")
+    add("--seed", type=int, help="The same seed gives the same text (default: a new one, reported).")
+    for option in cli_options():
+        shown = "" if option.default is None else f" (default {option.default:g})"
+        add(
+            option.flag,
+            type=option.type,
+            action="append" if option.repeatable else "store",
+            default=option.default,
+            metavar=option.metavar,
+            help=option.help.removesuffix(".").replace("%", "%%") + shown + ".",
+        )
+    add(
+        "--unknown", choices=("error", "skip"), default="error", help="Prompt characters that the model has never seen."
     )
-    sampler = Sampler(args.model, device=args.device)
+    _add_device(parser)
+    add("--quiet", action="store_true", help="Print the text alone, without the prompt.")
+    add("--json", action="store_true", help="Print JSON: the texts, their seed and why each ended.")
+    add("--logprobs", action="store_true", help="JSON with the log-probability of each token.")
+    parser.set_defaults(run=_sample)
+
+
+_SCORE = "How likely a model finds texts: nats and bits per character, perplexity."
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help="The .onnx file.")
+    add("files", nargs="*", metavar="FILE", help="A text; - for standard input, which is the default.")
+    add("--text", action="append", default=[], metavar="TEXT", help="A text itself. May be repeated.")
+    add(
+        "--per-line",
+        action="store_true",
+        help="Print each line when it has come: its bits, its bits per character, and the line.",
+    )
+    add(
+        "--unknown",
+        choices=("charge", "error"),
+        default="charge",
+        help="Characters that the model has never seen: as unlikely as the least likely character there, or an error.",
+    )
+    _add_device(parser)
+    add("--json", action="store_true", help="Print JSON, one object a text or line.")
+    parser.set_defaults(run=_score)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, auto or another provider (default cpu).")
+    parser.add_argument("--threads", type=int, default=1, help="Threads inside an operator (default 1).")
+
+
+def _sample(args: argparse.Namespace) -> None:
+    # Wrong values are reported before the model is loaded.
+    options = options_from_cli(vars(args))
+    check_count("length", args.length, least=1)
+    check_count("num", args.num, least=1)
+    StopStrings(args.stop)
+    seed = new_seed() if args.seed is None else check_seed(args.seed)
+    sampler = Sampler(args.model, device=args.device, threads=args.threads, expected_batch=args.num)
+    if args.seed is None:
+        print(f"seed {seed}", file=sys.stderr)
     if args.device == "auto":
         print(f"device {sampler.device}", file=sys.stderr)
-    text: dict[str, Any] = {
-        "length": args.length,
-        "stop": args.stop,
-        "seed": args.seed,
-        "unknown": args.unknown,
-        **drawing,
-    }
+    prompt = prompt_of_argument(args.prompt, sampler.vocabulary)
+    if args.prompt_file is not None:
+        prompt = prompt_of_file(args.prompt_file, sampler.vocabulary)
+    request = Request(
+        prompt=prompt,
+        length=args.length,
+        stop=args.stop,
+        seed=seed,
+        unknown=args.unknown,
+        log_probs=args.logprobs,
+        options=options,
+    )
     if args.json or args.logprobs:
-        done = sampler.generate(args.prompt, log_probs=args.logprobs, **text)
-        print(json.dumps({"prompt": args.prompt, **done.to_json()}, ensure_ascii=False))
-        return
-    pieces = sampler.stream(args.prompt, **text)
-    print(args.prompt, end="")
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+        write_json_texts(sampler, request, args.num)
+    elif args.num > 1:
+        write_texts(sampler, request, args.num, with_prompt=not args.quiet)
+    else:
+        write_stream(sampler, request, with_prompt=not args.quiet)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m charrnn_runtime", description="Sample text from a model file.")
-    add = parser.add_argument
-    add("model", help="the .onnx file")
-    add("--prompt", default="", help="text to continue")
-    add("--length", type=int, default=2000, help="how many tokens to draw (default 2000)")
-    add("--min-length", type=int, default=0, help="no end token and no stop string before so many (default 0)")
-    add("--temperature", type=float, default=1.0, help="0 is greedy (default 1)")
-    add("--top-k", type=int, help="only the k likeliest tokens")
-    add("--typical-p", type=float, help="only the tokens of the most expected surprise that reach this together")
-    add("--top-p", type=float, help="only the likeliest tokens that reach this probability together")
-    add("--min-p", type=float, help="only tokens at least this fraction as likely as the likeliest")
-    add("--repetition-penalty", type=float, default=1.0, help="divides the logits of recent tokens (default 1)")
-    add("--frequency-penalty", type=float, default=0.0, help="off a logit for each recent occurrence (default 0)")
-    add("--presence-penalty", type=float, default=0.0, help="off a logit if the token is recent (default 0)")
-    add("--penalty-window", type=int, default=64, help="how many tokens are recent (default 64)")
-    add("--logit-bias", action="append", default=[], metavar="C=N", help="adds N to the logit of C; may be repeated")
-    add("--allowed", help="draw these characters only")
-    add("--stop", action="append", default=[], help="end the text at this string; may be repeated")
-    add("--seed", type=int, help="the same seed gives the same text (default: a new one, reported)")
-    add("--unknown", choices=("error", "skip"), default="error", help="unknown prompt characters")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N, auto or another provider (default cpu)")
-    add("--json", action="store_true", help="print JSON: the text, its seed and why it ended")
-    add("--logprobs", action="store_true", help="JSON with the log-probability of each token")
-    add("--version", action="version", version=f"charrnn-runtime {__version__}")
-    return parser
+def _score(args: argparse.Namespace) -> None:
+    sampler = Sampler(args.model, device=args.device, threads=args.threads)
+    vocabulary = sampler.vocabulary
+    inputs = [TextInput.of_argument(text, vocabulary) for text in args.text]
+    inputs += [TextInput(name) for name in args.files or ([] if inputs else ["-"])]
+    if args.per_line or "end" in vocabulary.special:
+        lines = _lines(inputs, vocabulary)
+        print_line_scores(sampler, lines, unknown=args.unknown, each=args.per_line, as_json=args.json)
+    else:
+        print_text_scores(sampler, inputs, unknown=args.unknown, as_json=args.json)
+
+
+def _lines(inputs: Sequence[TextInput], vocabulary: Vocabulary) -> Iterator[list[Line]]:
+    """The lines that are not empty, without their ends, in lists of those that have arrived."""
+    for source in inputs:
+        for lines in source.lines(vocabulary):
+            stripped = [line._replace(text=line.text.rstrip(_ends(line.text))) for line in lines]  # type: ignore[arg-type]
+            yield [line for line in stripped if line.text]
+
+
+def _ends(text: str | bytes) -> str | bytes:
+    return "\r\n" if isinstance(text, str) else b"\r\n"
 
 
 if __name__ == "__main__":

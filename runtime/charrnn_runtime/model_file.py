@@ -76,12 +76,18 @@ class ModelInfo:
         Raises:
             UnknownCharacterError, UsageError: as ``Vocabulary.encode``.
         """
-        if self.folds_newlines:
-            if isinstance(text, str):
-                text = fold_newlines(text)
-            elif isinstance(text, bytes):
-                text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return self.vocabulary.encode(text, unknown=unknown)
+        return self.vocabulary.encode(self._folded(text), unknown=unknown)
+
+    def find_unknown(self, text: str | bytes) -> list[tuple[int, str]]:
+        """(position, character) of each character of a text that is outside the vocabulary."""
+        return self.vocabulary.find_unknown(self._folded(text))
+
+    def _folded(self, text: str | bytes) -> str | bytes:
+        if not self.folds_newlines or not isinstance(text, (str, bytes)):
+            return text
+        if isinstance(text, bytes):
+            return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     @property
     def folds_newlines(self) -> bool:
@@ -274,11 +280,6 @@ def other_kind(data: bytes) -> str | None:
     except UnicodeDecodeError as error:
         text = data[: error.start].decode() if error.start > 4000 else "\0"  # cut inside a character
     return "a text file, not an ONNX file" if all(c.isprintable() or c.isspace() for c in text) else None
-
-
-def fold_newlines(text: str) -> str:
-    """The text with CRLF and CR line ends made LF."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _dumps(value: object) -> str:

@@ -26,7 +26,7 @@ from charrnn_runtime.generation import (
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, new_seed
 from charrnn_runtime.sampling import TokenSampler, UniformStream, log_softmax
-from charrnn_runtime.scoring import Score, StreamScorer, score_many
+from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, score_many
 from charrnn_runtime.sequence import SequenceGraph
 from charrnn_runtime.sequence_graph import sequence_possible
 from charrnn_runtime.session import (
@@ -44,6 +44,8 @@ from charrnn_runtime.vocab import UNKNOWN, DecodeErrors, Ids, Unknown, UnknownSc
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+_ITEMS_TOGETHER = 256  # items that are scored side by side
+_CHARACTERS_TOGETHER = 1 << 20  # characters of items whose ids and scores are in memory together
 _MAX_TOKEN_SAMPLERS = 1000  # sets of options whose tables generate_many keeps
 
 
@@ -208,6 +210,10 @@ class Sampler:
             errors=errors,
             options=options,
         )
+        return self.stream_request(request)
+
+    def stream_request(self, request: Request) -> Iterator[str]:
+        """``stream`` for a ``Request``."""
         return generate_one(self.cell, self._start_sequence(request))
 
     def generate(
@@ -419,6 +425,38 @@ class Sampler:
         """A runner from the zero state for a text of so many tokens, or of unknown length."""
         return self.cell.sequence_runner(tokens) or StepSequenceRunner(self.cell.runner(1), len(self.vocabulary))
 
+    def score_items(
+        self, batches: Iterable[Sequence[str | bytes]], *, unknown: UnknownScore = "charge"
+    ) -> Iterator[ItemScore]:
+        """Scores items one by one, each from the zero state and with its end, in their order.
+
+        For a model that ends its texts itself, the end of an item is its end token; for a model
+        of running text items are lines, and the end is the newline.
+
+        Args:
+            batches: lists of items. The items of a list are scored together, and before the next
+                list is asked for: a caller that follows a growing text gets each score at once.
+            unknown: as for ``score``.
+
+        Raises:
+            UsageError: the model has neither an end token nor a newline.
+            UnknownCharacterError: ``unknown`` is "error", and an item has a character the model has never seen.
+        """
+        end = self.vocabulary.special.get("end", self.vocabulary.token("\n"))
+        if end is None:
+            raise UsageError("the model knows neither an end of items nor a newline; score the text as a whole")
+        return self._score_items(batches, end, unknown)
+
+    def _score_items(
+        self, batches: Iterable[Sequence[str | bytes]], end: int, unknown: UnknownScore
+    ) -> Iterator[ItemScore]:
+        for batch in batches:
+            for items in _bounded(batch):
+                targets = [np.append(self.encode_targets(item, unknown), end) for item in items]
+                scores = self.score_many(targets, batch=_ITEMS_TOGETHER)
+                for item, ids, log_probs in zip(items, targets, scores, strict=True):
+                    yield ItemScore(log_probs, self._num_unknown(ids), text=item)
+
     def score_windows(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities ``[windows, n - 1]`` of all but the first token of each window ``[windows, n]``.
 
@@ -486,6 +524,18 @@ class Sampler:
 
     def _start_sequence(self, request: Request) -> SequenceState:
         return start_sequence(request, self.info, self._token_sampler(request.options))
+
+
+def _bounded(items: Sequence[str | bytes]) -> Iterator[Sequence[str | bytes]]:
+    """The items in lists of bounded size, so that the arrays for a list fit in memory."""
+    begin = size = 0
+    for i, item in enumerate(items):
+        size += len(item)
+        if size >= _CHARACTERS_TOGETHER:
+            yield items[begin : i + 1]
+            begin, size = i + 1, 0
+    if begin < len(items):
+        yield items[begin:]
 
 
 def _cell(

@@ -67,6 +67,17 @@ class Score:
         return math.exp(min(self.nats_per_char, 700.0))  # near the largest float
 
 
+@dataclass(frozen=True)
+class ItemScore(Score):
+    """How likely a model finds an item or a line: its characters and its end.
+
+    Attributes:
+        text: the item, without its end; bytes if it was given as bytes.
+    """
+
+    text: str | bytes = ""
+
+
 class UnknownCharge:
     """The charge for characters outside a vocabulary: see the module."""
 
@@ -84,6 +95,7 @@ class _Targets:
     """A text's tokens ``[n]`` divided into the known ones ``[m]``, which are fed, and the unknown ones."""
 
     def __init__(self, targets: Ids) -> None:
+        targets = np.asarray(targets, np.int64)
         self._unknown = targets == UNKNOWN
         self.any_unknown = bool(self._unknown.any())
         self.known = targets[~self._unknown] if self.any_unknown else targets

@@ -156,6 +156,12 @@ class Vocabulary:
             raise UsageError(f"the model has no token {wrong[0]}; its ids are 0 to {len(self) - 1}")
         return array.astype(np.int64)
 
+    def find_unknown(self, text: str | bytes) -> list[tuple[int, str]]:
+        """(position, character) of each character of a text that is outside the vocabulary."""
+        symbols = self.symbols_of(text)
+        _, known = self.lookup(symbols)
+        return [(int(at), chr(int(symbols[at]))) for at in np.flatnonzero(~known)]
+
     def symbols_of(self, text: str | bytes) -> Ids:
         """The code points or byte values of a text, after normalisation, int64 ``[n]``.
 

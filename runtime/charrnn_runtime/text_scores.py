@@ -1,0 +1,309 @@
+"""Scores of texts and lines for a command line: each is printed when it has come; unknown characters are named."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, NamedTuple, Self
+
+from charrnn_runtime.errors import CharrnnError, UsageError
+from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.sampler import Sampler
+from charrnn_runtime.scoring import Score
+from charrnn_runtime.text_io import (
+    TextOutput,
+    decode_line,
+    open_input,
+    prompt_of_argument,
+    read_lines,
+    shown_name,
+    write_json,
+)
+from charrnn_runtime.vocab import UnknownScore, Vocabulary
+
+_LINES_NAMED = 5  # lines with unknown characters that a summary names
+
+
+class Line(NamedTuple):
+    """A line or an item.
+
+    Attributes:
+        text: as the model takes it.
+        place: where it is, such as ``app.log:12``.
+    """
+
+    text: str | bytes
+    place: str
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """A text to score: a file, standard input, or an argument of the command line.
+
+    Attributes:
+        name: of the file; "-" is standard input, None an argument.
+        data: the bytes of an argument.
+    """
+
+    name: str | None
+    data: bytes = b""
+
+    @classmethod
+    def of_argument(cls, text: str, vocabulary: Vocabulary) -> Self:
+        """A text itself.
+
+        Raises:
+            UsageError: it is not valid in the terminal's encoding, and the model is one of characters.
+        """
+        given = prompt_of_argument(text, vocabulary)
+        return cls(None, given if isinstance(given, bytes) else given.encode("utf-8", "surrogatepass"))
+
+    @property
+    def shown(self) -> str:
+        """The name in messages."""
+        return "text" if self.name is None else shown_name(self.name)
+
+    def lines(self, vocabulary: Vocabulary) -> Iterator[list[Line]]:
+        """Lines with their line ends, in lists of those that have arrived.
+
+        Raises:
+            InputError: the text cannot be read.
+        """
+        before = 0
+        with self._open() as stream:
+            for lines in read_lines(stream):
+                yield [
+                    Line(decode_line(line, vocabulary, first=number == 1), f"{self.shown}:{number}")
+                    for number, line in enumerate(lines, before + 1)
+                ]
+                before += len(lines)
+
+    def _open(self) -> contextlib.AbstractContextManager[IO[bytes]]:
+        return contextlib.nullcontext(io.BytesIO(self.data)) if self.name is None else open_input(self.name)
+
+
+@dataclass
+class UnknownCharacters:
+    """Characters that the model has never seen, counted, and where they are.
+
+    Attributes:
+        count: how many characters.
+        lines: how many lines have some.
+        places: the first one on each of the first lines, such as ``app.log:12:3 '☃' (U+2603)``.
+    """
+
+    count: int = 0
+    lines: int = 0
+    places: list[str] = field(default_factory=list)
+
+    def add(self, line: Line, info: ModelInfo) -> None:
+        """Adds those of a line."""
+        if found := info.find_unknown(line.text):
+            self.count += len(found)
+            self.lines += 1
+            if len(self.places) < _LINES_NAMED:
+                position, character = found[0]
+                self.places.append(f"{line.place}:{position + 1} {character!r} (U+{ord(character):04X})")
+
+    def __str__(self) -> str:
+        more = f" and {self.lines - len(self.places):,} more lines" if self.lines > len(self.places) else ""
+        characters = "character" if self.count == 1 else "characters"
+        return f"{self.count:,} {characters} that the model has never seen: {', '.join(self.places)}{more}"
+
+
+def check_known(line: Line, info: ModelInfo) -> None:
+    """Does nothing if the model knows all characters of a line.
+
+    Raises:
+        UsageError: it names file, line and column of the first unknown one.
+    """
+    if found := info.find_unknown(line.text):
+        position, character = found[0]
+        raise UsageError(
+            f"{line.place}:{position + 1}: the model has never seen {character!r} (U+{ord(character):04X}); "
+            "leave it out, or charge it like the least likely character: --unknown charge"
+        )
+
+
+class Totals:
+    """Sums over scores."""
+
+    def __init__(self) -> None:
+        self.nats, self.tokens, self.items = 0.0, 0, 0
+
+    def add(self, nats: float, tokens: int) -> None:
+        """Adds a text or an item."""
+        self.nats, self.tokens, self.items = self.nats + nats, self.tokens + tokens, self.items + 1
+
+    @property
+    def nats_per_char(self) -> float:
+        """Mean over all tokens."""
+        return self.nats / self.tokens
+
+    @property
+    def bits_per_char(self) -> float:
+        """``nats_per_char`` in bits."""
+        return self.nats_per_char / math.log(2)
+
+    @property
+    def bits_per_item(self) -> float:
+        """Mean over all items, in bits."""
+        return self.nats / self.items / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of ``nats_per_char``."""
+        return math.exp(min(self.nats_per_char, 700.0))  # near the largest float
+
+
+def print_line_scores(
+    sampler: Sampler,
+    batches: Iterable[Sequence[Line]],
+    *,
+    unknown: UnknownScore = "charge",
+    each: bool,
+    as_json: bool,
+) -> None:
+    """Scores lines or items one by one, and prints them and a summary.
+
+    Args:
+        sampler: the model.
+        batches: the lines, without their ends, in lists of those that are there.
+        unknown: as for ``Sampler.score``.
+        each: whether every line is printed, at once; the summary then goes to the standard error.
+        as_json: whether JSON is printed: an object a line, and one for the summary.
+
+    Raises:
+        CharrnnError: there is nothing to score, or a text cannot be read.
+        UsageError: ``unknown`` is "error", and the model has never seen a character.
+    """
+    totals, strange = Totals(), UnknownCharacters()
+    output = TextOutput(sampler.vocabulary)
+    for line, score in score_lines(sampler, batches, unknown):
+        totals.add(score.nats, len(score.log_probs))
+        if score.num_unknown:
+            strange.add(line, sampler.info)
+        if each:
+            print_line_score(output, line.text, score, as_json=as_json)
+    print_item_summary(totals, strange, each=each, as_json=as_json)
+
+
+def score_lines(
+    sampler: Sampler, batches: Iterable[Sequence[Line]], unknown: UnknownScore
+) -> Iterator[tuple[Line, Score]]:
+    """Lines or items with their scores, each list before the next one is asked for.
+
+    Raises:
+        UsageError: ``unknown`` is "error", and the model has never seen a character: file, line and column.
+    """
+    for batch in batches:
+        if unknown == "error":
+            for line in batch:
+                check_known(line, sampler.info)
+        yield from zip(batch, sampler.score_items([[line.text for line in batch]]), strict=True)
+
+
+def print_line_score(output: TextOutput, text: str | bytes, score: Score, *, as_json: bool) -> None:
+    """Prints a line with its score and gives it out at once: bits, bits per character and the line."""
+    if as_json:
+        shown = text if isinstance(text, str) else text.decode("utf-8", "replace")
+        values = {"bits": score.bits, "bits_per_char": score.bits_per_char, "unknown": score.num_unknown, "text": shown}
+        write_json(values)
+        return
+    output.write(f"{score.bits:.3f}\t{score.bits_per_char:.4f}\t")
+    output.write(text)
+    output.write("\n")
+
+
+def print_item_summary(totals: Totals, strange: UnknownCharacters, *, each: bool, as_json: bool) -> None:
+    """Prints the sums over lines or items; to the standard error if each of them was printed.
+
+    Raises:
+        CharrnnError: there were none.
+    """
+    if not totals.items:
+        raise CharrnnError("there is nothing to score: no line with a character in it")
+    file = sys.stderr if each else sys.stdout
+    characters = totals.tokens - totals.items
+    if as_json:
+        values = {
+            "bits_per_item": totals.bits_per_item,
+            "bits_per_char": totals.bits_per_char,
+            "nats_per_char": totals.nats_per_char,
+            "perplexity": totals.perplexity,
+            "items": totals.items,
+            "characters": characters,
+            "unknown": strange.count,
+        }
+        write_json(values, file)
+    else:
+        print(
+            f"{totals.bits_per_item:.4f} bits/item   {totals.bits_per_char:.4f} bits/char, ends included   "
+            f"{totals.items:,} items   {characters:,} characters",
+            file=file,
+        )
+    print_unknown(strange)
+
+
+def print_text_scores(
+    sampler: Sampler, inputs: Sequence[TextInput], *, unknown: UnknownScore = "charge", as_json: bool
+) -> None:
+    """Scores each text as a whole, in constant memory, and prints a line for it, with its name if there are several.
+
+    Raises:
+        CharrnnError: there is nothing to score in one, or it cannot be read.
+        UsageError: ``unknown`` is "error", and the model has never seen a character.
+    """
+    strange = UnknownCharacters()
+    for source in inputs:
+        totals, before = Totals(), strange.count
+        for log_probs in sampler.score_stream(_pieces(source, sampler.info, unknown, strange)):
+            totals.add(-float(log_probs.sum()), len(log_probs))
+        if not totals.tokens:
+            raise CharrnnError(f"{source.shown}: there is nothing to score in it")
+        print_text_score(
+            totals, source.shown if len(inputs) > 1 else None, unknown=strange.count - before, as_json=as_json
+        )
+    print_unknown(strange)
+
+
+def print_text_score(totals: Totals, name: str | None, *, unknown: int, as_json: bool) -> None:
+    """Prints the score of a whole text."""
+    if as_json:
+        values = {
+            "nats_per_char": totals.nats_per_char,
+            "bits_per_char": totals.bits_per_char,
+            "perplexity": totals.perplexity,
+            "characters": totals.tokens,
+            "unknown": unknown,
+        }
+        write_json(values if name is None else {"name": name, **values})
+        return
+    begin = "" if name is None else f"{name}: "
+    print(
+        f"{begin}{totals.nats_per_char:.4f} nats/char   {totals.bits_per_char:.4f} bits/char   "
+        f"perplexity {totals.perplexity:.3f}   {totals.tokens:,} characters",
+        flush=True,
+    )
+
+
+def print_unknown(strange: UnknownCharacters) -> None:
+    """Says on the standard error how many unknown characters were charged, and where they are."""
+    if strange.count:
+        print(f"note: {strange}", file=sys.stderr)
+
+
+def _pieces(
+    source: TextInput, info: ModelInfo, unknown: UnknownScore, strange: UnknownCharacters
+) -> Iterator[str | bytes]:
+    for lines in source.lines(info.vocabulary):
+        for line in lines:
+            if unknown == "error":
+                check_known(line, info)
+            strange.add(line, info)
+        texts = [line.text for line in lines]
+        yield b"".join(texts) if info.vocabulary.kind == "bytes" else "".join(texts)  # type: ignore[arg-type]
