@@ -63,9 +63,14 @@ def child(job: dict[str, Any], terminal: int) -> None:
             os.close(reading)
             os.close(writing)
             continue
-        os.close(number)
-        if path is not None and os.open(path, flags, 0o666) != number:
-            os._exit(99)
+        if path is None:
+            continue  # closed below: what is opened in between would take its number
+        opened = os.open(path, flags, 0o666)
+        os.dup2(opened, number)
+        os.close(opened)
+    for name, (number, _) in STREAMS.items():
+        if job.get(name, "") is None:
+            os.close(number)
     for name, value in job["env"].items():
         os.environ.pop(name, None)
         if value is not None:

@@ -146,11 +146,11 @@ def sample_rows(rows: Sequence[tuple[int, SequenceState]], logits: Logits) -> li
 
 def generate_batch(
     cell: Cell, info: ModelInfo, sequences: Iterator[SequenceState], batch: int
-) -> Iterator[tuple[int, Generation]]:
+) -> Iterator[list[tuple[int, Generation]]]:
     """Generates up to ``batch`` texts side by side; a new one is taken as soon as one is finished.
 
     Yields:
-        (number of the text in ``sequences``, the finished text), in the order in which they finish.
+        (number of the text in ``sequences``, the finished text) for each text that one step has finished.
 
     Raises:
         CharrnnError: a text cannot be finished; all others are lost.
@@ -173,8 +173,7 @@ def generate_batch(
                     finished.append(row)
         done = [slot for row in finished if (slot := batch_slots.slots[row]) is not None]
         batch_slots.remove(finished)
-        for slot in done:
-            yield slot.number, slot.sequence.result(slot.pieces)
+        yield [(slot.number, slot.sequence.result(slot.pieces)) for slot in done]
 
 
 class _NumberedSlot(Slot):

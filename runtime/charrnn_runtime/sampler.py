@@ -306,6 +306,13 @@ class Sampler:
         Raises:
             UsageError: a request cannot be served; the unfinished texts are lost.
         """
+        groups = self.generate_groups(requests, batch=batch)
+        return (finished for group in groups for finished in group)
+
+    def generate_groups(
+        self, requests: Iterable[Request], *, batch: int = 64
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """``generate_many``, with the texts that are finished at the same step in one list."""
         check_count("batch", batch, least=1)
         token_samplers: dict[int, tuple[SamplingKwargs, TokenSampler]] = {}
 

@@ -228,8 +228,8 @@ def give_finished(sampler: Sampler, request: Request, num: int, give: Callable[[
     waiting: dict[int, Generation] = {}
     number = 0
     try:
-        for finished, done in sampler.generate_many(replace(request, index=i) for i in range(num)):
-            waiting[finished] = done
+        for finished in sampler.generate_groups(replace(request, index=i) for i in range(num)):
+            waiting.update(finished)
             while number in waiting:
                 with uninterrupted():
                     give(waiting.pop(number))

@@ -11,13 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from charrnn_runtime import Request, Sampler, SamplingOptions, Vocabulary
+from charrnn_runtime import Generation, Request, Sampler, SamplingOptions, Vocabulary
 from charrnn_runtime.__main__ import main
 from charrnn_runtime.options import cli_options
 from charrnn_runtime.text_io import give_finished, read_lines
@@ -224,11 +224,12 @@ def test_an_interrupt_gives_out_what_is_finished(sampler: Sampler) -> None:
         def __init__(self) -> None:
             pass
 
-        def generate_many(self, requests: object, *, batch: int = 64) -> Iterator[tuple[int, object]]:  # type: ignore[override]
+        def generate_groups(
+            self, requests: Iterable[Request], *, batch: int = 64
+        ) -> Iterator[list[tuple[int, Generation]]]:
             done = [sampler.generate(length=3, seed=1, index=i) for i in range(5)]
-            yield 0, done[0]
-            yield 3, done[3]
-            yield 2, done[2]
+            yield [(0, done[0])]
+            yield [(3, done[3]), (2, done[2])]
             raise KeyboardInterrupt
 
     texts: list[int] = []
