@@ -52,7 +52,7 @@ def test_products_with_and_without_a_bias(
     small = change(graph(operator, bias=bias, twice=twice))
     expected = X @ W + (B if bias else 0)
     for name in ("y", "y2") if twice else ("y",):
-        got = np.asarray(list(ReferenceEvaluator(small).run([name], {"x": X}))[0])
+        got = np.asarray(next(iter(ReferenceEvaluator(small).run([name], {"x": X}))))
         np.testing.assert_allclose(got, expected, atol=tolerance)
         assert not np.array_equal(got, expected)
     stored = {tensor.name: tensor.data_type for tensor in small.graph.initializer}
