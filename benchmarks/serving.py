@@ -147,7 +147,7 @@ def random_model(folder: Path) -> Path:
     vocabulary = Vocabulary(symbols=tuple(range(32, 128)))
     model = CharRNN(ModelConfig(cell="lstm", num_layers=1, hidden_size=256), len(vocabulary)).eval()
     exported = export_model(
-        model.export_weights(), vocabulary, model.sequence_logits, training={}, producer={}, parity_steps=20
+        model.export_weights(), vocabulary, model.sequence_forward(), training={}, producer={}, parity_steps=20
     )
     path = folder / "random.onnx"
     path.write_bytes(exported.data)

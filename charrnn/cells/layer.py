@@ -11,7 +11,7 @@ import torch
 from charrnn_export import LayerWeights, StepLayer
 from torch import Tensor, nn
 
-State = tuple[Tensor, ...]  # float32 [B, H] each: h_0, c_0, h_1, c_1 … (LSTM) or h_0, h_1 …
+State = tuple[Tensor, ...]  # [B, H] each: h_0, c_0, h_1, c_1 … (LSTM) or h_0, h_1 …
 
 
 class Layer(nn.Module):
@@ -84,9 +84,11 @@ class TorchLayer(Layer):
 
     def forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None = None) -> tuple[Tensor, State]:
         """Outputs and new states."""
-        if resets_TB is not None or (self.fast_on_cpu and x_TBI.device.type == "cpu"):
+        # References are computed in float64, by PyTorch's own modules, which define the cells.
+        fast = self.fast_on_cpu and x_TBI.device.type == "cpu" and x_TBI.dtype != torch.float64
+        if resets_TB is not None or fast:
             return self.fast_forward(x_TBI, state, resets_TB)
         own = tuple(s.unsqueeze(0) for s in state)
         y_TBH, last = self.core(x_TBI, own if len(own) > 1 else own[0])
-        # float(): under autocast the states come back in bfloat16
-        return y_TBH, tuple(s.squeeze(0).float() for s in (last if len(own) > 1 else (last,)))
+        # Under autocast the states come back in bfloat16.
+        return y_TBH, tuple(s.squeeze(0).to(state[0].dtype) for s in (last if len(own) > 1 else (last,)))

@@ -29,10 +29,13 @@ def export(
         list[str] | None, typer.Option(help="Text to measure int8 or fp16 on. Default: the model's validation text.")
     ] = None,
     max_cost: Annotated[float, typer.Option(help="Nats per character that int8 or fp16 may cost.")] = 0.01,
+    unverified: Annotated[
+        bool, typer.Option("--unverified", help="Write a file that fails the check all the same; it is marked.")
+    ] = False,
     web: Annotated[Path | None, typer.Option(help="Folder for a site that samples in its visitors' browsers.")] = None,
     cdn: Annotated[bool, typer.Option("--cdn", help="Let the site load ONNX Runtime from a public network.")] = False,
 ) -> None:
-    """Write a checkpoint as one self-contained ONNX file, and prove that it computes the same."""
+    """Write a checkpoint as one self-contained ONNX file, and prove that it computes what was trained."""
     if web is not None:
         from charrnn.web.site import check_site
 
@@ -45,11 +48,15 @@ def export(
         )
     from charrnn.inference.export import export as export_model_file
 
-    exported = export_model_file(checkpoint, model, opset=opset, dtype=dtype, text=text or (), max_cost=max_cost)
+    exported = export_model_file(
+        checkpoint, model, opset=opset, dtype=dtype, text=text or (), max_cost=max_cost, unverified=unverified
+    )
     if triton is not None:
         served = _write_triton(triton, model or exported.checkpoint, exported)
         typer.echo(f"{served}: a model for NVIDIA Triton; serve it with: tritonserver --model-repository={triton}")
     typer.echo(exported)
+    if not exported.info.verified:
+        typer.echo(f"warning: {exported.info.parity['refusal']}; the file is marked as not verified", err=True)
     if web is not None:
         _write_site(exported.data, web, cdn=cdn)
 

@@ -64,7 +64,8 @@ def _describe_model_file(path: Path) -> dict[str, Any]:
     history = training.pop("history", [])
     return {
         "file": str(path),
-        "kind": f"model file (format {info.format}, opset {info.opset}, {len(file.data):,} bytes)",
+        "kind": f"model file (format {info.format}, opset {info.opset}, {len(file.data):,} bytes)"
+        + ("" if info.verified else ", NOT VERIFIED"),
         "model": {
             "cell": info.cell,
             "hidden_size": info.hidden_size,

@@ -25,8 +25,8 @@ class ExportedModel:
         checkpoint: the checkpoint that was exported.
         path: the model file, or None if none was written.
         data: its contents.
-        info: what the file says about itself; ``info.parity`` tells how far its logits are from those of
-            training, ``info.quality`` what int8 or fp16 cost in nats per character.
+        info: what the file says about itself; ``info.parity`` tells how far it is from the trained
+            model (charrnn.parity in runtime/README.md), ``info.quality`` what int8 or fp16 cost in nats per character.
         dtype: fp32, int8 or fp16.
         opset: ONNX opset of the graph.
         measured_on: the text that int8 or fp16 was measured on, in words.
@@ -41,13 +41,9 @@ class ExportedModel:
     measured_on: str
 
     def __str__(self) -> str:
-        parity = self.info.parity
-        lines = [
-            f"{self.path or 'model.onnx'}: {len(self.data):,} bytes, opset {self.opset}; "
-            f"after {parity['steps']:,} steps logits differ from training "
-            f"by at most {parity['max_difference']:.1e} of the largest one "
-            f"(allowed: {parity['tolerance']:.0e})"
-        ]
+        from charrnn_export.verify import REMARKABLE_GROWTH
+
+        lines = [f"{self.path or 'model.onnx'}: {len(self.data):,} bytes, opset {self.opset}; {self._proof()}"]
         if quality := self.info.quality:
             whole, small = quality["float32"], quality[DTYPES[self.dtype]]
             lines.append(
@@ -55,12 +51,27 @@ class ExportedModel:
                 f"({small - whole:+.4f}), on {quality['tokens']:,} characters of {self.measured_on}"
             )
         if self.dtype == "fp16":
+            lines.append("fp16: for CUDA, slow on a CPU")
+        growth = self.info.parity["growth"]["own"]
+        if growth is not None and growth >= REMARKABLE_GROWTH:
             lines.append(
-                f"fp16: logits differ by at most {parity['float16']:.1e} of the largest one; for CUDA, slow on a CPU"
+                f"note: along its own text this model multiplies small differences by {growth:.2g} in 100 characters: "
+                "in a browser, on a GPU or on another processor, one seed may give another text"
             )
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _proof(self) -> str:
+        """What the parity check has shown."""
+        parity = self.info.parity
+        if not self.info.verified:
+            return "NOT VERIFIED"
+        return (
+            f"verified: one step is within {parity['one_step']:.1e} of the trained model in float64 "
+            f"({parity['of_allowed']['onnx']:.0%} of what rounding allows), {parity['steps']:,} steps within "
+            f"{parity['chain']:.1e}; the largest logit is {parity['largest_logit']:.3g}"
+        )
 
 
 def export(
@@ -71,8 +82,9 @@ def export(
     dtype: str = "fp32",
     text: str | Sequence[str] = (),
     max_cost: float = 0.01,
+    unverified: bool = False,
 ) -> ExportedModel:
-    """Writes a checkpoint as one self-contained ONNX file, and proves that it computes the same.
+    """Writes a checkpoint as one self-contained ONNX file, and proves that it computes what was trained.
 
     Args:
         checkpoint: a checkpoint (.pt), or a run folder for its best one.
@@ -81,6 +93,7 @@ def export(
         dtype: fp32; int8 for a quarter of the size and more speed; fp16 for half of the size, for CUDA.
         text: files to measure int8 or fp16 on; by default the validation part of the training text.
         max_cost: nats per character that int8 or fp16 may cost.
+        unverified: write a file that fails the check all the same; it is marked.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -108,6 +121,7 @@ def export(
         dtype=DTYPES[dtype],
         text=[text] if isinstance(text, str) else text,
         max_cost=max_cost,
+        unverified=unverified,
     )
     if path is not None:
         write_atomically(path, exported.data)

@@ -53,10 +53,11 @@ def open_sampler(path: str | os.PathLike[str], *, device: str = "cpu", expected_
     path = find_checkpoint(Path(path))
     if not is_checkpoint(path):
         return Sampler(path, device=device, expected_batch=expected_batch)
+    from charrnn_export.verify import SHORT_STEPS
+
     from charrnn.runs.checkpoint import load_checkpoint
 
-    # The whole parity check is for files that leave the house.
-    data = export_checkpoint(load_checkpoint(path), parity_steps=50).data
+    data = export_checkpoint(load_checkpoint(path), parity_steps=SHORT_STEPS).data
     return Sampler(data, device=device, expected_batch=expected_batch)
 
 
@@ -65,6 +66,8 @@ def export_checkpoint(
     *,
     opset: int | None = None,
     parity_steps: int | None = None,
+    parity_seed: int = 0,
+    unverified: bool = False,
     dtype: Dtype = "float32",
     text: Sequence[str] = (),
     max_cost: float | None = None,
@@ -73,9 +76,10 @@ def export_checkpoint(
 
     Args:
         checkpoint: the model.
-        opset, parity_steps: see ``charrnn_export.export_model``.
+        opset, parity_steps, parity_seed, unverified: see ``charrnn_export.export_model``.
         dtype: of the weights in the file; what a smaller one costs is measured, unless ``max_cost`` is infinite.
-        text: the text to measure it on; by default the validation part of the training text.
+        text: the text to measure it on; by default the validation part of the training text. If there
+            is any, the parity check goes along it too.
         max_cost: how many nats per character it may cost.
 
     Raises:
@@ -90,13 +94,15 @@ def export_checkpoint(
     return export_model(
         model.export_weights(),
         checkpoint.vocabulary,
-        model.sequence_logits,
+        model.sequence_forward(),
         training=training_summary(checkpoint),
         producer={"charrnn": __version__},
         opset=opset or DEFAULT_OPSET,
         parity_steps=parity_steps or STEPS,
+        parity_seed=parity_seed,
+        unverified=unverified,
         dtype=dtype,
-        validation=_validation(checkpoint, text) if dtype != "float32" and max_cost != math.inf else (),
+        validation=_validation(checkpoint, text) if text or (dtype != "float32" and max_cost != math.inf) else (),
         max_cost=MAX_COST if max_cost is None else max_cost,
     )
 

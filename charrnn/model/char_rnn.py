@@ -7,7 +7,8 @@ E embedding, H hidden.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -103,11 +104,20 @@ class CharRNN(nn.Module):
             assert isinstance(layer, Layer)
             layer.initialise(kind)
 
-    def sequence_logits(self, tokens_TB: Tensor, state: State) -> Tensor:
-        """Float32 logits ``[T, B, V]`` in evaluation mode, no gradient: the reference of the parity check."""
-        with self.evaluating():
-            logits: Tensor = self(tokens_TB, state)[0]
-            return logits.float()
+    def sequence_forward(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """``forward`` in evaluation mode, without gradient, in the type of the states: float32 or float64.
+
+        This is the reference of the parity check. The float64 weights are a copy, made now.
+        """
+        exact = copy.deepcopy(self).double()
+
+        def forward(tokens_TB: Tensor, state: State) -> tuple[Tensor, State]:
+            model = exact if state[0].dtype == torch.float64 else self
+            with model.evaluating():
+                logits_TBV, new = model(tokens_TB, state)
+            return logits_TBV, new
+
+        return forward
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

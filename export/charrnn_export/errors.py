@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from charrnn_runtime import CharrnnError
 
 
@@ -10,7 +13,15 @@ class ExportError(CharrnnError):
 
 
 class ParityError(ExportError):
-    """The exported model does not compute what the trained one computes."""
+    """The exported model does not compute what the trained one computes.
+
+    Attributes:
+        parity: the figures, as ``charrnn.parity`` holds them.
+    """
+
+    def __init__(self, message: str, *, parity: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.parity = parity
 
 
 class QualityError(ExportError):

@@ -15,12 +15,12 @@ from charrnn_runtime.model_file import seal
 from charrnn_runtime.session import OnnxCell, open_session
 from charrnn_runtime.vocab import Ids
 
-from charrnn_export.errors import ExportError, QualityError
+from charrnn_export.errors import ExportError, ParityError, QualityError
 from charrnn_export.half import to_float16
 from charrnn_export.quantize import quantize, quantized_sequence
 from charrnn_export.step import StepModule
 from charrnn_export.trace import trace
-from charrnn_export.verify import STEPS, SequenceForward, check_half, check_parity
+from charrnn_export.verify import STEPS, SequenceForward, check_parity
 from charrnn_export.weights import ModelWeights
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ class Exported:
 def export_model(
     weights: ModelWeights,
     vocabulary: Vocabulary,
-    sequence: SequenceForward,
+    trained: SequenceForward,
     *,
     training: Mapping[str, Any],
     producer: Mapping[str, str],
     opset: int = DEFAULT_OPSET,
     parity_steps: int = STEPS,
+    parity_seed: int = 0,
+    unverified: bool = False,
     dtype: Literal["float32", "float16", "int8"] = "float32",
     validation: Sequence[Ids] = (),
     max_cost: float = MAX_COST,
@@ -59,20 +61,22 @@ def export_model(
     Args:
         weights: the trained weights.
         vocabulary: its tokens; as many as the embedding has rows.
-        sequence: the trained model's own forward over a sequence, float32, for the parity check.
+        trained: the trained model's own forward, in float32 and float64, for the parity check (``verify.py``).
         training: summary of the training, plain JSON values.
         producer: names and versions of what made the file.
         opset: ONNX opset, 18 to 23.
-        parity_steps: length of the parity check.
-        dtype: type of the weights in the file. The parity check is made before they are made smaller.
-        validation: texts, token ids ``[n]`` each, on which int8 or float16 is measured against
-            float32, every one from the start token; an end token may be the last of them. Needed
-            unless ``max_cost`` is infinite. 65,536 tokens tell a difference to about 0.0005 nats.
+        parity_steps, parity_seed: length and seed of the parity check.
+        unverified: make the file even if the parity check fails; it is marked.
+        dtype: type of the weights in the file. The parity check is made with float32 weights.
+        validation: texts, token ids ``[n]`` each, every one from the start token; an end token may be
+            the last of them. The parity check goes along them, and on them int8 or float16 is measured
+            against float32: for that they are needed, unless ``max_cost`` is infinite. 65,536 tokens
+            tell a difference to about 0.0005 nats.
         max_cost: how many nats per character it may be worse.
 
     Raises:
         ExportError: the graph cannot be made.
-        ParityError: it does not compute what ``sequence`` computes.
+        ParityError: it does not compute what ``trained`` computes.
         QualityError: int8 or float16 costs more than ``max_cost``.
     """
     assert weights.vocab_size == len(vocabulary)
@@ -85,13 +89,23 @@ def export_model(
         training=training,
         producer={**producer, "torch": torch.__version__, "onnxruntime": onnxruntime_version()},
     )
-    parity = check_parity(proto.SerializeToString(), info, step, sequence, steps=parity_steps)
-    info = replace(info, parity=parity)
-    if dtype != "float32":
-        proto, info = _smaller(proto, info, step, dtype, validation, max_cost, parity_steps)
     # The exporter of torch folds away what changes nothing, as a bias of zeros.
     if not {tensor.name for tensor in proto.graph.initializer}.issuperset(info.sequence.get("weights", {}).values()):
         info = replace(info, sequence={})
+    try:
+        parity = check_parity(proto, info, step, trained, texts=validation, steps=parity_steps, seed=parity_seed)
+    except ParityError as error:
+        if not unverified:
+            raise ParityError(
+                f"{error}; nothing was written. Weights of a training that diverged can do this: use an earlier "
+                "checkpoint. Otherwise the exporter or a library is at fault: please report it. To write the file "
+                "all the same, marked as not verified: --unverified (unverified=True in Python)",
+                parity=error.parity,
+            ) from None
+        parity = {**error.parity, "refusal": str(error)}
+    info = replace(info, parity=parity)
+    if dtype != "float32":
+        proto, info = _smaller(proto, info, step, dtype, validation, max_cost)
     for key, value in info.to_metadata().items():
         proto.metadata_props.add(key=key, value=value)
     data = seal(proto.SerializeToString(deterministic=True))
@@ -105,16 +119,12 @@ def _smaller(
     dtype: Literal["float16", "int8"],
     validation: Sequence[Ids],
     max_cost: float,
-    steps: int,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
     tokens = sum(map(len, validation))
     measured = tokens >= _MIN_VALIDATION
     if not measured and max_cost != math.inf:
         raise ExportError(f"{dtype} is measured on validation text before it is written: name some (--text)")
     small = quantize(proto) if dtype == "int8" else to_float16(proto)
-    if dtype == "float16":
-        figure = check_half(proto.SerializeToString(), small.SerializeToString(), info, steps=steps)
-        info = replace(info, parity={**info.parity, "float16": figure})
     info = replace(info, dtype=dtype, sequence=quantized_sequence(step) if dtype == "int8" else {})
     if not measured:
         return small, info

@@ -62,6 +62,11 @@ class ModelInfo:
     producer: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def verified(self) -> bool:
+        """False for a file that was written although it failed its exporter's parity check."""
+        return self.parity.get("verified") is not False
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over all that determines the logits: equal for a checkpoint and its export of the same dtype."""
         vocabulary, states = (self.to_metadata()[PREFIX + key] for key in ("vocab", "states"))

@@ -98,6 +98,8 @@ class Sampler:
             cell.sequences = SequenceGraph(file.data, file.info, threads)
         elif cell.device == "cpu" and file.info.dtype == "float16":
             log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", file.name)
+        if not file.info.verified:
+            log.warning("%s: not verified: when it was exported, it did not compute what was trained", file.name)
         self._file = file
         self._opened_with = {"device": device, "threads": threads, "expected_batch": expected_batch}
         self.cell = cell

@@ -85,7 +85,7 @@ class Trained:
         return export_model(
             self.weights,
             self.vocabulary,
-            self.model.sequence_logits,
+            self.model.sequence_forward(),
             training={"corpus": "none"},
             producer={"tests": "1"},
             parity_steps=steps,

@@ -43,7 +43,7 @@ def test_sequence_step_onnx_and_reference_agree(
             )
             torch_states = tuple(map(torch.from_numpy, states))
             logits: dict[str, Any] = {
-                "sequence": made.model.sequence_logits(torch.from_numpy(tokens_TB), torch_states).numpy(),
+                "sequence": made.model.sequence_forward()(torch.from_numpy(tokens_TB), torch_states)[0].numpy(),
                 "step": [],
                 "onnx": [],
             }

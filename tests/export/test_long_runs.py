@@ -1,31 +1,13 @@
-"""Many chained steps, and texts from a checkpoint and from its file. benchmarks/endurance.py runs 10,000 steps."""
+"""Long texts from a checkpoint and from its file."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-import pytest
-from charrnn_export import StepModule, verify
 
 from charrnn.inference.models import open_sampler
 
 if TYPE_CHECKING:
-    from charrnn_export import Exported
-
     from tests.conftest import Run
-    from tests.export.conftest import Trained
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_three_hundred_chained_steps(
-    cell: str, layers: int, trained: Callable[[str, int], Trained], exported: Callable[[str, int], Exported]
-) -> None:
-    made, out = trained(cell, layers), exported(cell, layers)
-    parity = verify.check_parity(out.data, out.info, StepModule(made.weights), made.model.sequence_logits, steps=300)
-    assert parity["steps"] == 300
-    assert 0 < parity["max_difference"] <= 1e-5
 
 
 def test_ten_thousand_characters_from_checkpoint_and_file(run: Run) -> None:

@@ -94,7 +94,7 @@ def test_a_file_without_one_of_the_weights_says_nothing_of_sequences() -> None:
             if "bias" in name:
                 parameter.zero_()
     vocabulary = Vocabulary.from_text("abcde")
-    out = export_model(model.export_weights(), vocabulary, model.sequence_logits, training={}, producer={})
+    out = export_model(model.export_weights(), vocabulary, model.sequence_forward(), training={}, producer={})
     names = {tensor.name for tensor in ModelProto.FromString(out.data).graph.initializer}
     assert "layer_1.bias" not in names
     assert names.issuperset(out.info.sequence.get("weights", {}).values())

@@ -59,7 +59,7 @@ def random_bytes_model() -> bytes:
     model = CharRNN(ModelConfig(cell="gru", num_layers=2, hidden_size=16, embedding_size=8), 256)
     vocabulary = Vocabulary.from_text("", kind="bytes")
     weights = model.export_weights()
-    return export_model(weights, vocabulary, model.sequence_logits, training={}, producer={}, parity_steps=10).data
+    return export_model(weights, vocabulary, model.sequence_forward(), training={}, producer={}, parity_steps=10).data
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from charrnn_export import verify
 from charrnn_runtime import Sampler
 
 from charrnn.inference.models import _validation
@@ -33,6 +34,27 @@ def test_smaller_weights_are_measured_and_said(
     assert refused.code == 1
     assert "more than the -1 allowed" in refused.err
     assert not (tmp_path / "none.onnx").exists()
+
+
+def test_a_file_that_fails_the_check_is_refused_or_marked(
+    run: Run, charrnn: Charrnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(verify, "SEQUENCE", 1e-9)  # no float32 forward is so exact
+    model = tmp_path / "model.onnx"
+    refused = charrnn("export", run.best, model)
+    assert refused.code == 1
+    assert refused.err.startswith("error: the trained model's own forward in float32 does not compute")
+    assert "--unverified" in refused.err
+    assert not model.exists()
+    written = charrnn("export", run.best, model, "--unverified")
+    assert written.code == 0
+    assert "NOT VERIFIED" in written.out
+    assert "warning: the trained model's own forward" in written.err
+    kind = next(line for line in charrnn("inspect", model).out.splitlines() if line.startswith("kind: "))
+    assert kind.endswith("NOT VERIFIED")
+    assert not caplog.text
+    assert charrnn("sample", model, "--length", 5, "--seed", 1).code == 0
+    assert "model.onnx: not verified" in caplog.text
 
 
 def test_dtypes_that_are_none(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_bits_per_item(charrnn: Charrnn, names: Path) -> None:
     for name in NAMES:
         begin, end = vocabulary.special["begin"], vocabulary.special["end"]
         ids = torch.from_numpy(np.concatenate([[begin], vocabulary.encode(name), [end]])).unsqueeze(1)
-        logits = model.sequence_logits(ids[:-1], model.initial_state(1))
+        logits = model.sequence_forward()(ids[:-1], model.initial_state(1))[0]
         bits.append(float(F.cross_entropy(logits.flatten(0, 1), ids[1:, 0], reduction="sum")) / math.log(2))
     assert values["items"] == 300
     assert values["characters"] == 30 * sum(map(len, NAMES))

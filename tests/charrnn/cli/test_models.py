@@ -227,7 +227,8 @@ def test_inspect_a_model_file(run: Run, charrnn: Charrnn) -> None:
     checkpoint = load_checkpoint(run.best)
     assert values["kind"].startswith("model file (format 1, opset 18")
     assert values["model"]["cell"] == "lstm"
-    assert values["parity"]["max_difference"] <= values["parity"]["tolerance"]
+    assert values["parity"]["verified"] is True
+    assert 0 < values["parity"]["one_step"] < 1e-5
     assert values["training"]["val_loss"] == pytest.approx(checkpoint.progress["val_loss"])
     of_checkpoint = json.loads(charrnn("inspect", run.best, "--json").out)
     for key in ("history", "vocabulary"):
@@ -243,7 +244,7 @@ def test_export_writes_one_file_and_says_how_close_it_is(run: Run, charrnn: Char
     assert outcome.err == ""
     assert len(outcome.out.splitlines()) == 1
     size = (tmp_path / "model.onnx").stat().st_size
-    for part in (f"{size:,} bytes", "opset 18", "after 1,000 steps", "allowed: 1e-05"):
+    for part in (f"{size:,} bytes", "opset 18", "verified: one step is within", "256 steps within"):
         assert part in outcome.out
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     texts = {charrnn("sample", model, "--seed", 1).out for model in (tmp_path / "model.onnx", run.model)}

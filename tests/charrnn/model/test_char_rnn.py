@@ -82,13 +82,19 @@ def test_dropout_never_touches_the_carried_state_of_a_single_layer() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
-def test_sequence_logits_put_the_mode_back() -> None:
-    model = make(dropout=0.5).train()
+@pytest.mark.parametrize("cell", CELLS)
+def test_sequence_forward_evaluates_in_the_type_of_the_states_and_puts_the_mode_back(cell: str) -> None:
+    model = make(cell=cell, num_layers=2, dropout=0.5).train()
     x = tokens(6, 1)
-    first, second = (model.sequence_logits(x, model.initial_state(1)) for _ in range(2))
+    forward = model.sequence_forward()
+    (first, states), (second, _) = (forward(x, model.initial_state(1)) for _ in range(2))
     assert torch.equal(first, second)
     assert not first.requires_grad
     assert model.training
+    exact, exact_states = forward(x, tuple(s.double() for s in model.initial_state(1)))
+    assert exact.dtype == exact_states[0].dtype == torch.float64
+    assert 0 < (first - exact).abs().max() < 1e-5
+    assert all(0 < (a - b).abs().max() < 1e-5 for a, b in zip(states, exact_states, strict=True))
 
 
 def test_num_parameters() -> None:
