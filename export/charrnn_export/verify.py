@@ -111,7 +111,7 @@ def check_parity(
         trajectory = _Trajectory(trained, info, texts, math.ceil(steps / BLOCK), np.random.default_rng([seed, 0]))
         implementations = _implementations(model, info, step, trained)
         rng = np.random.default_rng([seed, 1])
-        noise = _compare_points(model.graph, info, implementations, trained, trajectory, report, rng)
+        noise = _compare_points(model, info, implementations, trained, trajectory, report, rng)
         _compare_chains(implementations, trained, trajectory, noise, report, rng)
     parity = {
         "verified": report.refusal is None,
@@ -166,7 +166,7 @@ class _Report:
 
 
 def _compare_points(
-    graph: onnx.GraphProto,
+    model: onnx.ModelProto,
     info: ModelInfo,
     implementations: Mapping[str, _Chain],
     trained: SequenceForward,
@@ -186,7 +186,7 @@ def _compare_points(
         tokens_1N = tokens_N[None, begin : begin + POINTS]
         here = tuple(s[begin : begin + POINTS] for s in states)
         expected = _flat(*_run(trained, tokens_1N, here, np.float64))
-        bounds = list(evaluate(graph, {"token": tokens_1N[0], **dict(zip(names, here, strict=True))}).values())
+        bounds = evaluate(model, {"token": tokens_1N[0], **dict(zip(names, here, strict=True))})
         for i, (bound, value) in enumerate(zip(bounds, expected, strict=True)):
             slack = _SLACK * np.maximum(1.0, np.abs(value))
             report.compare("graph", i, bound.value, value, bound.stored + slack, _POINT)
