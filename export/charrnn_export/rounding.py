@@ -87,8 +87,7 @@ def evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Bounded
         def run(
             arrays: Sequence[Array], evaluator: ReferenceEvaluator = evaluator, names: list[str] = names
         ) -> Sequence[Array]:
-            outputs: Sequence[Array] = evaluator.run(None, dict(zip(names, arrays, strict=True)))
-            return outputs
+            return list(evaluator.run(None, dict(zip(names, arrays, strict=True))))
 
         rule = _product if node.op_type in _PRODUCTS else _other
         values.update(zip(node.output, rule(node.op_type, run, [values[name] for name in names]), strict=True))

@@ -47,6 +47,6 @@ def test_grown_weights_leave_known_characters_as_they_were(run: Run, embedding_s
     model = CharRNN(config, len(known) + 1)
     model.load_state_dict(grown_weights(checkpoint, grown))
     tokens = torch.arange(len(known)).unsqueeze(1)
-    before = checkpoint.build_model().sequence_logits(tokens, model.initial_state(1))
-    after = model.sequence_logits(tokens, model.initial_state(1))
+    before = checkpoint.build_model().sequence_forward()(tokens, model.initial_state(1))[0]
+    after = model.sequence_forward()(tokens, model.initial_state(1))[0]
     torch.testing.assert_close(after[:, :, :-1], before)
