@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,22 +25,14 @@ def load(paths: Sequence[str | Path], options: ServerOptions) -> dict[str, Sampl
         raise UsageError("name at least one model file")
     samplers: dict[str, Sampler] = {}
     for path in map(Path, paths):
-        if path.is_dir() or path.suffix == ".pt" or _begins_as_zip(path):
+        if path.is_dir():
             raise ModelFileError(
-                f"{path} is not a model file; export it first: charrnn export {path} {path.with_suffix('').name}.onnx"
+                f"{path} is a folder; if it is that of a run, export it: charrnn export {path} {path.name}.onnx"
             )
         if path.stem in samplers:
             raise UsageError(f"two models are named {path.stem!r}; rename a file")
         samplers[path.stem] = Sampler(path, threads=options.threads)
     return samplers
-
-
-def _begins_as_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError:
-        return False  # the sampler will say what is wrong
 
 
 class Models:
@@ -110,8 +103,9 @@ class Models:
         )
 
     def _on_update(self, jobs: Sequence[Job]) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake, jobs)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+                self._loop.call_soon_threadsafe(self._wake, jobs)
 
     def _wake(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

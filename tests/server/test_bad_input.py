@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -260,13 +262,23 @@ def files(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "word"),
-    [("zip.onnx", "charrnn export"), ("run", "charrnn export"), ("a.pt", "charrnn export"),
+    [("zip.onnx", "charrnn export"), ("run", "charrnn export"), ("a.pt", "no such file"),
      ("none.onnx", "not an ONNX"),
      ("missing.onnx", "no such file")],
 )  # fmt: skip
 def test_files_that_are_no_models(files: Path, name: str, word: str) -> None:
     with pytest.raises(ModelFileError, match=word):
         load([files / name], ServerOptions())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
+def test_a_model_from_a_pipe(tmp_path: Path) -> None:
+    """As shells give it for <(command): it can be read once."""
+    os.mkfifo(tmp_path / "piped.onnx")
+    data = TinyModel(Vocabulary.from_text("\n abc")).data()
+    threading.Thread(target=(tmp_path / "piped.onnx").write_bytes, args=(data,), daemon=True).start()
+    (sampler,) = load([tmp_path / "piped.onnx"], ServerOptions()).values()
+    assert sampler.sample(length=20, seed=1) == Sampler(data).sample(length=20, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +333,7 @@ def test_the_server_runs_where_no_torch_is(tmp_path: Path) -> None:
 def test_the_command(charrnn: Charrnn, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = charrnn("serve", run.best)
     assert (checkpoint.code, checkpoint.out) == (1, "")
-    assert f"charrnn export {run.best} best.onnx" in checkpoint.err
+    assert "charrnn export CHECKPOINT" in checkpoint.err
     monkeypatch.delenv("CHARRNN_API_KEY", raising=False)
     assert charrnn("serve", run.model, "--host", "0.0.0.0").code == 2
     with socket.create_server(("127.0.0.1", 0)) as taken:
