@@ -77,10 +77,10 @@ def _announce(options: ServerOptions, port: int) -> None:
 
 @contextlib.contextmanager
 def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Within it each of ``SIGNALS`` ends the server in an orderly way.
+    """Within it each of ``SIGNALS`` ends the server in an orderly way, however often it comes.
 
-    uvicorn handles the first two itself while it runs. When it has ended, it sends them once more to the handlers
-    that were there before, which are these. Python's own would kill the process, or raise KeyboardInterrupt.
+    uvicorn's own handler does not know SIGHUP, breaks off with a traceback at a second SIGINT, and afterwards sends
+    the signal to the process once more.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
@@ -89,6 +89,7 @@ def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
     def end(_: int, __: FrameType | None) -> None:
         server.should_exit = True
 
+    server.handle_exit = end  # type: ignore[assignment, method-assign]  # uvicorn sets this as the handler while it runs
     # nohup and shells without job control start a process in which signals are ignored: they stay ignored.
     previous = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
     for number in previous:

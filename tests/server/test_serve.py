@@ -80,6 +80,8 @@ def test_a_signal_ends_it_in_order(model: Path, number: signal.Signals) -> None:
             pieces = answer.iter_lines()
             assert next(pieces).startswith("data: ")
             process.send_signal(number)
+            time.sleep(0.3)
+            process.send_signal(number)  # the impatient send it twice
             *_, last = (piece for piece in pieces if piece)
             assert "the server is shutting down" in last
         out, err = process.communicate(timeout=20)
