@@ -373,6 +373,15 @@ class TrainConfig(_Config):
         if len(given) > 1:
             raise ConfigError(f"give one budget, not {' and '.join(f'--{name}' for name in given)}")
 
+    def fraction(self, *, step: int, epoch: float, elapsed: float) -> float:
+        """The part of the budget that is used up, 0 to 1 or a little more; there must be a budget."""
+        if self.steps is not None:
+            return step / self.steps
+        if self.epochs is not None:
+            return epoch / self.epochs
+        assert self.time is not None
+        return elapsed / self.time
+
     def with_budget(self) -> Self:
         """The same configuration; if it has no budget, with the default one."""
         if self.time is None and self.epochs is None and self.steps is None:

@@ -23,7 +23,9 @@ def train(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME-OF-TEXT")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the folder; begin it if there is none yet.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in the folder.")] = False,
     init_from: Annotated[
         Path | None, typer.Option(help="Begin with the weights of this checkpoint or run; new characters get new rows.")
@@ -38,13 +40,18 @@ def train(
     from charrnn.errors import ConfigError
     from charrnn.training import run
 
-    common: dict[str, Any] = {"tensorboard": tensorboard, "signals": (signal.SIGINT, signal.SIGTERM), **options}
-    if resume:
-        if overwrite or preset or init_from:
-            other = "overwrite" if overwrite else "preset" if preset else "init-from"
-            raise ConfigError(f"--resume continues the run as it is: leave out --{other}")
-        finished = run.resume(out or run.default_folder(text or ()), *text or (), **common)
+    begin: dict[str, Any] = {"init_from": init_from, "preset": preset}
+    common: dict[str, Any] = {"tensorboard": tensorboard, "signals": _signals(), **begin, **options}
+    if not resume:
+        finished = run.train(*text or (), out=out, overwrite=overwrite, **common)
+    elif overwrite:
+        raise ConfigError("--resume goes on with the run in the folder: leave out --overwrite")
     else:
-        finished = run.train(*text or (), out=out, overwrite=overwrite, init_from=init_from, preset=preset, **common)
+        finished = run.resume(out or run.default_folder(text or ()), *text or (), **common)
     if finished.signal is not None:
         sys.exit(128 + finished.signal)
+
+
+def _signals() -> list[int]:
+    """The signals at which a run saves and ends: Ctrl-C, the request to end, and the loss of the terminal."""
+    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -55,6 +55,12 @@ class Checkpoint:
     resume: dict[str, Any] = field(repr=False)
     version: str = __version__
 
+    def completes(self, train_config: TrainConfig) -> bool:
+        """Whether a run with this configuration ends here: the budget is used up, and the model is validated."""
+        step, epoch, elapsed = (self.progress[name] for name in ("step", "epoch", "elapsed"))
+        validated = bool(self.history) and self.history[-1]["step"] == step
+        return validated and train_config.with_budget().fraction(step=step, epoch=epoch, elapsed=elapsed) >= 1.0
+
     def to_bytes(self) -> bytes:
         """The contents of the .pt file."""
         payload = {

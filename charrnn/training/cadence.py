@@ -29,27 +29,32 @@ class Cadence:
     Attributes:
         report_seconds: between two reports of the progress. The first step is always reported.
         log_steps: between two lines in metrics.jsonl.
-        save_seconds: between two checkpoints; so much work is lost in a power cut at most.
+        first_save_seconds: of training before the first checkpoint of a run.
+        save_seconds: between two checkpoints; a kill or a power cut costs so much work at most.
+        save_share: part of the time that saving may take. A large model on a slow disk is saved less often.
         validations: number of validations in a budget, unless ``TrainConfig.eval_steps`` is set.
         validation_share: part of a time budget that validations may take. Those that would take more are left out.
     """
 
     report_seconds: float = 0.5
     log_steps: int = 50
-    save_seconds: float = 300.0
+    first_save_seconds: float = 1.0
+    save_seconds: float = 60.0
+    save_share: float = 0.05
     validations: int = 10
     validation_share: float = 0.05
 
     _reported: float = field(default=0.0, init=False)
     _reported_step: int = field(default=0, init=False)
     _first: bool = field(default=True, init=False)
-    _saved: float = field(default=0.0, init=False)
+    _next_save: float = field(default=0.0, init=False)  # in elapsed seconds
     _next_validation: float = field(default=0.0, init=False)  # as a fraction of the budget
     _validating: float = field(default=0.0, init=False)  # seconds in all
 
     def begin(self, run: RunState) -> None:
         """Starts all intervals, at the beginning of a session or after a roll-back."""
-        self._reported = self._saved = run.counters.elapsed
+        self._reported = run.counters.elapsed
+        self._next_save = run.counters.elapsed + (self.save_seconds if run.counters.step else self.first_save_seconds)
         self._reported_step = run.counters.step
         self._first = True
         self._next_validation = self._validation_after(run.fraction)
@@ -64,7 +69,7 @@ class Cadence:
             due |= Due.LOG
         if self._validation_due(run):
             due |= Due.VALIDATE
-        elif elapsed - self._saved > self.save_seconds:
+        elif elapsed > self._next_save:
             due |= Due.SAVE
         return due
 
@@ -72,19 +77,20 @@ class Cadence:
         """Speed since the last report."""
         return (run.counters.step - self._reported_step) / max(run.counters.elapsed - self._reported, 1e-9)
 
-    def done(self, due: Due, run: RunState, *, validating: float = 0.0) -> None:
+    def done(self, due: Due, run: RunState, *, seconds: float = 0.0) -> None:
         """Notes that what was due has been done.
 
         Args:
             due: what ``due`` returned.
             run: the run, with the elapsed time of now.
-            validating: seconds that a validation took.
+            seconds: how long the validation or the saving took.
         """
         self._reported, self._reported_step, self._first = run.counters.elapsed, run.counters.step, False
-        if due & (Due.VALIDATE | Due.SAVE):  # a validation saves, too
-            self._saved = run.counters.elapsed
-        if Due.VALIDATE in due:
-            self._validating += validating
+        if Due.SAVE in due:
+            self._next_save = run.counters.elapsed + max(self.save_seconds, seconds / self.save_share)
+        if Due.VALIDATE in due:  # which saves, too
+            self._next_save = run.counters.elapsed + self.save_seconds
+            self._validating += seconds
             self._next_validation = self._validation_after(run.fraction)
 
     def _validation_due(self, run: RunState) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +18,7 @@ from charrnn_runtime import Sampler
 from charrnn.config import format_duration
 from charrnn.data.corpus import corpus_name, read_corpus, remembered_arguments
 from charrnn.data.in_memory import InMemory
-from charrnn.errors import ConfigError
+from charrnn.errors import CheckpointError, ConfigError
 from charrnn.events import Listener
 from charrnn.inference.export import ExportedModel, export
 from charrnn.inference.models import open_sampler
@@ -84,9 +84,10 @@ class Run:
         return export(self.folder, model, **options)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}: {self._summary()})"
+        return f"Run({str(self.folder)!r}: {self.summary()})"
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """How the run ended, in a few words."""
         how = "interrupted" if self.interrupted else "finished"
         return (
             f"{how} after {self._progress['step']:,} steps and {format_duration(self._progress['elapsed'])}, "
@@ -103,7 +104,7 @@ class Run:
             for row in self.history
         )
         return (
-            f"<p><b>{escape(str(self.folder))}</b>: {self._summary()}</p>"
+            f"<p><b>{escape(str(self.folder))}</b>: {self.summary()}</p>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         )
 
@@ -157,17 +158,27 @@ def train(
         options = _with_items(options)
     settings = Settings.from_options(options, preset=preset)
     folder = Path(out) if out is not None else default_folder(source)
+    run_folder.check_unlocked(folder)
     if not overwrite:
         run_folder.check_free(folder)
     if init_from is not None:
         from charrnn.runs.checkpoint import load_checkpoint
 
         settings = settings.starting_from(load_checkpoint(run_folder.find_checkpoint(Path(init_from))))
+
+    def take_folder(stack: ExitStack) -> None:
+        run_folder.make(folder)
+        stack.enter_context(run_folder.locked(folder))
+        if overwrite:
+            run_folder.clear(folder)
+        else:  # another run may have been here in the meantime
+            run_folder.check_free(folder)
+
     return _run(
         settings,
         source,
         folder,
-        overwrite=overwrite,
+        take_folder=take_folder,
         tensorboard=tensorboard,
         progress=progress,
         listener=listener,
@@ -180,6 +191,8 @@ def resume(
     *texts: Name,
     text: str | bytes | None = None,
     items: Iterable[str] | None = None,
+    init_from: Name | None = None,
+    preset: str | None = None,
     tensorboard: bool = False,
     progress: bool = True,
     listener: Listener | None = None,
@@ -188,35 +201,54 @@ def resume(
 ) -> Run:
     """Goes on with the run in a folder, as ``charrnn train --resume`` does.
 
+    The same call may be made any number of times: it begins the run if the folder has none yet, goes on with it if
+    it has been interrupted, and returns it as it is if its budget is used up.
+
     Args:
         folder: the run folder.
-        texts, text, items: the text of the run; by default it is read from where it was read before. A text that
-            was given as ``text`` or ``items`` must be given again.
-        tensorboard, progress, listener, signals: see ``train``.
-        options: new values for options of ``charrnn train``, for example a larger budget. Those that change the
-            model, the text or the order of reading cannot be changed.
+        texts, text, items: the text of the run, which is needed to begin it. Later it is read from where it was read
+            before; but a text that was given as ``text`` or ``items`` must be given again.
+        init_from: used when the run begins.
+        preset, tensorboard, progress, listener, signals: see ``train``.
+        options: options of ``charrnn train``. For a run that has begun, for example a larger budget; those that
+            change the model, the text or the order of reading cannot be changed.
 
     Raises:
-        CheckpointError: the folder has no checkpoint, or it does not fit the options or the text.
+        CheckpointError: the folder has no checkpoint and no text was named, or the checkpoint does not fit the options
+            or the text.
+        RunFolderError: another process is writing into the folder.
         ConfigError, CorpusError, DivergedError, WriteError: see ``train``.
     """
     bound_spinning()
-    from charrnn.training.trainer import resumable
+    source, folder = _source(texts, text, items), Path(folder)
+    settings = Settings.from_options(options, preset=preset)
+    common: dict[str, Any] = {
+        "tensorboard": tensorboard, "progress": progress, "listener": listener, "signals": signals
+    }  # fmt: skip
+    if not (folder / "last.pt").exists():
+        if not source and folder != default_folder(()):
+            raise CheckpointError(f"{folder}: nothing to resume: there is no last.pt in it; name a text to begin a run")
+        begin: dict[str, Any] = {"text": text, "items": items, "init_from": init_from, "preset": preset}
+        return train(*texts, out=folder, **begin, **common, **options)
+    from charrnn.runs.checkpoint import load_checkpoint
 
-    settings = Settings.from_options(options)
-    source = _source(texts, text, items)
-    checkpoint = resumable(Path(folder))
-    settings = settings.resuming(checkpoint)
-    return _run(
-        settings,
-        source or remembered_arguments(checkpoint.corpus, _GIVE_AGAIN),
-        Path(folder),
-        overwrite=False,
-        tensorboard=tensorboard,
-        progress=progress,
-        listener=listener,
-        signals=signals,
-    )
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") == "0":  # of several processes, the first one writes
+            run_folder.make(folder)
+            stack.enter_context(run_folder.locked(folder))
+        checkpoint = load_checkpoint(folder / "last.pt")
+        settings = settings.resuming(checkpoint)
+        if checkpoint.completes(settings.train):
+            run = Run(folder, checkpoint, interrupted=False)
+            with _shown(progress, listener) as shown:
+                shown.on_notice(f"{folder}: {run.summary()}; to go on, give a larger budget")
+            return run
+        return _run(
+            settings,
+            source or remembered_arguments(checkpoint.corpus, _GIVE_AGAIN),
+            folder,
+            **common,
+        )
 
 
 _GIVE_AGAIN = (
@@ -267,13 +299,17 @@ def _run(
     source: Sequence[str] | InMemory,
     folder: Path,
     *,
-    overwrite: bool,
+    take_folder: Callable[[ExitStack], None] = lambda _: None,
     tensorboard: bool,
     progress: bool,
     listener: Listener | None,
     signals: Sequence[int],
 ) -> Run:
-    """Reads the text, completes the settings and trains."""
+    """Reads the text, completes the settings and trains.
+
+    ``take_folder`` is called before the first file is written, when nothing that was asked for can be wrong any more.
+    It may enter contexts that end with the run.
+    """
     import torch
 
     from charrnn.runs.checkpoint import load_checkpoint
@@ -308,11 +344,8 @@ def _run(
             processes=group,
             step_done=step_done,
         )
-        # An earlier run is removed only now, when nothing that was asked for can be wrong any more.
         if group.first:
-            run_folder.make(folder)
-            if overwrite:
-                run_folder.clear(folder)
+            take_folder(stack)
         with _interrupted_by(signals) as received:
             finished = trainer.train(lambda: bool(received))
     return Run(

@@ -79,13 +79,8 @@ class RunState:
     @property
     def fraction(self) -> float:
         """The part of the budget that is used up, 0 to 1 or a little more."""
-        config, counters = self.config, self.counters
-        if config.steps is not None:
-            return counters.step / config.steps
-        if config.epochs is not None:
-            return self.text.epoch / config.epochs
-        assert config.time is not None
-        return counters.elapsed / config.time
+        counters = self.counters
+        return self.config.fraction(step=counters.step, epoch=self.text.epoch, elapsed=counters.elapsed)
 
     @property
     def recent_loss(self) -> float:

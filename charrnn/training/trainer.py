@@ -21,10 +21,10 @@ from torch import Tensor
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus
-from charrnn.errors import CheckpointError, ConfigError, DivergedError
+from charrnn.errors import DivergedError
 from charrnn.events import Finished, Listener
 from charrnn.model.char_rnn import CharRNN
-from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
+from charrnn.runs.checkpoint import Checkpoint
 from charrnn.runs.metrics import require_tensorboard
 from charrnn.training.cadence import Cadence, Due
 from charrnn.training.device import choose_device, choose_precision, flushed_denormals, to_device
@@ -112,12 +112,9 @@ class Trainer:
         """Trains until the budget is used up, or until ``stop()`` is true. Both ways end with a checkpoint.
 
         Raises:
-            ConfigError: the budget is used up already.
             DivergedError: the loss became NaN or very large; earlier checkpoints are still there.
             WriteError: a checkpoint cannot be written; earlier ones are still there.
         """
-        if self.run.fraction >= 1.0:
-            raise ConfigError("the run has used up its budget; give a larger one (--time, --epochs or --steps)")
         self.run.model.train()
         self._first_loss = 0.0
         self._good = self.run.checkpoint()  # where to go back to if the loss explodes
@@ -177,11 +174,12 @@ class Trainer:
             before = run.counters.elapsed
             if Due.VALIDATE in due:
                 self._validate()
-                run.counters.elapsed, stopped = agreed(self.clock() - started, stop())
             elif Due.SAVE in due:
                 self._good = run.checkpoint()
                 self.reporter.save(self._good)
-            self.cadence.done(due, run, validating=run.counters.elapsed - before)
+            if due & (Due.VALIDATE | Due.SAVE):
+                run.counters.elapsed, stopped = agreed(self.clock() - started, stop())
+            self.cadence.done(due, run, seconds=run.counters.elapsed - before)
 
     def _validate(self) -> bool:
         """Validates and saves; or, if the loss has exploded, goes back and returns False."""
@@ -224,15 +222,3 @@ class Trainer:
             f"the loss exploded ({loss:.3g} at step {failed.step:,}): back to step {run.counters.step:,}, "
             f"with the rate halved to {run.config.lr * run.counters.lr_scale:g}"
         )
-
-
-def resumable(folder: Path) -> Checkpoint:
-    """The last checkpoint of a run.
-
-    Raises:
-        CheckpointError: the folder has none, or it is damaged.
-    """
-    path = folder / "last.pt"
-    if not path.exists():
-        raise CheckpointError(f"{folder}: nothing to resume: there is no last.pt in it")
-    return load_checkpoint(path)

@@ -218,17 +218,63 @@ def test_resume_with_something_else_names_the_differences(book: Path, charrnn: C
     assert Path("runs/book/last.pt").read_bytes() == before
 
 
+def test_resume_begins_goes_on_and_is_finished(book: Path, charrnn: Charrnn) -> None:
+    command = ("train", "book.txt", "--resume", "--preset", "char-rnn", "--out", "run", *QUICK)
+    assert charrnn(*command).code == 0
+    before = Path("run/last.pt").read_bytes()
+    again = charrnn(*command)
+    assert again.code == 0
+    assert "note   run: finished after 4 steps" in again.out
+    assert "to go on, give a larger budget" in again.out
+    assert Path("run/last.pt").read_bytes() == before
+    assert charrnn(*command[:-2], "--dropout", 0, "--steps", 6).code == 0
+    assert load_checkpoint(Path("run/last.pt")).progress["step"] == 6
+    # The default folder as well, and --init-from for the beginning only.
+    for _ in range(2):
+        assert charrnn("train", "book.txt", "--resume", "--init-from", "run", "--steps", 2).code == 0
+    assert load_checkpoint(Path("runs/book/last.pt")).progress["step"] == 2
+
+
 def test_resume_where_there_is_nothing(book: Path, charrnn: Charrnn, run: Run) -> None:
-    refused(charrnn("train", "book.txt", "--resume"), 1, "nothing to resume")
-    assert not Path("runs").exists()
+    refused(charrnn("train", "--resume", "--out", "typo"), 1, "nothing to resume", "name a text to begin a run")
+    assert not Path("typo").exists()
     Path("run").mkdir()
     Path("run/last.pt").write_bytes(run.best.read_bytes()[:1000])
     refused(charrnn("train", "book.txt", "--resume", "--out", "run"), 1, "cut short or damaged")
-    assert charrnn("train", "book.txt", *QUICK).code == 0
-    refused(charrnn("train", "book.txt", "--resume"), 2, "used up its budget")
+    Path("run/last.pt").rename("run/best.pt")
+    refused(charrnn("train", "book.txt", "--resume", "--out", "run"), 2, "there is a run in it already")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_with_last_pt_only_can_be_used(
+    book: Path, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a kill before the first validation leaves."""
+    from charrnn.training import trainer
+    from charrnn.training.cadence import Cadence
+
+    monkeypatch.setattr(trainer, "Cadence", lambda: Cadence(first_save_seconds=0))
+    monkeypatch.setattr(trainer.Trainer, "_validate", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert charrnn("train", "book.txt", "--out", "run", *QUICK).code == 130
+    assert not Path("run/best.pt").exists()
+    checkpoint = load_checkpoint(Path("run/last.pt"))
+    assert (checkpoint.progress["step"], checkpoint.history, checkpoint.progress["val_loss"]) == (1, [], None)
+    for command in (
+        ["sample", "run", "--length", 5],
+        ["eval", "run", "book.txt"],
+        ["export", "run", "model.onnx"],
+        ["inspect", "run"],
+        ["inspect", "model.onnx"],
+    ):
+        outcome = charrnn(*command)
+        assert outcome.code == 0, outcome.err
+    assert caplog.messages == ["note: run: this run has no best.pt; its last.pt is used"]
+    monkeypatch.undo()
+    monkeypatch.chdir(book.parent)
+    assert charrnn("train", "--resume", "--out", "run").code == 0
+    assert load_checkpoint(Path("run/best.pt")).progress["step"] == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_exits_with_its_code(
     book: Path, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:

@@ -20,7 +20,7 @@ from charrnn.data.item_streams import NO_TARGET, Items, ItemStreams, packed
 from charrnn.data.permutation import shuffled
 from charrnn.errors import ConfigError, CorpusError
 from charrnn.model.char_rnn import CharRNN
-from charrnn.training.trainer import resumable
+from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.training.validation import items_loss
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def test_a_run_on_items_resumes_bit_by_bit_in_the_middle_of_an_epoch(
     first = make_trainer("first", **settings)
     first.train(lambda: first.run.counters.step >= 13)
     assert 0 < first.run.text.epoch % 1 < 1
-    second = make_trainer("first", checkpoint=resumable(first.folder), **settings)
+    second = make_trainer("first", checkpoint=load_checkpoint(first.folder / "last.pt"), **settings)
     second.train()
     for name, weight in straight.run.model.state_dict().items():
         assert torch.equal(weight, second.run.model.state_dict()[name]), name

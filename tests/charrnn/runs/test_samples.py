@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.samples import NAME, Sample, append_sample, drop_samples_after, read_samples
-from charrnn.training.trainer import resumable
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrainer
@@ -59,7 +59,7 @@ def test_a_resumed_run_writes_what_an_unbroken_one_writes(make_trainer: MakeTrai
     broken.train(stop=lambda: broken.run.counters.step >= 8)
     # Written behind the checkpoint by a run that was then killed.
     append_sample(broken.folder, entry(11, "lost"))
-    make_trainer("broken", steps=12, eval_steps=4, checkpoint=resumable(broken.folder)).train()
+    make_trainer("broken", steps=12, eval_steps=4, checkpoint=load_checkpoint(broken.folder / "last.pt")).train()
     samples = read_samples(broken.folder)
     assert [s.step for s in samples] == [4, 8, 12]
     assert [(s.step, s.text) for s in samples] == [(s.step, s.text) for s in read_samples(whole.folder)]

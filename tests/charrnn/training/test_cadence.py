@@ -20,15 +20,15 @@ class Course:
     def fraction(self) -> float:
         return self.counters.elapsed / self.config.time if self.config.time else self.counters.step / self.config.steps  # type: ignore[operator]
 
-    def step(self, seconds: float, *, validating: float = 0.0) -> Due:
+    def step(self, seconds: float, *, validating: float = 0.0, saving: float = 0.0) -> Due:
         """One step, and whatever is due after it."""
         self.counters.step += 1
         self.counters.elapsed += seconds
         due = self.cadence.due(self)  # type: ignore[arg-type]
         if due:
-            took = validating if Due.VALIDATE in due else 0.0
+            took = validating if Due.VALIDATE in due else saving if Due.SAVE in due else 0.0
             self.counters.elapsed += took
-            self.cadence.done(due, self, validating=took)  # type: ignore[arg-type]
+            self.cadence.done(due, self, seconds=took)  # type: ignore[arg-type]
         return due
 
 
@@ -68,12 +68,32 @@ def test_eval_steps_replace_the_tenths() -> None:
 
 
 def test_a_validation_is_a_checkpoint_too() -> None:
-    course = Course(Cadence(save_seconds=4.0), steps=100)
+    course = Course(Cadence(first_save_seconds=4.0, save_seconds=4.0), steps=100)
     assert steps_with(Due.SAVE, [course.step(1) for _ in range(30)]) == [5, 15, 25]
 
 
+def test_the_first_checkpoint_comes_after_a_second_and_then_one_a_minute() -> None:
+    course = Course(Cadence(validations=1), steps=10_000)
+    assert steps_with(Due.SAVE, [course.step(0.5) for _ in range(400)]) == [3, 124, 245, 366]
+    slow = Course(Cadence(validations=1), steps=10_000)
+    assert steps_with(Due.SAVE, [slow.step(30.0) for _ in range(6)]) == [1, 4]
+
+
+def test_a_resumed_run_has_a_checkpoint_already() -> None:
+    course = Course(Cadence(validations=1), steps=10_000)
+    course.counters.step, course.counters.elapsed = 100, 50.0
+    course.cadence.begin(course)  # type: ignore[arg-type]
+    assert steps_with(Due.SAVE, [course.step(1) for _ in range(70)]) == [61]
+
+
+def test_slow_saving_takes_a_small_share_of_the_time() -> None:
+    course = Course(Cadence(validations=1, save_share=0.05), steps=10_000)
+    dues = [course.step(1, saving=10.0) for _ in range(1000)]
+    assert steps_with(Due.SAVE, dues) == [2, 203, 404, 605, 806]
+
+
 def test_a_validation_that_was_left_out_is_no_checkpoint() -> None:
-    course = Course(Cadence(save_seconds=14.0, validation_share=0.0), time=100)
+    course = Course(Cadence(first_save_seconds=14.0, save_seconds=14.0, validation_share=0.0), time=100)
     dues = [course.step(1, validating=1.0) for _ in range(60)]
     assert steps_with(Due.VALIDATE, dues) == [10]
     assert steps_with(Due.SAVE, dues) == [25, 40, 55]

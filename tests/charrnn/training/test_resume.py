@@ -11,7 +11,7 @@ import torch
 
 from charrnn.errors import CheckpointError
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
-from charrnn.training.trainer import Trainer, resumable
+from charrnn.training.trainer import Trainer
 from tests.conftest import NEEDS_BF16
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_interrupted_and_resumed_equals_straight_bit_by_bit(
     assert finished.interrupted
     assert finished.step == interrupted_at
     torch.manual_seed(99)  # whatever happened in between
-    second = make_trainer("first", checkpoint=resumable(first.folder), **settings)
+    second = make_trainer("first", checkpoint=load_checkpoint(first.folder / "last.pt"), **settings)
     assert not second.train().interrupted
 
     for name, weight in straight.run.model.state_dict().items():
@@ -71,7 +71,7 @@ def test_interrupted_before_the_first_step_there_is_something_to_resume(make_tra
     finished = trainer.train(lambda: True)
     assert finished.interrupted
     assert finished.step == 1
-    resumed = make_trainer(steps=10, checkpoint=resumable(trainer.folder))
+    resumed = make_trainer(steps=10, checkpoint=load_checkpoint(trainer.folder / "last.pt"))
     assert resumed.train().step == 10
 
 
@@ -79,7 +79,7 @@ def test_a_run_resumed_and_stopped_at_once_is_unchanged(make_trainer: MakeTraine
     first = make_trainer(steps=20)
     first.train(after(first, 5))
     before = (first.folder / "last.pt").read_bytes()
-    second = make_trainer(steps=20, checkpoint=resumable(first.folder))
+    second = make_trainer(steps=20, checkpoint=load_checkpoint(first.folder / "last.pt"))
     assert second.train(lambda: True).step == 5
     assert (first.folder / "last.pt").read_bytes() == before
 
@@ -87,18 +87,18 @@ def test_a_run_resumed_and_stopped_at_once_is_unchanged(make_trainer: MakeTraine
 def test_time_goes_on_counting(make_trainer: MakeTrainer) -> None:
     first = make_trainer(time=600)
     first.train(after(first, 5))
-    checkpoint = resumable(first.folder)
+    checkpoint = load_checkpoint(first.folder / "last.pt")
     checkpoint.progress["elapsed"] = 590.0
     second = make_trainer(time=600, checkpoint=checkpoint)
     finished = second.train(after(second, 8))
     assert 590 < finished.elapsed < 600
-    third = make_trainer(time=590, checkpoint=resumable(first.folder))
+    third = make_trainer(time=590, checkpoint=load_checkpoint(first.folder / "last.pt"))
     assert third.run.fraction >= 1.0
 
 
 def test_a_larger_budget_carries_a_finished_run_on(make_trainer: MakeTrainer) -> None:
     make_trainer("a", steps=10).train()
-    longer = make_trainer("a", steps=20, checkpoint=resumable(make_trainer("a").folder))
+    longer = make_trainer("a", steps=20, checkpoint=load_checkpoint(make_trainer("a").folder / "last.pt"))
     assert longer.train().step == 20
     assert [e["step"] for e in longer.run.history][:2] == [1, 2]
 
@@ -153,9 +153,3 @@ def test_a_damaged_resume_part_is_refused(make_trainer: MakeTrainer, run: Run, w
     _change(checkpoint, what)
     with pytest.raises(CheckpointError, match="cannot be resumed"):
         make_trainer(checkpoint=checkpoint)
-
-
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(CheckpointError, match=r"nothing to resume: there is no last\.pt"):
-            resumable(folder)

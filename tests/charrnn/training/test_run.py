@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -347,3 +349,37 @@ def test_a_run_goes_on_from_another_folder(book: Path, charrnn: Charrnn, monkeyp
     assert refused.code == 1
     assert "came through standard input and cannot be read again; give the same text again: charrnn" in refused.err
     assert charrnn("train", "../book.csv", "--resume", "--out", "../piped", "--steps", 12).code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_one_folder_has_one_run(book: Path, charrnn: Charrnn) -> None:
+    child = os.fork()
+    if child == 0:
+        library.train(book, out="run", progress=False, **TINY | {"steps": 10**9, "eval_steps": 6})
+        os._exit(1)
+    try:
+        while not Path("run/best.pt").exists():
+            time.sleep(0.01)
+        for line in (["--resume"], ["--overwrite"], []):
+            outcome = charrnn("train", book, "--out", "run", *line, *LINE)
+            assert outcome.code == 2
+            assert f"another run is writing into it (process {child} on " in outcome.err
+        with pytest.raises(library.CharrnnError, match="another run"):
+            library.resume("run")
+        assert charrnn("plot", "run", "-o", "loss.png").code == 0
+        assert charrnn("inspect", "run").code == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    step = load_checkpoint(Path("run/last.pt")).progress["step"]
+    assert library.resume("run", steps=step + 6, progress=False).history[-1]["step"] == step + 6
+
+
+def test_a_run_that_came_in_between_is_not_overwritten(book: Path) -> None:
+    class Late(Listener):
+        def on_notice(self, _: str) -> None:
+            Path("run/last.pt").touch()
+
+    Path("run").mkdir()
+    with pytest.raises(library.CharrnnError, match="a run in it already"):
+        library.train(book, out="run", listener=Late(), **TINY | {"batch_size": 512})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from charrnn.errors import ConfigError, CorpusError, DivergedError, WriteError
+from charrnn.errors import CorpusError, DivergedError, WriteError
 from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.metrics import read_metrics
@@ -222,13 +222,15 @@ def test_a_text_that_is_too_short_says_how_much_is_needed(
         make_trainer(text=path, val_frac=val_frac)
 
 
-def test_a_used_up_budget_is_told_before_anything_is_written(make_trainer: MakeTrainer) -> None:
-    first = make_trainer("a", steps=3)
-    first.train()
-    again = make_trainer("b", steps=3, checkpoint=load_checkpoint(first.folder / "last.pt"))
-    with pytest.raises(ConfigError, match="used up its budget"):
-        again.train()
-    assert files(again.folder) == []
+def test_a_used_up_budget_makes_no_step_but_the_last_validation(make_trainer: MakeTrainer) -> None:
+    first = make_trainer("a", steps=3, eval_steps=3)
+    finished = first.train()
+    checkpoint = load_checkpoint(first.folder / "last.pt")
+    assert make_trainer("a", steps=3, eval_steps=3, checkpoint=checkpoint).train().val_loss == finished.val_loss
+    checkpoint.history.clear()  # as if it had been killed before the validation
+    again = make_trainer("b", steps=3, eval_steps=3, checkpoint=checkpoint)
+    assert again.train().val_loss == finished.val_loss
+    assert len(again.run.history) == 1
 
 
 def poison(trainer: Trainer, *, step: int, times: int) -> Callable[[], bool]:
