@@ -32,7 +32,7 @@ def fill_page(template: str, *, title: str, data: str = "", body: str = "") -> s
 
     Args:
         template: the NAME.
-        title: any text; it is escaped.
+        title: any text; it is escaped, and lone surrogates become ``\\udcff``.
         data: blocks made by ``data_block``.
         body: HTML, in which texts are escaped already.
     """
@@ -46,7 +46,7 @@ def fill_page(template: str, *, title: str, data: str = "", body: str = "") -> s
             "form-action 'none'",
         )
     )
-    return Template(_asset(template, "html")).substitute(
+    page = Template(_asset(template, "html")).substitute(
         policy=html.escape(policy, quote=True).replace("&#x27;", "'"),
         title=html.escape(title),
         style=style,
@@ -54,6 +54,8 @@ def fill_page(template: str, *, title: str, data: str = "", body: str = "") -> s
         data=data,
         body=body,
     )
+    # A file's name may hold bytes that are not UTF-8; Python stands lone surrogates for them, which no file can hold.
+    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def _asset(name: str, kind: str) -> str:

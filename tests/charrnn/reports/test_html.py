@@ -41,3 +41,10 @@ def test_the_policy_names_the_page_s_own_style_and_script(template: str) -> None
     for source in (style, *scripts):
         digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
+
+
+def test_names_that_are_not_utf_8_are_escaped() -> None:
+    page = fill_page("report", title="a\udcff", data=data_block("x", "\udcff"), body="\ud800")
+    assert "a\\udcff" in page
+    assert "\\ud800" in page
+    page.encode("utf-8")
