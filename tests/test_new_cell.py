@@ -22,8 +22,8 @@ from charrnn.errors import ConfigError
 from charrnn.inference.models import export_checkpoint
 from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import load_checkpoint
-from charrnn.training.defaults import parameters
 from charrnn.training.finetune import grown_weights
+from charrnn.training.memory import parameters
 from charrnn.training.optim import MUON_LR_RATIO, Optimizers
 
 if TYPE_CHECKING:

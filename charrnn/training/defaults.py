@@ -5,7 +5,6 @@ The rules were read off the table in benchmarks/README.md. They fix what the use
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Collection
@@ -17,6 +16,8 @@ from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.split import split_end
 from charrnn.training.device import choose_device, choose_precision
+from charrnn.training.memory import check_memory, parameters
+from charrnn.training.texts import fit_batch
 from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
@@ -96,28 +97,26 @@ def choose_here(
     """``choose`` for this text and this machine.
 
     Raises:
-        ConfigError: the device is not available.
+        ConfigError: the device is not available, or a model with the given settings does not fit in its memory.
+        CorpusError: the text is too short.
     """
     device = choose_device(train.device)
     precision = choose_precision(train.precision, device)
     vocab_size = len(corpus.vocabulary)
-    return choose(
+    # For a short text the trainer makes the batch smaller, so that is the batch with which the budget is read.
+    fitted = fit_batch(corpus, data, train, lambda _: None)
+    smallest = model if "hidden_size" in given else replace(model, hidden_size=HIDDEN_SIZES[0])
+    check_memory(smallest, fitted, vocab_size, device)
+    choice = choose(
         model,
-        train,
+        fitted,
         given=given,
         vocab_size=vocab_size,
         train_characters=max(1, split_end(len(corpus.ids), data).train.length),
-        speed=lambda m: measure_speed(m, train, vocab_size, device, precision),
+        speed=lambda m: measure_speed(m, fitted, vocab_size, device, precision),
     )
-
-
-@functools.lru_cache(maxsize=256)
-def parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Number of trained parameters of a model, which is not made for that."""
-    from charrnn.model.char_rnn import CharRNN
-
-    with torch.device("meta"):
-        return CharRNN(model, vocab_size).num_parameters()
+    check_memory(choice.model, fitted, vocab_size, device)
+    return replace(choice, train=replace(choice.train, batch_size=train.batch_size, seq_len=train.seq_len))
 
 
 def measure_speed(

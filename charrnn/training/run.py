@@ -313,8 +313,9 @@ def _run(
     import torch
 
     from charrnn.runs.checkpoint import load_checkpoint
-    from charrnn.training.device import keep_freed_memory
+    from charrnn.training.device import choose_device, keep_freed_memory
     from charrnn.training.distributed import processes
+    from charrnn.training.memory import check_memory
     from charrnn.training.trainer import Trainer
 
     with ExitStack() as stack:
@@ -322,6 +323,9 @@ def _run(
         stack.enter_context(torch.random.fork_rng(devices=[]))
         group = stack.enter_context(processes(settings.train.device))
         shown = stack.enter_context(_shown(progress, listener)) if group.first else Listener()
+        # A model that is too large for any text is refused before the text is read.
+        alone = replace(settings.train, batch_size=1, seq_len=1)
+        check_memory(settings.model, alone, 1, choose_device(settings.train.device))
         corpus = read_corpus(source, settings.data, settings.vocabulary, listener=shown)
         keep_freed_memory()
         step_done = stack.enter_context(computing(settings.train.threads, shown.on_notice, alone=group.size == 1))

@@ -8,7 +8,8 @@ import pytest
 
 from charrnn.config import ModelConfig, TrainConfig
 from charrnn.model.char_rnn import CharRNN
-from charrnn.training.defaults import PARAMETERS_PER_CHARACTER, Choice, choose, parameters
+from charrnn.training.defaults import PARAMETERS_PER_CHARACTER, Choice, choose
+from charrnn.training.memory import parameters
 from charrnn.training.presets import presets
 
 if TYPE_CHECKING:
