@@ -26,15 +26,17 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 # A few training steps in a process of its own; prints by how many bytes they raised its peak.
-PROGRAM = """
-import json, resource, sys
+PROGRAM = r"""
+import json, re, sys
+from pathlib import Path
 import torch
 from charrnn.config import ModelConfig, TrainConfig
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.optim import Optimizers
 vocab_size, model, train = json.loads(sys.argv[1])
 model, train = ModelConfig(**model), TrainConfig(**train)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss: that begins with the peak of the process that started this one.
+peak = lambda: 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 before = peak()
 net = CharRNN(model, vocab_size)
 optimizers = Optimizers(net, train)
