@@ -45,10 +45,14 @@ import torch
 from torch import Tensor
 
 STEPS = 200
+USAGE_ERROR = 2  # exit code for an option that this version does not know
 CHARACTERS = 1000  # sampled, at least
 TEXT, RUN, SAMPLE, COMMANDS = "text.txt", "run", "sample.txt", "commands.json"
 PARTS = ("weights", "state", "model", "text")
 CHANGING = {"charrnn.sha256", "charrnn.producer"}  # metadata that tells versions apart
+RENAMED = {
+    "--max-cost": "--max-loss-increase"
+}  # options whose name depends on the version: the old one and the new one
 PARITY, TRAINING = "charrnn.parity", "charrnn.training"
 
 
@@ -63,7 +67,7 @@ class Case:
     Attributes:
         cell: lstm, gru or rnn.
         kind: text (running text), streams (char-rnn's split) or items.
-        options: of ``charrnn train``. Only those that no version has renamed.
+        options: of ``charrnn train``, by their oldest names; see ``RENAMED``.
         dtypes: of the model files to export.
         resumed: trained for half the steps first, and resumed.
     """
@@ -145,13 +149,18 @@ def produce(case: Case, python: str, folder: Path) -> None:
     }  # fmt: skip
     for arguments in case.commands():
         overwrite = ["--overwrite"] if arguments[0] == "train" and "--resume" not in arguments else []
-        command = [python, "-m", "charrnn", *arguments, *overwrite]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
-            )
-        except OSError as error:
-            raise FailedError(f"{python}: cannot be run: {error.strerror or error}") from error
+        old_names = [*arguments, *overwrite]
+        new_names = [RENAMED.get(argument, argument) for argument in old_names]
+        for named in [new_names, old_names] if new_names != old_names else [old_names]:
+            command = [python, "-m", "charrnn", *named]
+            try:
+                done = subprocess.run(
+                    command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+                )
+            except OSError as error:
+                raise FailedError(f"{python}: cannot be run: {error.strerror or error}") from error
+            if done.returncode != USAGE_ERROR:
+                break
         if done.returncode:
             told = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise FailedError(f"{case.name}: exit code {done.returncode} from {' '.join(command)}\n{told}")

@@ -14,7 +14,7 @@ from tests.conftest import Run
 COMMANDS = [
     ["train", "{text}", "--steps", "2", "--hidden-size", "8", "--lines", "--out", "out"],
     ["train", "--resume", "--steps", "3", "--out", "out"],
-    ["export", "out", "model.onnx", "--dtype", "int8", "--max-cost", "9"],
+    ["export", "out", "model.onnx", "--dtype", "int8", "--max-loss-increase", "9"],
     ["export", "out", "--triton", "triton"],
     ["sample", "out", "--num", "2", "--length", "5", "--unique", "--report"],
     ["eval", "{model}", "{text}"],

@@ -104,7 +104,7 @@ def test_its_int8_and_float16_files_read_step_by_step(make_trainer: MakeTrainer,
     checkpoint = load_checkpoint(tmp_path / "made" / "last.pt")
     scores = {}
     for dtype in ("float32", "int8", "float16"):
-        out = export_checkpoint(checkpoint, dtype=dtype, parity_steps=20, max_cost=math.inf)
+        out = export_checkpoint(checkpoint, dtype=dtype, parity_steps=20, max_loss_increase=math.inf)
         assert out.info.dtype == dtype
         assert not out.info.sequence
         scores[dtype] = Sampler(out.data).score("the cat sat on a mat " * 30).log_probs

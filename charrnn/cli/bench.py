@@ -107,7 +107,9 @@ def _model_files(models: list[Path]) -> Iterator[list[tuple[Path, str]]]:
             for dtype in ("fp32", "int8"):
                 file = Path(folder) / f"{number}-{dtype}.onnx"
                 # Speed alone is asked for: what int8 costs is not measured, and any cost allowed.
-                exported = export_checkpoint(checkpoint, dtype=DTYPES[dtype], parity_steps=50, max_cost=float("inf"))
+                exported = export_checkpoint(
+                    checkpoint, dtype=DTYPES[dtype], parity_steps=50, max_loss_increase=float("inf")
+                )
                 file.write_bytes(exported.data)
                 files.append((file, f"{path} as {dtype}"))
         yield files

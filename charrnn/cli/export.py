@@ -28,7 +28,9 @@ def export(
     text: Annotated[
         list[str] | None, typer.Option(help="Text to measure int8 or fp16 on. Default: the model's validation text.")
     ] = None,
-    max_cost: Annotated[float, typer.Option(help="Nats per character that int8 or fp16 may cost.")] = 0.01,
+    max_loss_increase: Annotated[
+        float, typer.Option(help="Nats per character by which int8 or fp16 may be worse.")
+    ] = 0.01,
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Write a file that fails the check all the same; it is marked.")
     ] = False,
@@ -49,7 +51,13 @@ def export(
     from charrnn.inference.export import export as export_model_file
 
     exported = export_model_file(
-        checkpoint, model, opset=opset, dtype=dtype, text=text or (), max_cost=max_cost, unverified=unverified
+        checkpoint,
+        model,
+        opset=opset,
+        dtype=dtype,
+        text=text or (),
+        max_loss_increase=max_loss_increase,
+        unverified=unverified,
     )
     if triton is not None:
         served = _write_triton(triton, model or exported.checkpoint, exported)

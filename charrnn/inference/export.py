@@ -81,7 +81,7 @@ def export(
     opset: int = 18,
     dtype: str = "fp32",
     text: str | Sequence[str] = (),
-    max_cost: float = 0.01,
+    max_loss_increase: float = 0.01,
     unverified: bool = False,
 ) -> ExportedModel:
     """Writes a checkpoint as one self-contained ONNX file, and proves that it computes what was trained.
@@ -92,7 +92,7 @@ def export(
         opset: ONNX opset of the graph, 18 to 23.
         dtype: fp32; int8 for a quarter of the size and more speed; fp16 for half of the size, for CUDA.
         text: files to measure int8 or fp16 on; by default the validation part of the training text.
-        max_cost: nats per character that int8 or fp16 may cost.
+        max_loss_increase: by how many nats per character the loss of int8 or fp16 may be higher.
         unverified: write a file that fails the check all the same; it is marked.
 
     Raises:
@@ -120,7 +120,7 @@ def export(
         opset=opset,
         dtype=DTYPES[dtype],
         text=[text] if isinstance(text, str) else text,
-        max_cost=max_cost,
+        max_loss_increase=max_loss_increase,
         unverified=unverified,
     )
     if path is not None:

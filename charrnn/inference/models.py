@@ -70,24 +70,25 @@ def export_checkpoint(
     unverified: bool = False,
     dtype: Dtype = "float32",
     text: Sequence[str] = (),
-    max_cost: float | None = None,
+    max_loss_increase: float | None = None,
 ) -> Exported:
     """The model file for a checkpoint, in memory.
 
     Args:
         checkpoint: the model.
         opset, parity_steps, parity_seed, unverified: see ``charrnn_export.export_model``.
-        dtype: of the weights in the file; what a smaller one costs is measured, unless ``max_cost`` is infinite.
+        dtype: of the weights in the file. Of a smaller one, the increase of the loss is measured, unless
+            ``max_loss_increase`` is infinite.
         text: the text to measure it on; by default the validation part of the training text. If there
             is any, the parity check goes along it too.
-        max_cost: how many nats per character it may cost.
+        max_loss_increase: by how many nats per character the loss may be higher than with float32.
 
     Raises:
         ExportError: the graph cannot be made, or does not compute what the model computes.
         CorpusError: the text cannot be read.
     """
     from charrnn_export import DEFAULT_OPSET, export_model
-    from charrnn_export.export import MAX_COST
+    from charrnn_export.export import MAX_LOSS_INCREASE
     from charrnn_export.verify import STEPS
 
     model = checkpoint.build_model()
@@ -102,8 +103,10 @@ def export_checkpoint(
         parity_seed=parity_seed,
         unverified=unverified,
         dtype=dtype,
-        validation=_validation(checkpoint, text) if text or (dtype != "float32" and max_cost != math.inf) else (),
-        max_cost=MAX_COST if max_cost is None else max_cost,
+        validation=_validation(checkpoint, text)
+        if text or (dtype != "float32" and max_loss_increase != math.inf)
+        else (),
+        max_loss_increase=MAX_LOSS_INCREASE if max_loss_increase is None else max_loss_increase,
     )
 
 

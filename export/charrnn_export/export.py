@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
 
 DEFAULT_OPSET = 18
-MAX_COST = 0.01  # nats per character that int8 or float16 may cost
+MAX_LOSS_INCREASE = 0.01  # nats per character that int8 or float16 may be worse
 _MIN_VALIDATION = 32  # tokens; fewer say nothing
 
 
@@ -52,7 +52,7 @@ def export_model(
     unverified: bool = False,
     dtype: Literal["float32", "float16", "int8"] = "float32",
     validation: Sequence[Ids] = (),
-    max_cost: float = MAX_COST,
+    max_loss_increase: float = MAX_LOSS_INCREASE,
 ) -> Exported:
     """Builds, traces, verifies and seals a model file of format 1.
 
@@ -70,14 +70,14 @@ def export_model(
         dtype: type of the weights in the file. The parity check is made with float32 weights.
         validation: texts, token ids ``[n]`` each, every one from the start token; an end token may be
             the last of them. The parity check goes along them, and on them int8 or float16 is measured
-            against float32: for that they are needed, unless ``max_cost`` is infinite. 65,536 tokens
+            against float32: for that they are needed, unless ``max_loss_increase`` is infinite. 65,536 tokens
             tell a difference to about 0.0005 nats.
-        max_cost: how many nats per character it may be worse.
+        max_loss_increase: by how many nats per character its loss may be higher than that of float32.
 
     Raises:
         ExportError: the graph cannot be made.
         ParityError: it does not compute what ``trained`` computes.
-        QualityError: int8 or float16 costs more than ``max_cost``.
+        QualityError: the loss of int8 or float16 is higher by more than ``max_loss_increase``.
     """
     assert weights.vocab_size == len(vocabulary)
     step = StepModule(weights)
@@ -105,7 +105,7 @@ def export_model(
         parity = {**error.parity, "refusal": str(error)}
     info = replace(info, parity=parity)
     if dtype != "float32":
-        proto, info = _smaller(proto, info, step, dtype, validation, max_cost)
+        proto, info = _smaller(proto, info, step, dtype, validation, max_loss_increase)
     for key, value in info.to_metadata().items():
         proto.metadata_props.add(key=key, value=value)
     data = seal(proto.SerializeToString(deterministic=True))
@@ -118,11 +118,11 @@ def _smaller(
     step: StepModule,
     dtype: Literal["float16", "int8"],
     validation: Sequence[Ids],
-    max_cost: float,
+    max_loss_increase: float,
 ) -> tuple[onnx.ModelProto, ModelInfo]:
     tokens = sum(map(len, validation))
     measured = tokens >= _MIN_VALIDATION
-    if not measured and max_cost != math.inf:
+    if not measured and max_loss_increase != math.inf:
         raise ExportError(f"{dtype} is measured on validation text before it is written: name some (--text)")
     small = quantize(proto) if dtype == "int8" else to_float16(proto)
     info = replace(info, dtype=dtype, sequence=quantized_sequence(step) if dtype == "int8" else {})
@@ -130,10 +130,10 @@ def _smaller(
         return small, info
     nats = {name: _nats(model, info, validation) for name, model in (("float32", proto), (dtype, small))}
     cost = nats[dtype] - nats["float32"]
-    if not cost <= max_cost:  # NaN fails too
+    if not cost <= max_loss_increase:  # NaN fails too
         raise QualityError(
             f"{dtype} costs {cost:.4f} nats per character ({nats['float32']:.4f} becomes {nats[dtype]:.4f}), "
-            f"more than the {max_cost:g} allowed; export float32, or allow it (--max-cost)"
+            f"more than the {max_loss_increase:g} allowed; export float32, or allow it (--max-loss-increase)"
         )
     quality: dict[str, Any] = {name: round(value, 5) for name, value in nats.items()} | {"tokens": tokens}
     return small, replace(info, quality=quality)

@@ -112,7 +112,7 @@ def test_a_quantised_model_runs_too(page: Page, run: Run, serve: Serve, tmp_path
     from charrnn.inference.models import export_checkpoint
     from charrnn.runs.checkpoint import load_checkpoint
 
-    exported = export_checkpoint(load_checkpoint(run.best), parity_steps=20, dtype="int8", max_cost=1.0)
+    exported = export_checkpoint(load_checkpoint(run.best), parity_steps=20, dtype="int8", max_loss_increase=1.0)
     write_site(exported.data, tmp_path / "int8")
     ready(page, serve(tmp_path / "int8"))
     assert "int8" in (page.locator("#about").text_content() or "")

@@ -81,7 +81,7 @@ class Trained:
         return self.model.export_weights()
 
     def export(self, *, steps: int = 20, **settings: Any) -> Exported:
-        """``export_model`` with these settings of its own: opset, dtype, validation, max_cost."""
+        """``export_model`` with these settings of its own: opset, dtype, validation, max_loss_increase."""
         return export_model(
             self.weights,
             self.vocabulary,

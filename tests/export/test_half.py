@@ -24,8 +24,10 @@ CELLS = ("lstm", "gru", "rnn")
 VALIDATION = np.random.default_rng(0).integers(0, 20, 2000)
 
 
-def export_half(made: Trained, *, max_cost: float = 0.01) -> Exported:
-    return made.export(steps=30, dtype="float16", validation=list(VALIDATION.reshape(8, 250)), max_cost=max_cost)
+def export_half(made: Trained, *, max_loss_increase: float = 0.01) -> Exported:
+    return made.export(
+        steps=30, dtype="float16", validation=list(VALIDATION.reshape(8, 250)), max_loss_increase=max_loss_increase
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -60,7 +62,7 @@ def test_half_is_close_standard_and_runs_on_a_cpu(
 
 def test_half_that_costs_too_much_is_refused(trained: Callable[[str, int], Trained]) -> None:
     with pytest.raises(QualityError, match=r"float16 costs .* more than the -1 allowed"):
-        export_half(trained("rnn", 1), max_cost=-1)
+        export_half(trained("rnn", 1), max_loss_increase=-1)
 
 
 def test_weights_beyond_the_range_are_refused(trained: Callable[[str, int], Trained]) -> None:
@@ -77,5 +79,5 @@ def test_without_text_only_where_any_cost_is_allowed(trained: Callable[[str, int
     made = trained("rnn", 1)
     with pytest.raises(ExportError, match="float16 is measured on validation text"):
         made.export(steps=3, dtype="float16")
-    out = made.export(steps=3, dtype="float16", max_cost=math.inf)
+    out = made.export(steps=3, dtype="float16", max_loss_increase=math.inf)
     assert (out.info.dtype, out.info.quality) == ("float16", {})

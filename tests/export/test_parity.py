@@ -584,7 +584,7 @@ def test_unverified_is_written_and_marked(caplog: pytest.LogCaptureFixture) -> N
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])
 def test_smaller_copies_keep_the_mark(dtype: str) -> None:
-    out = faulty_export(unverified=True, dtype=dtype, max_cost=math.inf)
+    out = faulty_export(unverified=True, dtype=dtype, max_loss_increase=math.inf)
     assert out.info.parity["verified"] is False
     assert out.info.dtype == dtype
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 VALIDATION = np.random.default_rng(0).integers(0, 20, 4000)
 
 
-def export_int8(made: Trained, *, max_cost: float = 0.01) -> Exported:
+def export_int8(made: Trained, *, max_loss_increase: float = 0.01) -> Exported:
     texts = np.split(VALIDATION, [7, 7, 2000])  # of any length
-    return made.export(steps=10, dtype="int8", validation=texts, max_cost=max_cost)
+    return made.export(steps=10, dtype="int8", validation=texts, max_loss_increase=max_loss_increase)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
@@ -54,7 +54,7 @@ def test_int8_rows_do_not_touch_each_other(cell: str, trained: Callable[[str, in
 
 def test_int8_that_costs_too_much_is_refused(trained: Callable[[str, int], Trained]) -> None:
     with pytest.raises(QualityError, match="more than the -1 allowed"):
-        export_int8(trained("rnn", 1), max_cost=-1)
+        export_int8(trained("rnn", 1), max_loss_increase=-1)
 
 
 def test_int8_needs_a_text(trained: Callable[[str, int], Trained]) -> None:

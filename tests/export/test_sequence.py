@@ -50,7 +50,7 @@ def int8(trained: Callable[[str, int], Trained]) -> Callable[[str, int], Exporte
 
     @functools.cache
     def get(cell: str, layers: int) -> Exported:
-        return trained(cell, layers).export(steps=5, dtype="int8", max_cost=math.inf)
+        return trained(cell, layers).export(steps=5, dtype="int8", max_loss_increase=math.inf)
 
     return get
 

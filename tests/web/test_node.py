@@ -75,7 +75,9 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens["special"] = {"end": tokens["tokens"].index("s")}
     models = {
         "lstm.onnx": lstm,
-        "int8.onnx": export_checkpoint(load_checkpoint(run.best), parity_steps=20, dtype="int8", max_cost=1.0).data,
+        "int8.onnx": export_checkpoint(
+            load_checkpoint(run.best), parity_steps=20, dtype="int8", max_loss_increase=1.0
+        ).data,
         "ends.onnx": with_metadata(lstm, vocab=json.dumps(tokens)),
         "bytes.onnx": random_bytes_model(),
     }

@@ -22,7 +22,7 @@ def test_smaller_weights_are_measured_and_said(
     run: Run, charrnn: Charrnn, tmp_path: Path, dtype: str, stored: str
 ) -> None:
     model = tmp_path / "small.onnx"
-    outcome = charrnn("export", run.best, model, "--dtype", dtype, "--max-cost", "0.5")
+    outcome = charrnn("export", run.best, model, "--dtype", dtype, "--max-loss-increase", "0.5")
     assert outcome.code == 0, outcome.err
     assert f"{dtype}: " in outcome.out
     assert "characters of validation text" in outcome.out
@@ -30,7 +30,7 @@ def test_smaller_weights_are_measured_and_said(
     info = Sampler(model).info
     assert info.dtype == stored
     assert set(info.quality) == {"float32", stored, "tokens"}
-    refused = charrnn("export", run.best, tmp_path / "none.onnx", "--dtype", dtype, "--max-cost", "-1")
+    refused = charrnn("export", run.best, tmp_path / "none.onnx", "--dtype", dtype, "--max-loss-increase", "-1")
     assert refused.code == 1
     assert "more than the -1 allowed" in refused.err
     assert not (tmp_path / "none.onnx").exists()

@@ -46,12 +46,12 @@ def test_the_model_file_says_that_it_draws_items(names: Path) -> None:
 def test_int8_is_measured_item_by_item(names: Path, tmp_path: Path) -> None:
     """On what validation in training was: every item from its beginning, its end included."""
     checkpoint = load_checkpoint(names / "last.pt")
-    quality = export_checkpoint(checkpoint, parity_steps=5, dtype="int8", max_cost=1).info.quality
+    quality = export_checkpoint(checkpoint, parity_steps=5, dtype="int8", max_loss_increase=1).info.quality
     assert quality["float32"] == pytest.approx(checkpoint.progress["val_loss"], abs=0.01)
     assert 0 < abs(quality["int8"] - quality["float32"]) < 0.05
     text = tmp_path / "some.txt"
     text.write_text("anna\n\nbob\n" * 10)
-    out = export_checkpoint(checkpoint, parity_steps=5, dtype="int8", text=[str(text)], max_cost=1)
+    out = export_checkpoint(checkpoint, parity_steps=5, dtype="int8", text=[str(text)], max_loss_increase=1)
     assert out.info.quality["tokens"] == 10 * (5 + 4)
     vocabulary = checkpoint.vocabulary
     items = [np.append(vocabulary.encode(name), vocabulary.special["end"]) for name in ("anna", "bob")]

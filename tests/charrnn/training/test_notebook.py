@@ -15,7 +15,7 @@ run = charrnn.train("book.txt", time="3s", hidden_size=32, dropout=0)
     "run",
     "run.plot()",
     "print(run.sample('The ', length=50, seed=1))",
-    "run.export('book.onnx', dtype='int8', max_cost=1)",
+    "run.export('book.onnx', dtype='int8', max_loss_increase=1)",
     """
 import os, signal, threading
 class Interrupting(charrnn.Listener):

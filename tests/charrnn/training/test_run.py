@@ -206,7 +206,7 @@ def test_a_run_has_its_results_at_hand(book: Path, capfd: pytest.CaptureFixture[
     assert run.plot(x="step")._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     with pytest.raises(library.CharrnnError, match="unknown x axis 'hours'"):
         run.plot(x="hours")
-    exported = run.export("book.onnx", dtype="int8", max_cost=1.0)
+    exported = run.export("book.onnx", dtype="int8", max_loss_increase=1.0)
     assert exported.path is not None
     assert exported.path.read_bytes() == exported.data
     assert exported.info.dtype == "int8"
@@ -312,7 +312,7 @@ def test_a_text_in_memory_trains_like_a_file(book: Path) -> None:
         library.resume(run.folder, items=[text], **more)
     assert library.resume(run.folder, text=book.read_bytes(), **more).history[-1]["step"] == 12
     with pytest.raises(library.CharrnnError, match=r"cannot be read again; name a text to measure on: --text FILE"):
-        run.export(dtype="int8", max_cost=1.0)
+        run.export(dtype="int8", max_loss_increase=1.0)
 
 
 def test_items_in_memory_train_like_lines(book: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_run_goes_on_from_another_folder(book: Path, charrnn: Charrnn, monkeyp
     (book.parent / "elsewhere").mkdir()
     monkeypatch.chdir(book.parent / "elsewhere")
     assert charrnn("train", "--resume", "--out", "../run", "--steps", 12).code == 0
-    outcome = charrnn("export", "../run", "m.onnx", "--dtype", "int8", "--max-cost", 1)
+    outcome = charrnn("export", "../run", "m.onnx", "--dtype", "int8", "--max-loss-increase", 1)
     assert outcome.code == 0, outcome.err
     refused = charrnn("train", "--resume", "--out", "../piped", "--steps", 12)
     assert refused.code == 1
