@@ -22,6 +22,7 @@ def _commands() -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.startswith("charrnn ")]
 
 
+@pytest.mark.slow
 def test_commands_and_python_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

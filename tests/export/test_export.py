@@ -66,6 +66,7 @@ def test_only_the_batch_is_dynamic(cell: str, exported: Callable[[str, int], Exp
         assert all(d.HasField("dim_value") for d in rest)
 
 
+@pytest.mark.slow
 def test_same_weights_same_bytes(trained: Callable[[str, int], Trained]) -> None:
     for cell in CELLS:
         assert trained(cell, 1).export(steps=3).data == trained(cell, 1).export(steps=3).data

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tests.conftest import Run
 
 
+@pytest.mark.slow
 def test_ten_thousand_characters_from_checkpoint_and_file(run: Run) -> None:
     """The batch and the stream too; one seed."""
     of_checkpoint, of_file = open_sampler(run.best), open_sampler(run.model)

@@ -72,6 +72,7 @@ print("loaded:", [name for name in ("torch",) if name in sys.modules])
     assert python(program).splitlines()[-1] == "loaded: []"
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_exits_with_130_and_the_run_resumes(run: Run, tmp_path: Path) -> None:
     arguments = [*COMMAND, "train", str(run.text), "--out", "run", *SMALL]
     process = subprocess.Popen(

@@ -92,6 +92,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is not glibc's")
 def test_kept_memory_is_not_faulted_in_again() -> None:
     def faults(what: str) -> int:

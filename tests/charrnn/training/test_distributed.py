@@ -82,6 +82,7 @@ def folder(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_gloo
 @pytest.mark.parametrize(
     ("job", "allowed"),
@@ -101,6 +102,7 @@ def test_two_processes_have_the_losses_of_one(folder: Path, job: dict[str, Any],
         assert torch.allclose(state, expected, atol=100 * allowed)
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_begun_as_two_and_resumed_as_one_and_the_other_way_round(folder: Path) -> None:
     straight = run_job(folder, {"name": "straight", "train": HALF})
@@ -125,6 +127,7 @@ def begin(*arguments: object, together: bool) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @needs_gloo
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("together", [True, False], ids=["two, then one", "one, then two"])
@@ -157,6 +160,7 @@ def test_killed_and_resumed_by_another_number(folder: Path, tmp_path: Path, toge
     assert abs(one.history[-1]["val_loss"] - other.history[-1]["val_loss"]) < 1e-4
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_the_same_number_of_processes_resumes_bit_by_bit_dropout_included(folder: Path) -> None:
     straight, resumed = (load_checkpoint(folder / name / "last.pt") for name in ("wet", "wet rest"))
@@ -166,12 +170,14 @@ def test_the_same_number_of_processes_resumes_bit_by_bit_dropout_included(folder
     assert not torch.equal(other["cpu"], straight.resume["rng"]["cpu"]), "both would drop the same units"
 
 
+@pytest.mark.slow
 @needs_gloo
 def test_only_one_process_writes(folder: Path) -> None:
     steps = [line["step"] for line in read_metrics(folder / "plain") if "val_loss" in line]
     assert steps == [25, 50]
 
 
+@pytest.mark.slow
 @needs_gloo
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_process_that_dies_ends_the_others_with_a_message(folder: Path, tmp_path: Path) -> None:
