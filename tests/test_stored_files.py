@@ -38,7 +38,7 @@ def test_it_gives_the_same_texts_and_scores(path: Path) -> None:
     for sample in expected["samples"]:
         assert sampler.sample(sample["prompt"], **sample["options"]) == sample["text"]
     score = -float(sampler.score(expected["score"]["text"]).log_probs.sum())
-    # Processors differ most in int8 products: those without VNNI instructions may saturate.
+    # Processors differ most in int8 products: without VNNI instructions, sums may saturate.
     tolerance = {"float32": 1e-3, "float16": 1e-2, "int8": 0.03 * len(expected["score"]["text"])}
     assert score == pytest.approx(expected["score"]["nats"], abs=tolerance[sampler.info.dtype])
 
