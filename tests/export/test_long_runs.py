@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from charrnn.inference.models import open_sampler
 
 if TYPE_CHECKING:
