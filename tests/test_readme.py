@@ -28,7 +28,7 @@ def test_commands_and_python_of_the_readme(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["It was the best of times", "it was the worst of times", "He said nothing"]
-    (tmp_path / "book.txt").write_text("\n".join(words[i % 3] + f", {i % 17}." for i in range(300)))
+    (tmp_path / "book.txt").write_text("\n".join(words[i % 3] + f", {i % 17}." for i in range(150)))
     commands = _commands()
     assert len(commands) >= 8
     for command in commands:

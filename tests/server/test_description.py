@@ -27,7 +27,7 @@ def test_nothing_is_found(bytewise: Sampler, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
     with serving({"bytes": bytewise}, api_key="secret", max_tokens=50) as served:
-        options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "8", "--seed", "1", "--no-color"]
+        options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "3", "--seed", "1", "--no-color"]
         options += ["--suppress-health-check", "all", "-H", "Authorization: Bearer secret"]
         done = subprocess.run(
             [*command, "run", f"{served.url}/openapi.json", *options],

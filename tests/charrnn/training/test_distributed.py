@@ -127,15 +127,27 @@ def begin(*arguments: object, together: bool) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
+RECIPE = ["--device", "cpu", "--precision", "fp32", "--hidden-size", "16", "--optimizer", "adamw", "--lr", "0.002"]
+RECIPE += ["--dropout", "0", "--batch-size", "6", "--seq-len", "16", "--steps", "600", "--eval-steps", "20"]
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Path:
+    """The run that no signal breaks off."""
+    whole = folder / "whole"
+    run = begin(folder / "text.txt", "--out", whole, *RECIPE, together=False)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    return whole
+
+
 @needs_gloo
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("together", [True, False], ids=["two, then one", "one, then two"])
-def test_killed_and_resumed_by_another_number(folder: Path, tmp_path: Path, together: bool) -> None:
-    recipe = ["--device", "cpu", "--precision", "fp32", "--hidden-size", "16", "--optimizer", "adamw", "--lr", "0.002"]
-    recipe += ["--dropout", "0", "--batch-size", "6", "--seq-len", "16", "--steps", "600", "--eval-steps", "20"]
-    text, killed, whole = folder / "text.txt", tmp_path / "killed", tmp_path / "whole"
-    started = begin(text, "--out", killed, *recipe, together=together)
+def test_killed_and_resumed_by_another_number(folder: Path, whole: Path, tmp_path: Path, together: bool) -> None:
+    killed = tmp_path / "killed"
+    started = begin(folder / "text.txt", "--out", killed, *RECIPE, together=together)
     try:
         until = time.monotonic() + 60
         while not (killed / "last.pt").exists():
@@ -147,13 +159,9 @@ def test_killed_and_resumed_by_another_number(folder: Path, tmp_path: Path, toge
             os.kill(pid, signal.SIGKILL)
         started.communicate()
     assert 20 <= load_checkpoint(killed / "last.pt").progress["step"] < 600
-    runs = [
-        begin(text, "--out", killed, "--resume", together=not together),
-        begin(text, "--out", whole, *recipe, together=False),
-    ]
-    for run in runs:
-        _, err = run.communicate(timeout=120)
-        assert run.returncode == 0, err
+    run = begin(folder / "text.txt", "--out", killed, "--resume", together=not together)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
     one, other = (load_checkpoint(path / "last.pt") for path in (killed, whole))
     assert one.progress["step"] == other.progress["step"] == 600
     assert one.progress["position"] == other.progress["position"]
