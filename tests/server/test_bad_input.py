@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from charrnn_runtime import ModelFileError, Sampler, UsageError, Vocabulary
-from charrnn_server.models import load
-from charrnn_server.options import ServerOptions
+from charrnn_runtime import Sampler
 
-from tests.conftest import Charrnn, Run
-from tests.runtime.conftest import TinyModel
 from tests.server.conftest import Served, serving
 
 
@@ -132,62 +123,6 @@ def test_paths_lead_nowhere(server: Served, path: str) -> None:
     assert b'"error"' in answer
 
 
-@pytest.mark.parametrize(
-    "host", ["evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "", "localhost:x"]
-)
-def test_foreign_hosts(server: Served, host: str) -> None:
-    with server.client() as client:
-        for path in ("/", "/v1/models", "/health"):
-            answer = client.get(path, headers={"host": host})
-            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_host")
-        assert client.get("/", headers={"host": "LOCALHOST:1234"}).status_code == 200
-
-
-@pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "file://", "http://localhost"]
-)
-def test_foreign_origins(server: Served, origin: str) -> None:
-    with server.client() as client:
-        answer = client.post("/v1/completions", json={"model": "tiny"}, headers={"origin": origin})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_origin")
-        own = client.post("/v1/completions", json={"model": "tiny"}, headers={"origin": server.url})
-        assert own.status_code == 200
-        assert "access-control-allow-origin" not in own.headers
-
-
-def test_allowed_hosts_and_origins(characters: Sampler) -> None:
-    site = "https://site.example"
-    allowed: dict[str, Any] = {"allow_host": ("model.example",), "allow_origin": (site,)}
-    with serving({"tiny": characters}, **allowed) as served, served.client() as client:
-        assert client.get("/health", headers={"host": "model.example"}).status_code == 200
-        asked = {"origin": site, "access-control-request-method": "POST"}
-        asked["access-control-request-headers"] = "content-type"
-        assert client.options("/v1/completions", headers=asked).headers["access-control-allow-origin"] == site
-        answer = client.post("/v1/completions", json={"model": "tiny"}, headers={"origin": site})
-        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, site)
-
-
-def test_a_key(characters: Sampler) -> None:
-    with serving({"tiny": characters}, api_key="secret") as served, served.client() as client:
-        for key in (None, "Bearer wrong", "secret", "Bearer", "Bearer sécret".encode()):
-            headers: Any = {} if key is None else {"authorization": key}
-            for path in ("/v1/models", "/metrics"):
-                answer = client.get(path, headers=headers)
-                assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-            assert client.post("/v1/completions", json={"model": "tiny"}, headers=headers).status_code == 401
-        assert client.get("/v1/models", headers={"authorization": "Bearer secret"}).status_code == 200
-        assert client.get("/health").status_code == client.get("/").status_code == 200
-
-
-def test_every_answer_has_the_headers(server: Served) -> None:
-    with server.client() as client:
-        for path in ("/", "/playground.js", "/nothing", "/v1/models"):
-            headers = client.get(path).headers
-            assert "default-src 'none'" in headers["content-security-policy"]
-            assert headers["x-content-type-options"] == "nosniff"
-            assert "server" not in headers
-
-
 def test_a_thousand_requests_at_once(characters: Sampler) -> None:
     with serving({"tiny": characters}) as served:
 
@@ -250,92 +185,3 @@ def test_a_client_that_stops_reading_is_paused_then_dropped(characters: Sampler)
             assert served.complete(**body).json()["choices"][0]["text"] == characters.sample(length=500, seed=4)
             assert engine.tokens_generated == drawn + 500
             assert served.quiet(10), "in the end his place in the queue is free"
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    (tmp_path / "zip.onnx").write_bytes(b"PK\x03\x04 checkpoint")
-    (tmp_path / "none.onnx").write_bytes(b"nothing")
-    (tmp_path / "run").mkdir()
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("name", "word"),
-    [("zip.onnx", "charrnn export"), ("run", "charrnn export"), ("a.pt", "no such file"),
-     ("none.onnx", "not an ONNX"),
-     ("missing.onnx", "no such file")],
-)  # fmt: skip
-def test_files_that_are_no_models(files: Path, name: str, word: str) -> None:
-    with pytest.raises(ModelFileError, match=word):
-        load([files / name], ServerOptions())
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs named pipes")
-def test_a_model_from_a_pipe(tmp_path: Path) -> None:
-    """As shells give it for <(command): it can be read once."""
-    os.mkfifo(tmp_path / "piped.onnx")
-    data = TinyModel(Vocabulary.from_text("\n abc")).data()
-    threading.Thread(target=(tmp_path / "piped.onnx").write_bytes, args=(data,), daemon=True).start()
-    (sampler,) = load([tmp_path / "piped.onnx"], ServerOptions()).values()
-    assert sampler.sample(length=20, seed=1) == Sampler(data).sample(length=20, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        ({"streams": 0}, "streams must be at least 1"),
-        ({"queue": -1}, "queue"),
-        ({"port": 70000}, "port"),
-        ({"api_key": ""}, "API key"),
-        ({"allow_origin": ("example.org",)}, "allowed origin 'example.org'"),
-        ({"host": "0.0.0.0"}, "CHARRNN_API_KEY"),
-    ],
-)
-def test_options_that_make_no_sense(options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UsageError, match=word):
-        ServerOptions(**options)
-
-
-def test_a_key_or_a_word_opens_the_server() -> None:
-    for host, own in (("0.0.0.0", set()), ("10.1.2.3", {"10.1.2.3"}), ("::1", set())):
-        rules = ServerOptions(host=host, api_key="x").host_rules
-        assert {rule.name for rule in rules} == {"localhost", "127.0.0.1", "::1", *own}
-    assert ServerOptions(host="10.1.2.3", public=True).api_key is None
-    with pytest.raises(UsageError, match="at least one"):
-        load([], ServerOptions())
-
-
-def test_the_server_runs_where_no_torch_is(tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'onnx', 'charrnn', 'charrnn_export', 'typer', 'rich'):\n"
-        "            raise ImportError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "from charrnn_server.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    path = tmp_path / "own.onnx"
-    path.write_bytes(TinyModel(Vocabulary.from_text("\n abc")).data())
-    command = [sys.executable, "-c", code, str(path), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
-            status, answer = asyncio.run(post(url, {"model": "own", "max_tokens": 30, "seed": 1}))
-        finally:
-            process.terminate()
-    assert (status, json.loads(answer)["choices"][0]["text"]) == (200, Sampler(path).sample(length=30, seed=1))
-
-
-def test_the_command(charrnn: Charrnn, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = charrnn("serve", run.best)
-    assert (checkpoint.code, checkpoint.out) == (1, "")
-    assert "charrnn export CHECKPOINT" in checkpoint.err
-    monkeypatch.delenv("CHARRNN_API_KEY", raising=False)
-    assert charrnn("serve", run.model, "--host", "0.0.0.0").code == 2
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"cannot listen on 127.0.0.1:{port}" in charrnn("serve", run.model, "--port", port).err

@@ -11,18 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from charrnn_runtime import Sampler, UsageError, Vocabulary
-from charrnn_server.__main__ import _parser
+from charrnn_runtime import Sampler, Vocabulary
 from charrnn_server.options import ServerOptions
 from charrnn_server.serve import SIGNALS, ServerError, listen, serve
 
-from tests.conftest import Charrnn, Run
 from tests.runtime.conftest import TinyModel
 
 
@@ -220,42 +217,3 @@ def test_all_addresses_are_announced_as_one_that_answers(
         out, err = capsys.readouterr()
         assert out.startswith(f"http://{shown}:")
         assert ("--allow-host" in err) == (host == "0.0.0.0")
-
-
-def test_both_command_lines_have_every_option(monkeypatch: pytest.MonkeyPatch, charrnn: Charrnn, run: Run) -> None:
-    values: dict[str, Any] = {
-        "host": "::1", "port": 1234, "api_key": "secret", "public": True, "allow_host": ("a.example", "*.b.example:80"),
-        "allow_origin": ("https://a.example", "*"), "streams": 3, "queue": 0, "max_prompt": 5, "max_tokens": 6,
-        "max_choices": 7, "stall": 8, "threads": 2,
-    }  # fmt: skip
-    assert set(values) == {field.name for field in fields(ServerOptions)}
-    wanted = ServerOptions(**values)
-    arguments: list[str] = []
-    for name, value in values.items():
-        option = "--" + name.replace("_", "-")
-        for item in value if isinstance(value, tuple) else [value]:
-            arguments += [option] if item is True else [option, str(item)]
-    served: list[Any] = []
-    monkeypatch.setattr("charrnn_server.serve.serve", lambda models, options: served.append((models, options)))
-    assert charrnn("serve", run.model, *arguments).code == 0
-    assert charrnn("serve", run.model).code == 0
-    monkeypatch.setenv("CHARRNN_API_KEY", "from the environment")
-    assert charrnn("serve", run.model).code == 0
-    assert served == [
-        ([run.model], wanted),
-        ([run.model], ServerOptions()),
-        ([run.model], ServerOptions(api_key="from the environment")),
-    ]
-    parsed = vars(_parser().parse_args([str(run.model), *arguments]))
-    assert parsed.pop("models") == [str(run.model)]
-    assert ServerOptions.from_command_line(parsed) == wanted
-    parsed = vars(_parser().parse_args([str(run.model)]))
-    del parsed["models"]
-    assert ServerOptions.from_command_line(parsed).api_key == "from the environment"
-
-
-def test_settings_out_of_range_are_told_by_name() -> None:
-    for field in fields(ServerOptions):
-        if field.type == "int":
-            with pytest.raises(UsageError, match=f"^{field.name} must be"):
-                ServerOptions(**{field.name: -1})  # type: ignore[arg-type]
