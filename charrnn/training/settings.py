@@ -110,7 +110,8 @@ class Settings:
         _check_same(self.given, fixed, "--init-from takes the weights as they are", "it has")
         inherited = {name: own[name] for name in ("bytes", "normalize")}
         _check_same(self.given, inherited, "--init-from keeps the model's kind of tokens", "it has")
-        inherited |= {name: own[name] for name in ("newlines", "min_count") if name not in self.given}
+        # test_frac: on the same text, what was kept for a final test is not trained on now.
+        inherited |= {name: own[name] for name in ("newlines", "min_count", "test_frac") if name not in self.given}
         if not self.data.has_items:  # a model of items goes on with items
             inherited |= {name: own[name] for name in ("lines", "separator", "column", "delimiter")}
         return replace(

@@ -1,0 +1,51 @@
+"""From a model and a text to the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from charrnn_runtime import Sampler, UnknownCharacterError, UsageError, Vocabulary
+
+from charrnn.errors import CorpusError
+from charrnn.reports.heatmap.build import build_heatmap, model_title, source_text
+from tests.runtime.conftest import TinyModel
+
+
+@pytest.fixture(scope="module")
+def sampler() -> Sampler:
+    return Sampler(TinyModel(Vocabulary.from_text("\n abcdefghij,.é漢")).data())
+
+
+def test_the_page_shows_the_beginning_of_the_text_and_says_so(sampler: Sampler) -> None:
+    text = "abc, def. " * 10
+    made = build_heatmap(sampler, text, title="T", text_name="the text", length=40, units=3)
+    assert made.left_out == 60
+    assert made.analysis.shown == text[:40]
+    assert len(made.analysis.units) == 3
+    assert "40 (the first, of 100)" in made.page
+    # The first character is scored too, so the figure is that of the sampler.
+    assert made.analysis.bits.mean() == pytest.approx(sampler.score(text[:40]).bits_per_char, rel=1e-4)
+    assert "the first, of" not in build_heatmap(sampler, text, title="T", text_name="the text", units=3).page
+
+
+def test_what_is_refused(sampler: Sampler) -> None:
+    for length in (0, 10**9):
+        with pytest.raises(UsageError, match="length must be from 1"):
+            build_heatmap(sampler, "abc", title="T", text_name="t", length=length)
+    with pytest.raises(CorpusError):
+        build_heatmap(sampler, "", title="T", text_name="t")
+    with pytest.raises(UnknownCharacterError):
+        build_heatmap(sampler, "abX" * 9, title="T", text_name="t")
+    skipped = build_heatmap(sampler, "abX" * 9, title="T", text_name="t", units=2, unknown="skip")
+    assert skipped.analysis.shown == "ab" * 9
+
+
+def test_byte_models_read_bytes(sampler: Sampler, tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes("é".encode() * 3)
+    assert source_text(sampler, str(path)) == "ééé"
+    assert (
+        source_text(Sampler(TinyModel(Vocabulary.from_text("", kind="bytes")).data()), str(path)) == path.read_bytes()
+    )
+    assert model_title(tmp_path / "book.onnx") == "Heat map of book.onnx"
