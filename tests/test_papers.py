@@ -1,4 +1,4 @@
-"""CONTRIBUTING, ARCHITECTURE and their like name files that exist."""
+"""CONTRIBUTING, ARCHITECTURE and their like name files that exist, and every module has its test file."""
 
 from __future__ import annotations
 
@@ -24,3 +24,62 @@ def test_files_that_are_named_exist(paper: str) -> None:
         if "NAME" not in name and not any((folder / name).exists() for folder in FOLDERS)
     }
     assert not missing
+
+
+SOURCES = {
+    "charrnn": "charrnn",
+    "export/charrnn_export": "export",
+    "runtime/charrnn_runtime": "runtime",
+    "server/charrnn_server": "server",
+}
+# Modules without a test file of their name, and where they are tested instead.
+TESTED_IN = {
+    "charrnn/__main__.py": "test_environments.py",
+    "charrnn/errors.py": "test_arguments.py",
+    "charrnn/events.py": "charrnn/training/test_reporting.py",
+    "charrnn/version.py": "test_version.py",
+    "charrnn/download.py": "charrnn/data/test_catalogue.py",
+    "charrnn/cli/evaluate.py": "charrnn/cli/test_models.py",
+    "charrnn/cli/inspect.py": "charrnn/cli/test_models.py",
+    "charrnn/cli/sample.py": "charrnn/cli/test_models.py",
+    "charrnn/data/reader.py": "charrnn/data/test_ingest.py",
+    "charrnn/data/sources.py": "charrnn/data/test_ingest.py",
+    "charrnn/inference/export.py": "charrnn/cli/test_export.py",
+    "charrnn/inference/models.py": "charrnn/cli/test_models.py",
+    "export/charrnn_export/errors.py": "export/test_parity.py",
+    "export/charrnn_export/verify.py": "export/test_parity.py",
+    "runtime/charrnn_runtime/errors.py": "runtime/test_main.py",
+    "runtime/charrnn_runtime/jobs.py": "runtime/test_engine.py",
+    # They are compared with what the exporter makes.
+    "runtime/charrnn_runtime/sequence.py": "export/test_sequence.py",
+    "runtime/charrnn_runtime/sequence_graph.py": "export/test_sequence.py",
+    "runtime/charrnn_runtime/text_io.py": "runtime/test_main.py",
+    "runtime/charrnn_runtime/text_scores.py": "runtime/test_main.py",
+    "server/charrnn_server/errors.py": "server/test_bad_input.py",
+}
+# Test files that are about more than one module.
+ACROSS_MODULES = {
+    "charrnn/cells/test_registry.py", "charrnn/cli/test_entry_point.py", "charrnn/cli/test_items.py",
+    "charrnn/cli/test_models.py", "charrnn/data/test_ingest.py", "charrnn/data/test_vocabulary.py",
+    "charrnn/training/test_kill.py", "charrnn/training/test_notebook.py",
+    "export/test_cells.py", "export/test_long_runs.py", "export/test_parity.py", "export/test_sequence.py",
+    "runtime/test_examples.py", "runtime/test_long_texts.py", "runtime/test_mutations.py", "runtime/test_package.py",
+    "runtime/test_processes.py", "server/test_bad_input.py", "server/test_description.py",
+}  # fmt: skip
+
+
+def test_every_module_has_a_test_file_of_its_name() -> None:
+    tests = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    without, own = set(), set()
+    for source, folder in SOURCES.items():
+        for path in (ROOT / source).rglob("*.py"):
+            place = path.relative_to(ROOT / source).parent
+            name = (Path(folder) / place / f"test_{path.stem.strip('_')}.py").as_posix()
+            # One file may be for all modules of a package.
+            package = (Path(folder) / place.parent / f"test_{place.name}.py").as_posix()
+            own.add(name)
+            if path.name != "__init__.py" and not {name, package} & tests:
+                without.add(path.relative_to(ROOT).as_posix())
+    assert without == TESTED_IN.keys()
+    assert set(TESTED_IN.values()) <= tests
+    assert {test for test in tests if test.split("/")[0] in SOURCES.values()} - own == ACROSS_MODULES

@@ -1,28 +1,20 @@
-"""A sampler in other processes: pickled, copied, sent to workers, used after a fork; and what a process touches."""
+"""A sampler in other processes: pickled, copied, sent to workers."""
 
 from __future__ import annotations
 
 import copy
 import multiprocessing
-import os
 import pickle
-import shutil
-import subprocess
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnxruntime
 import pytest
 from charrnn_runtime import Sampler, UsageError
-from charrnn_runtime.session import bounded_threads, usable_cpus
 
 if TYPE_CHECKING:
-    from tests.runtime.conftest import Forked, TinyModel
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+    from tests.runtime.conftest import TinyModel
 
 
 def test_copies_and_pickles_sample_the_same_texts(tiny: TinyModel, tmp_path: Path) -> None:
@@ -52,110 +44,3 @@ def test_a_pool_of_spawned_workers(sampler: Sampler) -> None:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         texts = list(pool.map(_sample, [sampler] * 3, range(3)))
     assert texts == [_sample(sampler, seed) for seed in range(3)]
-
-
-@needs_fork
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_forked_child_goes_on(tiny: TinyModel, forked: Forked, threads: int) -> None:
-    """With two threads inside the session, which do not survive a fork, and with texts that are half finished."""
-    sampler = Sampler(tiny.data(), threads=threads)
-    expected = sampler.sample("bad", length=300, seed=1)
-    stream, talk = sampler.stream("bad", length=300, seed=1), sampler.start("bad", seed=1)
-    head, begun = "".join(next(stream) for _ in range(100)), talk.sample(100)
-
-    def child() -> None:
-        assert head + "".join(stream) == expected
-        assert begun + talk.sample(200) == expected
-        assert sampler.sample("bad", length=300, seed=1) == expected
-        assert sampler.sample_batch(["bad"] * 20, length=30, seed=1)[0] == expected[:30]
-        np.testing.assert_allclose(sampler.score("bad face").nats, nats)
-
-    nats = sampler.score("bad face").nats
-    for _ in range(2):
-        forked(child)
-    assert head + "".join(stream) == expected
-
-
-@needs_fork
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_session_of_ones_own_in_a_forked_child(tiny: TinyModel, forked: Forked) -> None:
-    sampler = Sampler(onnxruntime.InferenceSession(tiny.data(), providers=["CPUExecutionProvider"]))
-
-    def child() -> None:
-        with pytest.raises(UsageError, match=r"forked.*spawn"):
-            sampler.sample(length=3)
-
-    forked(child)
-
-
-def test_no_more_threads_than_processors(caplog: pytest.LogCaptureFixture) -> None:
-    assert bounded_threads(1) == 1
-    assert not caplog.records
-    assert bounded_threads(100_000) == usable_cpus() <= (os.cpu_count() or 1)
-    assert "may use" in caplog.text
-    for wrong in (0, -1, 1.5, None, "2"):
-        with pytest.raises(UsageError, match="threads"):
-            bounded_threads(wrong)  # type: ignore[arg-type]
-
-
-PROGRAM = """
-import sys
-from charrnn_runtime import Engine, Request, Sampler
-sampler = Sampler("model.onnx", threads=2)
-sampler.sample("bad", length=50)
-sampler.score("bad face" * 100)
-with Engine(sampler) as engine:
-    job = engine.submit(Request(length=20))
-    while not job.ended:
-        pass
-"""
-
-
-@pytest.fixture
-def place(tiny: TinyModel, tmp_path: Path) -> Path:
-    """A working folder with a model, beside an empty home and an empty temporary folder."""
-    for name in ("home", "tmp", "work"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "work" / "model.onnx").write_bytes(tiny.data())
-    return tmp_path
-
-
-def environment(place: Path, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
-    return {**kept, "HOME": str(place / "home"), "TMPDIR": str(place / "tmp"), "PYTHONDONTWRITEBYTECODE": "1", **more}
-
-
-def files(place: Path) -> list[str]:
-    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
-
-
-def test_a_process_that_samples_writes_nothing(place: Path) -> None:
-    subprocess.run([sys.executable, "-c", PROGRAM], cwd=place / "work", env=environment(place), check=True, timeout=60)
-    assert files(place) == ["work/model.onnx"]
-
-
-def test_a_value_that_the_user_has_set_is_kept(place: Path) -> None:
-    code = PROGRAM + "import os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
-    for env, expected in ((environment(place), "1"), (environment(place, ORT_DISABLE_TELEMETRY="0"), "0")):
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=place / "work", env=env, capture_output=True, check=True, timeout=60
-        )
-        assert done.stdout.decode().split() == [expected]
-
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_a_process_that_samples_opens_no_socket_and_no_file_for_writing(place: Path) -> None:
-    log = place / "trace"
-    strace = ["strace", "-f", "-qq", "-o", str(log), "-e", "trace=network,openat,open,creat,mkdir,rename,unlink"]
-    probe = subprocess.run([*strace, "true"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("strace may not trace here")
-    command = [*strace, sys.executable, "-c", PROGRAM]
-    subprocess.run(command, cwd=place / "work", env=environment(place), check=True, timeout=120)
-    calls = log.read_text().splitlines()
-    assert any("model.onnx" in call for call in calls)
-    assert [call for call in calls if "socket(" in call or "connect(" in call] == []
-    changing = ("O_WRONLY", "O_RDWR", "O_CREAT", "mkdir(", "rename(", "unlink(", "creat(")
-    changed = [call for call in calls if any(word in call for word in changing) and '"/dev/' not in call]
-    assert changed == []
