@@ -54,7 +54,7 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What a field tells about itself.
+    """The description of one field of a configuration.
 
     Attributes:
         name: of the field; the option on the command line has dashes instead of underscores.
@@ -129,7 +129,7 @@ def _plain(limit: float) -> str:
 
 
 class _Config:
-    """What the configurations share."""
+    """Base class of the configurations."""
 
     PANEL: typing.ClassVar[str]
 
@@ -267,7 +267,7 @@ class DataConfig(_Config):
     )
     val_max: int = _option(
         1_000_000,
-        "Characters that a validation reads at most: of a longer validation text, pieces spread evenly. 0 for all.",
+        "Most characters that a validation reads; of a longer text, pieces that are spread evenly. 0 for no limit.",
         least=0,
     )
     lines: bool = _option(False, "One item a line: items are kept apart, and sampling yields whole ones.")
@@ -276,9 +276,9 @@ class DataConfig(_Config):
     )
     column: str | None = _option(None, "Items are this column of a table: CSV and the like with a header, JSON lines.")
     delimiter: str | None = _option(
-        None, "Character between the fields of a table; found out by default.", typed=unescaped
+        None, "Character between the fields of a table; recognised by default.", typed=unescaped
     )
-    newlines: Literal["keep", "lf"] = _option("keep", "CRLF and CR: keep, or lf to make them LF.")
+    newlines: Literal["keep", "lf"] = _option("keep", "Line ends: keep them, or lf to turn CRLF and CR into LF.")
     min_count: int = _option(1, "Characters that occur fewer times become one unknown character.", least=1)
 
     @property
@@ -365,7 +365,7 @@ class TrainConfig(_Config):
         least=1,
     )
     precision: Literal["auto", "fp32", "bf16"] = _option(
-        "auto", "fp32, bf16 (autocast), or auto: bf16 where the processor computes in it."
+        "auto", "fp32, bf16 (autocast), or auto: bf16 where the processor has instructions for it."
     )
 
     def _check(self) -> None:
@@ -374,7 +374,7 @@ class TrainConfig(_Config):
             raise ConfigError(f"give one budget, not {' and '.join(f'--{name}' for name in given)}")
 
     def fraction(self, *, step: int, epoch: float, elapsed: float) -> float:
-        """The part of the budget that is used up, 0 to 1 or a little more; there must be a budget."""
+        """The part of the budget that is used up: 0 to 1, or a little more. The configuration must have a budget."""
         if self.steps is not None:
             return step / self.steps
         if self.epochs is not None:

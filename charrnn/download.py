@@ -1,6 +1,6 @@
-"""A download that is resumed if it breaks off, is bounded in size and checked, and is complete or not there.
+"""Downloads a file: resumes after a lost connection, limits the size, checks the digest.
 
-Until it is complete, what has come is kept beside the target as ``.NAME.part``.
+Until the file is complete, its part is kept beside the target as ``.NAME.part``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from charrnn.errors import DownloadError, WriteError
 
-TRIES = 3  # connections, as long as each of them brings some bytes
+TRIES = 3  # connections; another one is tried only if the last one brought some bytes
 _CHUNK = 1 << 20
 _SECONDS = 30.0  # timeout for the answer, and for each piece of it
 
@@ -25,7 +25,7 @@ def download(url: str, target: Path, *, sha256: str | None, limit: int) -> str:
         url: address, http or https.
         target: path of the file; its folder is made.
         sha256: the digest that it must have; None accepts any.
-        limit: bytes that it may have at most.
+        limit: the largest size in bytes that is accepted.
 
     Raises:
         DownloadError: it cannot be downloaded, is too large, or has another digest.
@@ -43,14 +43,14 @@ def download(url: str, target: Path, *, sha256: str | None, limit: int) -> str:
             now = part.stat().st_size if part.exists() else 0
             if attempt == TRIES - 1 or now <= before:
                 raise DownloadError(
-                    f"cannot be downloaded ({error}); what has come is kept, and the next attempt goes on from there"
+                    f"cannot be downloaded ({error}); its beginning is kept, and the next attempt goes on from there"
                 ) from error
     found = digest(part)
     if sha256 is not None and found != sha256:
         part.unlink()
         _tag(part).unlink(missing_ok=True)
         raise DownloadError(
-            f"what {url} sent is not the known text: its SHA-256 is wrong ({found[:12]}…, not {sha256[:12]}…)"
+            f"the text that {url} sent is not the known one: its SHA-256 is wrong ({found[:12]}…, not {sha256[:12]}…)"
         )
     part.replace(target)
     _tag(part).unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def _tag(part: Path) -> Path:
 
 
 def _continue(url: str, part: Path, limit: int) -> None:
-    """Downloads the rest of a part; all of it if the server cannot resume, or has another version."""
+    """Downloads the rest of a part; the whole file if the server cannot resume, or has another version."""
     import requests
     import urllib3
 
@@ -91,7 +91,7 @@ def _continue(url: str, part: Path, limit: int) -> None:
     version = _tag(part).read_text("utf-8") if have and _tag(part).exists() else ""
     headers = {"Accept-Encoding": "identity"}
     if version:
-        # If-Range: of a file that has changed since, the server sends all and not only the end.
+        # With If-Range, the server sends the whole file if it has changed since.
         headers |= {"Range": f"bytes={have}-", "If-Range": version}
     try:
         with requests.get(url, headers=headers, stream=True, timeout=_SECONDS) as answer:
@@ -117,12 +117,12 @@ def _continue(url: str, part: Path, limit: int) -> None:
         raise _BrokenOff(type(error).__name__) from error
     if size > limit:
         part.unlink()
-        raise DownloadError(f"{url}: refused: more than the {limit:,} bytes that it may have")
+        raise DownloadError(f"{url}: refused: larger than the limit of {limit:,} bytes")
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Tells errors of the disk from those of the network, many of which are OSErrors too."""
+    """Turns errors of the disk into WriteError. Many errors of the network are OSErrors too, and must stay apart."""
     try:
         yield
     except OSError as error:

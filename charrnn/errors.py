@@ -1,13 +1,13 @@
-"""The trainer's errors; they hang from the runtime's root, so one ``except CharrnnError`` catches all.
+"""The trainer's errors. All derive from the runtime's ``CharrnnError``, so one ``except CharrnnError`` catches them.
 
 CharrnnError                exit code 1
 ├── UsageError              exit code 2
 │   └── ConfigError         an option has a value that cannot be used
 ├── CorpusError             a text cannot be read, or cannot be trained on
 │   └── DownloadError       a known corpus cannot be fetched
-├── CheckpointError         a file is no checkpoint, is damaged, or does not fit
-├── DivergedError            the loss is no longer a number
-├── DistributedError        another process of the run is gone
+├── CheckpointError         a file is not a checkpoint, is damaged, or does not fit
+├── DivergedError           training has diverged: the loss is NaN or very large
+├── DistributedError        another process of the run has ended
 ├── RunFolderError          the run folder exists already, or cannot be written
 ├── SamplingError           a model does not give what was asked for
 └── WriteError              a file cannot be written
@@ -27,19 +27,19 @@ class CorpusError(CharrnnError):
 
 
 class DownloadError(CorpusError):
-    """A known corpus cannot be fetched, or what came is not what was asked for."""
+    """A known corpus cannot be fetched, or the downloaded file is not the known one."""
 
 
 class CheckpointError(CharrnnError):
-    """A file is no checkpoint, is damaged, or does not fit what is asked of it."""
+    """A file is not a checkpoint, is damaged, or does not fit the given options or text."""
 
 
 class DivergedError(CharrnnError):
-    """Training has diverged: the loss is no longer a number."""
+    """Training has diverged: the loss is NaN or very large."""
 
 
 class DistributedError(CharrnnError):
-    """Another process of a run on several is gone, or does not answer."""
+    """Another process of the run has ended, or does not answer."""
 
 
 class RunFolderError(CharrnnError):
@@ -53,4 +53,4 @@ class WriteError(CharrnnError):
 
 
 class SamplingError(CharrnnError):
-    """A model does not give what was asked for, such as so many distinct items."""
+    """A model cannot give what was asked for, such as a number of distinct items."""

@@ -27,7 +27,7 @@ class Started:
     threads: int  # that compute on the CPU
     characters: int
     train_characters: int
-    batches: tuple[int, int] | None  # in all and for training, where the original counts them
+    batches: tuple[int, int] | None  # of the whole text and of its training part; only with char-rnn's division
     vocab_size: int
     parameters: int
     dropout: float

@@ -36,7 +36,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Checks that a file can be written, before hours of work for it begin.
+    """Checks that a file can be written, before long work for it begins.
 
     Raises:
         WriteError: it cannot be written.
@@ -50,7 +50,7 @@ def check_writable(path: Path) -> None:
         raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-NO_CACHE = "the user has no home folder, and so no cache; let CHARRNN_CACHE name a folder"
+NO_CACHE = "there is no cache, since the user has no home folder; set CHARRNN_CACHE to a folder"
 
 
 def cache_folder() -> Path | None:
@@ -71,7 +71,7 @@ def cache_folder() -> Path | None:
 
 
 def temporary_folder() -> str:
-    """The system's temporary folder, as it is called in messages; there may be none that can be written."""
+    """The system's temporary folder, for messages; "a temporary folder" if no such folder can be written."""
     try:
         return tempfile.gettempdir()
     except OSError:

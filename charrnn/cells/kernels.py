@@ -1,11 +1,11 @@
-"""What the hand-written sequence forwards of GRU and vanilla RNN share; how a reset shuts a gate.
+"""Shared by the hand-written sequence forwards of GRU and vanilla RNN: helpers, and the value that shuts a gate.
 
-PyTorch has a fused path on the CPU for the LSTM only. In the forwards of our
-own, the input product of the whole sequence is one matrix product. The loop
-over time does only the recurrent product and a few element-wise operations,
-into memory that is allocated before. tanh is computed as a rescaled sigmoid,
+PyTorch has a fused path on the CPU for the LSTM only. In the hand-written
+forwards, the input product of the whole sequence is one matrix product. The loop
+over time computes only the recurrent product and a few element-wise operations,
+into memory that is allocated once. tanh is computed as a rescaled sigmoid,
 which is six times as fast; the scale goes into the weights. Everything in the
-backward pass that does not depend on the gradient is computed for all times at
+backward pass that does not depend on the gradient is computed for all steps at
 once.
 
 Letters: T sequence, B batch, H hidden size, G gates.

@@ -1,4 +1,4 @@
-"""What the layers of all cells share: their interface, and the base of those that PyTorch has.
+"""The interface of the layers of all cells, and the base class of the cells that PyTorch has.
 
 Letters: T sequence, B batch, I input, H hidden size, G gates.
 """
@@ -19,7 +19,7 @@ class Layer(nn.Module):
 
     ``resets`` is None or bool [T, B]. At a step at which it is true the output
     is zero, and so are the new states: the steps after it start from the zero
-    state. No value and no gradient passes such a step.
+    state. Neither values nor gradients pass such a step.
 
     A matrix whose number of rows is a multiple of H is taken for G stacked gates,
     [G*H, …]; the Muon optimizer updates it gate by gate.
@@ -27,7 +27,7 @@ class Layer(nn.Module):
     Attributes:
         step: the same cell on the export side, with its name and its states.
         reset_column: the layer reads resets from a further column of x, the last, which is 1 at a reset and else 0.
-            The model then puts that column into the embedding's table.
+            The model then appends that column to the embedding's table.
     """
 
     step: ClassVar[type[StepLayer]]

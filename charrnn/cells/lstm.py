@@ -44,7 +44,7 @@ class LSTM(TorchLayer):
         self.weights["bias_ih"][self.hidden_size : 2 * self.hidden_size] = 1.0
 
     def fast_forward(self, x_TBJ: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
-        """PyTorch's fused LSTM, which has no resets, told by a further input.
+        """PyTorch's fused LSTM. It has no resets; a further input column tells it about them.
 
         That input, the last, is 1 at a reset and else 0. Its weights shut the
         input, forget and output gates at a reset, so that c and h are 0 there.

@@ -70,7 +70,7 @@ def entry(name: str) -> Entry:
     """The known corpus of this name.
 
     Raises:
-        DownloadError: there is none.
+        DownloadError: no known corpus has this name.
     """
     try:
         return entries()[name]
@@ -107,12 +107,12 @@ def fetch(name: str, notice: Callable[[str], None] | None = None) -> Path:
         return _fetch_into(folder, entry(name), notice or to_stderr)
     except (OSError, WriteError) as error:
         raise DownloadError(
-            f"{name}: cannot be kept in {folder}: {_reason(error)}; let CHARRNN_CACHE name another"
+            f"{name}: cannot be kept in {folder}: {_reason(error)}; set CHARRNN_CACHE to another folder"
         ) from error
 
 
 def fetch_to_read(name: str, notice: Callable[[str], None] | None = None) -> Path:
-    """The same for a text that is read at once: without a usable cache it is kept until the process ends.
+    """As ``fetch``, but if the cache cannot be used, the text is kept until the process ends.
 
     Raises:
         DownloadError: it cannot be downloaded, or its checksum is wrong.
@@ -124,7 +124,7 @@ def fetch_to_read(name: str, notice: Callable[[str], None] | None = None) -> Pat
         try:
             return _fetch_into(folder, entry(name), notice)
         except (OSError, WriteError) as error:
-            reason = f"the cache {folder} cannot be written ({_reason(error)}); let CHARRNN_CACHE name another folder"
+            reason = f"the cache {folder} cannot be written ({_reason(error)}); set CHARRNN_CACHE to another folder"
     try:
         temporary = tempfile.TemporaryDirectory(prefix="charrnn-")
         _temporary.append(temporary)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-ZIP = b"PK\x03\x04"  # of zip archives, and with them of PyTorch checkpoints
+ZIP = b"PK\x03\x04"  # of zip archives; PyTorch checkpoints are zip archives too
 SUFFIXES = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".zip")
 
 _HEAD = 512  # bytes that are looked at; a tar archive has its mark at 257

@@ -13,13 +13,13 @@ from charrnn.data.items import LONGEST
 from charrnn.data.sources import Source, SourceError, check_encodable
 from charrnn.errors import ConfigError
 
-_BATCH = 10_000  # items that are handed on together
+_BATCH = 10_000  # items in a batch
 _BATCH_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class InMemory:
-    """A text that a program holds in memory; one of the two.
+    """A text that a program holds in memory: either ``text`` or ``items``.
 
     Attributes:
         text: a text as a string, or as the bytes of a file.
@@ -44,11 +44,11 @@ class InMemory:
 
     @property
     def kind(self) -> Literal["text", "items"]:
-        """Which of the two it is."""
+        """The name of the argument that was given: text=… or items=…."""
         return "text" if self.text is not None else "items"
 
     def find(self, config: DataConfig) -> FoundText:
-        """The text, as if it had been found.
+        """The text in the form in which ``finder`` gives texts that it finds.
 
         Raises:
             ConfigError: the configuration is for a text of another kind.

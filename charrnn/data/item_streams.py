@@ -24,7 +24,7 @@ from charrnn.errors import CorpusError
 
 NO_TARGET = -100  # cross_entropy ignores targets of this value
 VALIDATION_TOKENS = 1 << 20  # enough to know a loss to about 0.002 nats, whatever the size of the text
-MAX_VALIDATED_ITEM = 1 << 16  # tokens of an item that a validation reads at most
+MAX_VALIDATED_ITEM = 1 << 16  # of a longer item, validation reads only so many tokens
 _BLOCK = 1 << 20  # items looked at together
 _BUFFERED = 1 << 16  # tokens that all streams together hold in their buffers
 
@@ -37,7 +37,7 @@ class Items:
         config: what part of the items is for validation and for the test.
 
     Raises:
-        CorpusError: a part is empty, or nearly nothing is left for training.
+        CorpusError: a part is empty, or hardly any item is left for training.
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig) -> None:
@@ -112,7 +112,7 @@ class ItemStreams:
         self._rows = rows or range(batch_size)
         self.length = items.train_tokens
         self.position = 0
-        self._turn_B = np.zeros(len(self._rows), np.int64)  # items that each reader has left behind, skipped or not
+        self._turn_B = np.zeros(len(self._rows), np.int64)  # items that each reader has passed, skipped ones included
         self._offset_B = np.zeros(len(self._rows), np.int64)  # tokens from the start of the current item to the buffer
         self._buffer_NB = np.zeros((1, len(self._rows)), np.int64)  # one more token than inputs: the last target
         self._used = 0  # tokens of the buffer that have been inputs
@@ -165,7 +165,7 @@ class ItemStreams:
         positions = np.arange(sizes.sum()) + np.repeat(starts.ravel() - (sizes.cumsum() - sizes), sizes)
         tokens = self.items.ids[positions].astype(np.int64)
         self._buffer_NB = np.ascontiguousarray(tokens.reshape(len(self._rows), count + 1).T)
-        # Items that end before the buffer are left behind.
+        # Drop the items that end before the buffer.
         done = (ends <= first).sum(axis=1)
         row = np.arange(len(self._rows))
         self._offset_B = self._offset_B - begins[row, done]

@@ -1,4 +1,4 @@
-"""A text as items: one a line, or between separators. For the columns of tables see ``tables``."""
+"""Divides a text into items: lines, or what stands between separators. For columns of tables see ``tables``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from charrnn.errors import CorpusError
 
-LONGEST = 1_000_000  # characters of an item; names, molecules and log lines are shorter
+LONGEST = 1_000_000  # characters in an item at most; names, molecules and log lines are shorter
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""Unicode normal forms and line ends of a text that comes in pieces: as if it had come in one."""
+"""Unicode normal forms and line ends of a text that comes in pieces. The result does not depend on the pieces."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from charrnn_runtime.vocab import NormalForm
 
 from charrnn.errors import CorpusError
 
-_LONGEST = 1 << 16  # characters that may hang together; Unicode's own limit for streams is 30
+_LONGEST = 1 << 16  # longest run of characters that combine with each other; Unicode's limit for streams is 30
 
 
 @dataclass(kw_only=True)
 class LineEnds:
-    """How many lines ended in which way."""
+    """Number of line ends of each kind."""
 
     lf: int = 0
     crlf: int = 0
@@ -25,7 +25,7 @@ class LineEnds:
 
     @property
     def mixed(self) -> bool:
-        """Whether more than one way was seen."""
+        """Whether there is more than one kind."""
         return sum(bool(n) for n in (self.lf, self.crlf, self.cr)) > 1
 
 
@@ -34,7 +34,7 @@ def line_ends(pieces: Iterable[str], seen: LineEnds, *, fold: bool) -> Iterator[
     held = ""
     for piece in pieces:
         text = held + piece
-        # What follows a CR at the end of a piece decides what it is.
+        # A CR at the end of a piece may be the first half of a CRLF: it waits for the next piece.
         held = "\r" if text.endswith("\r") else ""
         yield _counted(text[: len(text) - len(held)], seen, fold=fold)
     if held:
@@ -52,13 +52,14 @@ def _counted(text: str, seen: LineEnds, *, fold: bool) -> str:
 
 
 def normalized(pieces: Iterable[str], form: NormalForm) -> Iterator[str]:
-    """The normal form of a text.
+    """The normal form of a text that comes in pieces.
 
-    Each piece is cut before its last character that nothing before it can join
-    with or move past, and the rest waits for the next piece.
+    Normalising may compose or reorder neighbouring characters. So each piece is
+    cut before its last character that cannot interact with the characters before
+    it, and the rest is joined with the next piece.
 
     Raises:
-        CorpusError: tens of thousands of characters hang together.
+        CorpusError: a run of more than 65,536 characters can only be normalised together.
     """
     held = ""
     for piece in pieces:
@@ -76,14 +77,14 @@ def normalized(pieces: Iterable[str], form: NormalForm) -> Iterator[str]:
 
 def _last_boundary(text: str) -> int:
     for at in range(len(text) - 1, -1, -1):
-        # Below U+0300 nothing combines with what stands before it.
+        # Characters below U+0300 never combine with the characters before them.
         if text[at] < "\u0300" or _begins(text[at]):
             return at
     return 0
 
 
 def _begins(character: str) -> bool:
-    """Whether a text may be normalised from here on as if nothing stood before (safe in all four forms)."""
+    """Whether this character never interacts with those before it, in any of the four normal forms."""
     first = unicodedata.normalize("NFKD", character)[0]
     return not (
         unicodedata.combining(character)
@@ -95,7 +96,7 @@ def _begins(character: str) -> bool:
 
 @functools.cache
 def _joining() -> frozenset[str]:
-    """Characters that may join with the one before: second in some composition, or a Hangul vowel or final."""
+    """Characters that may compose with the one before: second in a composition, or a Hangul vowel or final."""
     pairs = (unicodedata.decomposition(chr(code)).split() for code in range(0x300, sys.maxunicode + 1))
     seconds = {chr(int(pair[1], 16)) for pair in pairs if len(pair) == 2 and not pair[0].startswith("<")}
     return frozenset(seconds | {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))})

@@ -1,8 +1,8 @@
 """A random permutation of many items that needs no memory: each of its entries is computed on its own.
 
-It is a Feistel network over pairs of numbers below a, where a² is the first
-square that is not below the number of items. A result outside the items goes
-through the network again (Black and Rogaway, "Ciphers with arbitrary finite
+It is a Feistel network over pairs of numbers from 0 to a - 1, where a² is the
+smallest square that is at least the number of items. A result that is not the
+number of an item goes through the network again (Black and Rogaway, "Ciphers with arbitrary finite
 domains", CT-RSA 2002). The round function is the finaliser of SplitMix64
 (Steele, Lea and Flood, OOPSLA 2014).
 """
@@ -18,7 +18,7 @@ _ROUNDS = 6
 
 
 def shuffled(places: NDArray[np.int64], count: int, seed: int, epochs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of the items at some places of the order of an epoch.
+    """Indices of the items at given places in the order of an epoch.
 
     For one seed and one epoch, the places 0 to count - 1 give every item exactly once.
 

@@ -1,4 +1,4 @@
-"""Divides a text into its parts: for training, for validation, for the test. Only this module decides the division.
+"""Divides a text into parts for training, validation and test. Only this module decides the division.
 
 Running text is divided by position::
 
@@ -11,8 +11,7 @@ same part::
     hash    0 ...... val_below .............. test_above ...... 2**64 - 1
     part        val               train                   test
 
-``test_frac=0`` means that there is no test part. The other parts are then
-exactly what they were before char-rnn's third part was added here.
+``test_frac=0`` means that there is no test part.
 
 Letters: P pieces of a text, B streams, T sequence length, M items.
 """
@@ -169,7 +168,7 @@ class ItemSplit:
 
     @classmethod
     def of_items(cls, hashes_M: Hashes, config: DataConfig, description: str) -> Self:
-        """As ``by_fractions``, but moved where a part would be without any of these items.
+        """As ``by_fractions``, but with limits moved so that every part has at least one of these items.
 
         Args:
             hashes_M: the items' hashes, uint64 ``[M]``; may be mapped from a file.
@@ -183,7 +182,7 @@ class ItemSplit:
         lowest, highest = int(hashes_M.min()), int(hashes_M.max())
         if lowest == highest:
             raise CorpusError(
-                f"{description}: all {len(hashes_M):,} items are the same one; "
+                f"{description}: all {len(hashes_M):,} items are equal; "
                 "there must be at least two, one to train on and one to validate on"
             )
         test_above = split.test_above

@@ -69,7 +69,7 @@ class Streams:
         return inputs, targets
 
     def row_state(self) -> tuple[Tensor, ...]:
-        """Nothing: ``position`` tells where all readers are."""
+        """Empty, since ``position`` says where all readers are."""
         return ()
 
     def load_state(self, position: int, row_state: Sequence[Tensor]) -> None:

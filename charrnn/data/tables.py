@@ -1,7 +1,7 @@
 """Tables: the formats from which one column is read as items.
 
 A format is one class with one instance in ``FORMATS``; the first one that
-recognises the beginning of a file reads it. Nothing else knows what formats there are.
+recognises the beginning of a file reads it. No other module knows the formats.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from charrnn.data.sources import OnRead, Source, text_pieces
 from charrnn.errors import CorpusError
 
 DELIMITERS = ",\t;|"  # tried in this order
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # str.splitlines divides in more places
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")  # str.splitlines also divides at other characters
 _JSON = re.compile(rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*(?:\{\s*(?:[\"}]|$)|\[\s*(?:[{\[\"]|$))")
-_SEPARATOR_LINE = re.compile(r"sep=([^\r\n])[\r\n]*")  # what Excel writes above a header
-_BATCH = 10_000  # rows that are handed on together
+_SEPARATOR_LINE = re.compile(r"sep=([^\r\n])[\r\n]*")  # a line that Excel writes above the header
+_BATCH = 10_000  # rows in a batch
 _LONGEST_LINE = 8 * LONGEST  # characters of a line with all its columns
-_HEAD = 1 << 16  # bytes by which a format is recognised
+_HEAD = 1 << 16  # bytes at the beginning of a file from which its format is recognised
 _SHOWN = 30  # columns that an error message lists
 
 
@@ -35,7 +35,7 @@ class Column:
 
     Attributes:
         name: its name in the header.
-        delimiter: between the fields of a line; None to find it out.
+        delimiter: between the fields of a line; None to recognise it.
         encoding, as_bytes, on_read: see ``sources.text_pieces``.
         counts: counts rows that do not fit.
     """
@@ -144,7 +144,7 @@ class Delimited:
     """
 
     def recognises(self, head: bytes) -> bool:  # noqa: ARG002  # the format of everything that no other one recognises
-        """Always, as the last of the formats."""
+        """Always true: this is the last of the formats."""
         return True
 
     def column(self, source: Source, column: Column) -> Iterator[list[str]]:
@@ -190,7 +190,7 @@ class _Header:
 
     @classmethod
     def read(cls, lines: Iterator[str], source: str, name: str, delimiter: str | None) -> _Header | None:
-        """Takes the header from the lines; None if there is nothing but empty lines.
+        """Takes the header from the lines; None if all lines are empty.
 
         Raises:
             CorpusError: it does not have the column.

@@ -1,4 +1,4 @@
-"""What the user is told of a text before training."""
+"""Messages about a text before training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from charrnn.data.normalize import LineEnds
 
 _SHOWN = 6  # of the rarest characters
-_NULS = 0.01  # of a text: more are no accident
+_NULS = 0.01  # part of a text; a larger part suggests that the file is not a text
 
 
 def vocabulary_report(vocabulary: Vocabulary, counts: Sequence[int]) -> str:
-    """Size of the vocabulary, its rarest characters, and how much of the text they are; empty for bytes."""
+    """Size of the vocabulary, its rarest characters, and their share of the text; empty for bytes."""
     special = set(vocabulary.special.values())
     plain = [(n, s) for i, (n, s) in enumerate(zip(counts, vocabulary.symbols, strict=False)) if n and i not in special]
     if vocabulary.kind == "bytes" or not plain:
@@ -32,12 +32,12 @@ def vocabulary_report(vocabulary: Vocabulary, counts: Sequence[int]) -> str:
         f"{len(vocabulary):,} tokens; the {len(rarest)} rarest characters are {share(rare, total)} of the text: {named}"
     )
     if "unknown" in vocabulary.special and (unknown := counts[vocabulary.special["unknown"]]):
-        text += f"; rarer ones are one unknown character, {share(unknown, total)} of the text"
+        text += f"; rarer ones become one unknown character, {share(unknown, total)} of the text"
     return text
 
 
 def name(symbol: int) -> str:
-    """A character so that it can be told on any terminal: itself in quotes, or number and Unicode name."""
+    """A character in a form that any terminal can show: in quotes, or as its number and Unicode name."""
     character = chr(symbol)
     if 0x20 <= symbol < 0x7F or character in "\n\r\t":
         return repr(character)
@@ -47,7 +47,7 @@ def name(symbol: int) -> str:
 
 
 def share(part: int, total: int) -> str:
-    """A part as per cent, as exact as it is small."""
+    """A part in per cent; small parts have more decimals."""
     percent = 100 * part / total
     return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.1g} %" if percent >= 1e-4 else "less than 0.0001 %"
 
@@ -71,7 +71,7 @@ def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, encoder: 
     if returns and config.newlines == "lf":
         notes.append(f"{ends.crlf:,} CRLF and {ends.cr:,} single CR became LF")
     elif not config.bytes and config.column is None and (ends.mixed if config.lines else returns):
-        # Where items are lines, LF and CRLF both end one, and neither is part of it.
+        # If items are lines, LF and CRLF both end an item, and neither is part of it.
         what = "line ends are mixed" if ends.mixed else "lines do not end in LF"
         advice = "" if config.lines and not ends.cr else "; --newlines lf makes all of them LF"
         notes.append(f"{what}: {ends.crlf:,} CRLF, {ends.cr:,} CR, {ends.lf:,} LF, kept as they are{advice}")

@@ -1,8 +1,8 @@
 """Token ids of a text that is still being read: in memory while they are few, then in files of a folder.
 
 The vocabulary is known only when the whole text has been read. Until then each
-character has a provisional id (see ``encoder``), stored in one byte as long as
-that is enough. A second pass over the ids replaces them by the final ones. The
+character has a provisional id (see ``encoder``), stored in as few bytes as
+possible. A second pass over the ids replaces them by the final ones. The
 pass works in place, from the front where ids become narrower and from the back
 where they become wider, so the ids are never stored twice and only a block of
 them is in memory.

@@ -121,7 +121,7 @@ class CharRNN(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode without gradients; the mode before comes back."""
+        """Evaluation mode without gradients; afterwards, the former mode is restored."""
         training = self.training
         self.eval()
         try:

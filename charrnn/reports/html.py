@@ -54,7 +54,7 @@ def fill_page(template: str, *, title: str, data: str = "", body: str = "") -> s
         data=data,
         body=body,
     )
-    # A file's name may hold bytes that are not UTF-8; Python stands lone surrogates for them, which no file can hold.
+    # The name of a file may have bytes that are not UTF-8. Python shows them as lone surrogates, which UTF-8 refuses.
     return page.encode("utf-8", "backslashreplace").decode()
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
-BLOCKS, ASCII_LEVELS = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # levels of a sparkline, where the terminal has blocks and elsewhere
+BLOCKS, ASCII_LEVELS = "▁▂▃▄▅▆▇█", "_.-=+*#@"  # of a sparkline, on terminals with and without blocks
 X_AXES = {"step": "step", "epoch": "epoch", "elapsed": "seconds"}
 
 
@@ -50,7 +50,7 @@ def draw_runs(folders: Sequence[Path], *, x: str = "epoch") -> Figure:
         x: what to draw over: "step", "epoch" or "elapsed".
 
     Returns:
-        A figure that a notebook shows. It is not known to ``matplotlib.pyplot``, so nothing needs to close it.
+        A figure that a notebook shows. ``matplotlib.pyplot`` does not know it, so it need not be closed.
 
     Raises:
         UsageError: ``x`` is unknown, or matplotlib is missing.
@@ -92,12 +92,12 @@ def _drawable(name: str) -> str:
 
     known = get_font(findfont(FontProperties())).get_charmap()
     shown = "".join(c if ord(c) in known else c.encode("ascii", "backslashreplace").decode() for c in name)
-    shown = shown.replace("$", r"\$")  # matplotlib would read mathematics
-    return f" {shown}" if shown.startswith("_") else shown  # a legend leaves out names that begin so
+    shown = shown.replace("$", r"\$")  # matplotlib would take it for a formula
+    return f" {shown}" if shown.startswith("_") else shown  # a legend leaves out names that begin with an underscore
 
 
 def _new_figure() -> Figure:
-    """An empty figure. Without pyplot, no window system and no backend setting of the user has a say.
+    """An empty figure. It is made without pyplot, so it depends on no window system and no backend setting.
 
     Raises:
         UsageError: matplotlib is not installed.

@@ -52,7 +52,7 @@ def write_report(folder: Path, target: Path) -> Path | None:
 
 
 def curves(training: _Points, validation: _Points) -> str:
-    """Training and validation loss over epochs as SVG; the first steps may lie above it (``loss_limits``)."""
+    """Training and validation loss over epochs as SVG; losses of the first steps may be cut off (``loss_limits``)."""
     low, high = loss_limits([y for _, y in training], [y for _, y in validation])
     right = max(x for x, _ in training + validation) or 1.0
 

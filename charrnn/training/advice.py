@@ -1,4 +1,4 @@
-"""A word on how a model's size fits its text, after the advice in char-rnn's README."""
+"""Advice on the size of a model for its text, after char-rnn's README."""
 
 from __future__ import annotations
 

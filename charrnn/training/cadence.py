@@ -14,7 +14,7 @@ from charrnn.training.state import RunState
 
 
 class Due(Flag):
-    """What is due after a step. Empty most of the time, and then the loop does not wait for the device."""
+    """What is due after a step. Usually nothing is due, and the loop need not wait for the device."""
 
     REPORT = auto()
     LOG = auto()
@@ -24,13 +24,13 @@ class Due(Flag):
 
 @dataclass(kw_only=True)
 class Cadence:
-    """The intervals, and when each of them began. A run needs its own.
+    """The intervals, and when each of them began. Each run needs an instance of its own.
 
     Attributes:
         report_seconds: between two reports of the progress. The first step is always reported.
         log_steps: between two lines in metrics.jsonl.
         first_save_seconds: of training before the first checkpoint of a run.
-        save_seconds: between two checkpoints; a kill or a power cut costs so much work at most.
+        save_seconds: between two checkpoints; a kill or a power cut loses at most so much work.
         save_share: part of the time that saving may take. A large model on a slow disk is saved less often.
         validations: number of validations in a budget, unless ``TrainConfig.eval_steps`` is set.
         validation_share: part of a time budget that validations may take. Those that would take more are left out.
@@ -78,7 +78,7 @@ class Cadence:
         return (run.counters.step - self._reported_step) / max(run.counters.elapsed - self._reported, 1e-9)
 
     def done(self, due: Due, run: RunState, *, seconds: float = 0.0) -> None:
-        """Notes that what was due has been done.
+        """Starts the intervals of the actions that have been done.
 
         Args:
             due: what ``due`` returned.
@@ -94,7 +94,7 @@ class Cadence:
             self._next_validation = self._validation_after(run.fraction)
 
     def _validation_due(self, run: RunState) -> bool:
-        if run.fraction >= 1.0:  # the loop ends with a validation in any case
+        if run.fraction >= 1.0:  # the loop always ends with a validation
             return False
         if run.config.eval_steps is not None:
             return run.counters.step % run.config.eval_steps == 0

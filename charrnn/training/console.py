@@ -1,7 +1,7 @@
 """A training run shown on a terminal or in a notebook, or as plain lines where the output is a file or a pipe.
 
-Training must not end because its output cannot be written: a reader that went away, a full disk, a terminal that
-was closed. From the first failure on nothing more is shown; the files of the run tell how it went.
+Training must not end because its output cannot be written: a closed pipe, a full disk, a closed
+terminal. After the first failure nothing more is shown; the files of the run say how it went.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from charrnn.training.advice import size_advice
 
 CURVE = 12  # characters of the loss curve
 PLAIN_SECONDS = 10.0  # between progress lines where the output is no terminal
-READING_SECONDS = 1.0  # of reading a text before a bar is shown
+READING_SECONDS = 1.0  # seconds of reading before a bar is shown
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def reading() -> Iterator[events.Listener]:
 
 
 class _ForgivingStream:
-    """A text stream whose failures are swallowed: after the first one nothing more is written to it."""
+    """A text stream whose failures are ignored: after the first one nothing more is written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -101,7 +101,7 @@ def _in_encoding(text: str, encoding: str | None) -> str:
 
 
 class ReadingBar:
-    """A progress bar for the reading of a text; only where that takes longer than a second, and on a terminal."""
+    """A progress bar for reading a text, on a terminal, if it takes longer than a second."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -109,7 +109,7 @@ class ReadingBar:
         self._progress: Progress | None = None
 
     def update(self, event: events.Reading) -> None:
-        """Shows how far it is; the last event, with all of it done, takes the bar away."""
+        """Shows the progress; the last event, at 100 %, removes the bar."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
@@ -134,7 +134,7 @@ class ReadingBar:
         self._progress.update(self._task, completed=event.done)
 
     def stop(self) -> None:
-        """Takes the bar away, and is ready for another text."""
+        """Removes the bar; another text may follow."""
         if self._progress is not None:
             self._progress.stop()
         self._progress = self._began = None
@@ -153,7 +153,7 @@ class _Reading(events.Listener):
 
 
 class _Printer(events.Listener):
-    """What both ways of showing a run have in common; ``_line`` prints one line."""
+    """Base class of both ways to show a run; ``_line`` prints one line."""
 
     def _line(self, text: str) -> None:
         raise NotImplementedError
@@ -229,7 +229,7 @@ class PlainListener(_Printer):
 
 
 class LiveListener(_Printer):
-    """A progress bar that stays at the bottom, validations and samples scrolling by above it."""
+    """A progress bar at the bottom; validations and samples scroll above it."""
 
     def __init__(self) -> None:
         self._console = Console(file=_output(sys.stdout))

@@ -1,6 +1,6 @@
-"""Settings that nobody gave: chosen from the size of the text, the budget and this machine's speed.
+"""Defaults that depend on the text: chosen from its size, the budget and this machine's speed.
 
-The rules were read off the table in benchmarks/README.md. They fix what the user left open and nothing else.
+The rules follow from the table in benchmarks/README.md. They never change a setting that the user gave.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from charrnn.training.texts import fit_batch
 from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
-READ_PER_PARAMETER = 5.0  # characters that must be read for each parameter: a larger model would stay half trained
-PARAMETERS_PER_CHARACTER = 1.5  # of training text: a larger model would know it by heart
+READ_PER_PARAMETER = 5.0  # characters to read for each parameter; with fewer, training ends too early
+PARAMETERS_PER_CHARACTER = 1.5  # for each character of training text; a larger model learns the text by heart
 EPOCHS_WITHOUT_DROPOUT = 4.0
-LR_BOOST = 3.0  # of the rate at the very beginning
+LR_BOOST = 3.0  # factor on the learning rate at the beginning
 BOOSTED_WARMUP_STEPS = 5
 MEASURE_SECONDS = 0.4
 LONGEST_SECONDS = 2.0  # of a measurement that has made but one or two steps
@@ -48,7 +48,7 @@ def choose(
     train_characters: int,
     speed: Callable[[ModelConfig], float],
 ) -> Choice:
-    """Fills in what was not given.
+    """Chooses values for the settings that were not given.
 
     Args:
         model, train: the settings, defaults where nothing was given; ``train`` has a budget.
@@ -58,7 +58,7 @@ def choose(
         speed: training characters a second of a model on this machine; asked
             twice at most, and only if the budget is a time.
     """
-    # Measured with Muon's rate and the cosine that follows; it need not fit another rate.
+    # Measured with Muon's learning rate and the cosine schedule; it may not fit another rate.
     if not {"lr_boost", "lr", "optimizer", "schedule"} & set(given):
         warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
         train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
@@ -124,8 +124,8 @@ def measure_speed(
 ) -> float:
     """Training characters a second: some steps on random tokens, on a model that is thrown away.
 
-    If other programs used the cores meanwhile, it is measured with one thread too, and the faster one counts: the
-    training that follows will find that number of threads as well.
+    If other programs used the cores meanwhile, the speed is also measured with one thread, and the higher speed
+    counts: during training, the number of threads is chosen in the same way.
     """
     waited, began = waiting_seconds(), time.monotonic()
     speed = _measured(model, train, vocab_size, device, precision)
@@ -157,7 +157,7 @@ def _measured(model: ModelConfig, train: TrainConfig, vocab_size: int, device: t
             torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
             float(optimizers.step(0.0))  # waits for the device
             steps += 1
-            if steps == warm:  # the first steps make plans and buffers
+            if steps == warm:  # the first steps are slower: they allocate buffers
                 began = time.monotonic()
                 continue
             seconds = time.monotonic() - began
@@ -181,7 +181,7 @@ def _reader(
         return lambda _: float(steps * train.batch_size * train.seq_len)
     assert train.time is not None
     seconds = train.time
-    # A step costs something, and something for each parameter: two measurements give the line.
+    # The time of a step is taken to be linear in the number of parameters: two measurements give the line.
     small, large = (replace(model, hidden_size=size, dropout=0.0) for size in (128, 512))
     cost_small, cost_large = 1 / speed(small), 1 / speed(large)
     p_small, p_large = parameters(small, vocab_size), parameters(large, vocab_size)

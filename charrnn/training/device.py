@@ -59,7 +59,7 @@ def choose_precision(name: str, device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":
-        # torch has no public question for this; without the answer fp32 is always right.
+        # torch has no public function for this. If the private one is missing, fp32 is always right.
         has = (getattr(torch.cpu, f"_is_{kind}_supported", None) for kind in ("avx512_bf16", "amx_tile"))
         return "bf16" if any(ask is not None and ask() for ask in has) else "fp32"
     return "fp32"
@@ -67,22 +67,24 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def cpu_can_bf16() -> bool:
     """Whether torch computes in bf16 on this CPU at all, quickly or not: oneDNN's LSTM needs AVX-512."""
-    # torch has no public question for this either; a torch that lacks the private one is tried as it is.
+    # torch has no public function for this either. If the private one is missing, bf16 is tried.
     ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return ask is None or bool(ask())
 
 
 def to_device(ids: NDArray[Any], device: torch.device) -> Tensor:
-    """A batch on the device; to CUDA through pinned memory, so that the copy waits for nothing."""
+    """A batch on the device; to CUDA through pinned memory, so that the copy is asynchronous."""
     tensor = torch.from_numpy(ids)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def keep_freed_memory() -> bool:
-    """Lets glibc keep what is freed for the next step, of the whole process and for good; whether there was a glibc.
+    """Makes glibc keep freed memory for the next step; returns whether this process uses glibc.
 
-    Unasked it hands blocks of some MB back to the system when they are freed, and every step faults the same
-    pages in again. In a virtual machine that was a third of the time of a step of the GRU.
+    The setting lasts for the whole life of the process.
+
+    By default glibc returns freed blocks of several MB to the system, and every step has to map the same pages
+    again. In a virtual machine that was a third of the time of a step of the GRU.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -93,7 +95,10 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Numbers of 1e-38 slow a CPU down many times; the whole process is concerned, so it is undone."""
+    """Within the block, numbers below about 1e-38 become 0, since CPUs compute with them many times slower.
+
+    The setting is one of the process, so it is undone at the end.
+    """
     torch.set_flush_denormal(True)
     try:
         yield

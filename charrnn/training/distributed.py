@@ -154,7 +154,7 @@ def processes(device: str) -> Iterator[Processes]:
             dist.init_process_group(backend, timeout=limit)
             control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=limit)
             yield Processes(rank, size, control)
-            dist.barrier(group=control)  # without it, the first process to leave would look dead to the others
+            dist.barrier(group=control)  # without it, the others would take the first process to leave for a failed one
     finally:
         if dist.is_initialized():
             with suppress(Exception):
@@ -181,7 +181,7 @@ def _backend(device: str, local: int) -> str:
 
 @contextmanager
 def _lost_process_errors(rank: int) -> Iterator[None]:
-    """Turns the errors of torch that mean that another process is gone into a DistributedError."""
+    """Turns errors of torch that mean that another process has ended into a DistributedError."""
     try:
         yield
     except RuntimeError as error:

@@ -11,7 +11,7 @@ from charrnn.runs.checkpoint import Checkpoint
 
 
 def grown_weights(checkpoint: Checkpoint, vocabulary: Vocabulary) -> dict[str, Tensor]:
-    """The checkpoint's weights with rows for the characters that ``vocabulary`` has at its end.
+    """The checkpoint's weights, with more rows for the new characters at the end of ``vocabulary``.
 
     A new character begins as the mean of all known ones, and as unlikely as
     the least likely of them.

@@ -1,4 +1,4 @@
-"""How much memory a run needs, so that a run that cannot fit is refused before it is tried."""
+"""How much memory a run needs, so that a run that cannot fit is refused before it begins."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTROL_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 @functools.lru_cache(maxsize=256)
 def parameters(model: ModelConfig, vocab_size: int) -> int:
-    """Number of trained parameters of a model, which is not made for that."""
+    """Number of trained parameters of a model, computed without allocating its weights."""
     from charrnn.model.char_rnn import CharRNN
 
     with torch.device("meta"):
@@ -33,7 +33,7 @@ def parameters(model: ModelConfig, vocab_size: int) -> int:
 
 
 def needed_bytes(model: ModelConfig, train: TrainConfig, vocab_size: int) -> float:
-    """Memory of a training run beside the program itself, in bytes.
+    """Memory of a training run in bytes, without that of the program itself.
 
     The estimate is low, down to a fifth of what is taken: a run that fits must never be refused.
     """

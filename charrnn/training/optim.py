@@ -19,7 +19,7 @@ LR_BOOST_STEPS = 100
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal, gate by gate (Jordan et al. 2024, "Muon").
+    """Muon (Jordan et al. 2024): momentum whose update is made orthogonal, here gate by gate.
 
     The matrix of a recurrent layer is a stack of G gates, ``[G*H, I]``, and
     each gate is a linear map of its own. torch.optim.Muon makes the whole stack
@@ -171,7 +171,7 @@ def schedule(config: TrainConfig, *, fraction: float, epoch: float, step: int) -
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     warm *= 1 + (config.lr_boost - 1) * max(0.0, 1 - step / LR_BOOST_STEPS)
     if config.schedule == "decay":
-        # The small number: epochs are sums of fractions, and the end of one may come out just below a whole number.
+        # 1e-9: epochs are sums of fractions, and may end just below a whole number.
         ended = math.floor(max(0.0, epoch - config.lr_decay_after) / config.lr_decay_every + 1e-9)
         return warm * config.lr_decay**ended
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))

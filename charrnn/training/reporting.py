@@ -1,4 +1,4 @@
-"""Tells the outside what happens in a training run: events for the listener, files in the run folder.
+"""Reports what happens in a training run: events for the listener, files in the run folder.
 
 Every process of a run has a ``Reporter``. Only that of the first process writes files.
 """
@@ -129,7 +129,7 @@ class Reporter:
         self._save(checkpoint, self.folder / "last.pt")
 
     def rolled_back(self) -> None:
-        """Removes metrics and samples of steps behind the one to which the run has gone back."""
+        """Removes metrics and samples of the steps after the one to which the run has gone back."""
         self._metrics.drop_after(self.run.counters.step)
         if self._writes:
             drop_samples_after(self.folder, self.run.counters.step)

@@ -171,7 +171,7 @@ def train(
         stack.enter_context(run_folder.locked(folder))
         if overwrite:
             run_folder.clear(folder)
-        else:  # another run may have been here in the meantime
+        else:  # another run may have used the folder in the meantime
             run_folder.check_free(folder)
 
     return _run(
@@ -287,7 +287,7 @@ def _source(texts: Sequence[Name], text: str | bytes | None, items: Iterable[str
 
 
 def _with_items(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a run on items that are not divided from each other by anything."""
+    """The options of a run on items in memory, which need no separator."""
     for name in ("lines", "separator", "column", "delimiter"):
         if options.get(name) is not None:
             raise ConfigError(f"items=… are divided already: leave out {name}")
@@ -307,7 +307,7 @@ def _run(
 ) -> Run:
     """Reads the text, completes the settings and trains.
 
-    ``take_folder`` is called before the first file is written, when nothing that was asked for can be wrong any more.
+    ``take_folder`` is called before the first file is written, after all options have been checked.
     It may enter contexts that end with the run.
     """
     import torch
@@ -319,7 +319,7 @@ def _run(
     from charrnn.training.trainer import Trainer
 
     with ExitStack() as stack:
-        # The trainer seeds torch's random numbers; those of the program go on as before.
+        # The trainer seeds torch's random numbers; those of the caller's program are restored afterwards.
         stack.enter_context(torch.random.fork_rng(devices=[]))
         group = stack.enter_context(processes(settings.train.device))
         shown = stack.enter_context(_shown(progress, listener)) if group.first else Listener()
@@ -329,7 +329,7 @@ def _run(
         corpus = read_corpus(source, settings.data, settings.vocabulary, listener=shown)
         keep_freed_memory()
         step_done = stack.enter_context(computing(settings.train.threads, shown.on_notice, alone=group.size == 1))
-        # What is chosen depends on a measurement, which every process would make with another result.
+        # The choice depends on a measurement, whose result would differ between processes.
         settings = settings.completed(corpus)
         model_config, train_config, notes = group.broadcast((settings.model, settings.train, settings.notes))
         settings = replace(settings, model=model_config, train=train_config, notes=notes)
@@ -386,7 +386,7 @@ def _interrupted_by(signals: Sequence[int]) -> Iterator[list[int]]:
         received.append(number)
 
     before = {}
-    if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+    if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
         for number in signals:
             if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 before[number] = signal.signal(number, handle)

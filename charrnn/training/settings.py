@@ -23,7 +23,7 @@ FIXED = ("batch_size", "optimizer", "init", "seed")  # fields of TrainConfig tha
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A run's settings as they come together.
+    """The settings of a run, and where they came from.
 
     Attributes:
         model, data, train: the configurations.
@@ -100,7 +100,7 @@ class Settings:
         )
 
     def starting_from(self, origin: Checkpoint) -> Self:
-        """The architecture and the kind of tokens of another model; only the dropout may be given anew.
+        """The architecture and the kind of tokens of another model; of the architecture, only dropout may differ.
 
         Raises:
             CheckpointError: other settings were given; names the differences.
@@ -110,7 +110,7 @@ class Settings:
         _check_same(self.given, fixed, "--init-from takes the weights as they are", "it has")
         inherited = {name: own[name] for name in ("bytes", "normalize")}
         _check_same(self.given, inherited, "--init-from keeps the model's kind of tokens", "it has")
-        # test_frac: on the same text, what was kept for a final test is not trained on now.
+        # test_frac: if the text is the same, its test part stays untouched.
         inherited |= {name: own[name] for name in ("newlines", "min_count", "test_frac") if name not in self.given}
         if not self.data.has_items:  # a model of items goes on with items
             inherited |= {name: own[name] for name in ("lines", "separator", "column", "delimiter")}
@@ -134,7 +134,7 @@ class Settings:
             weights = finetune.grown_weights(self.origin, corpus.vocabulary)
             if new := finetune.describe_new(self.origin.vocabulary, corpus.vocabulary):
                 notes.append(new)
-            given |= {"hidden_size", "lr_boost"}  # a boost helps a model that knows nothing yet
+            given |= {"hidden_size", "lr_boost"}  # a boost helps only models that begin with random weights
         from charrnn.training import defaults
 
         choice = defaults.choose_here(self.model, self.train.with_budget(), given=given, corpus=corpus, data=self.data)

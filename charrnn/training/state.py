@@ -46,7 +46,7 @@ class RunState:
 
     Attributes:
         state: the model's state after the last step, cut from the graph.
-        losses: ring buffer of the last training losses, on the device; to read it waits for the device.
+        losses: ring buffer of the last training losses, on the device; reading it waits for the device.
         history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss.
     """
 
@@ -93,12 +93,12 @@ class RunState:
         return bool(self.history) and self.history[-1]["step"] == self.counters.step
 
     def count_step(self, loss: Tensor) -> None:
-        """Notes that a step has been made, with this loss (a scalar on the device)."""
+        """Counts a step and records its loss, a scalar on the device."""
         self.losses[self.counters.step % RECENT] = loss
         self.counters.step += 1
 
     def add_validation(self, val_loss: float) -> bool:
-        """Adds an entry to the history; whether it has the lowest validation loss so far."""
+        """Adds an entry to the history; returns whether its validation loss is the lowest so far."""
         best = val_loss < self.counters.best_val_loss
         if best:
             self.counters.best_val_loss = val_loss

@@ -90,11 +90,11 @@ class TrainingText(ABC):
         return F.cross_entropy(logits_TBV.flatten(0, 1), y_TB.flatten()), y_TB.numel()
 
     def row_state(self) -> tuple[Tensor, ...]:
-        """For a checkpoint: where each row stands beyond ``position``, tensors ``[B, …]`` on the CPU."""
+        """For a checkpoint: the state of each row besides ``position``, tensors ``[B, …]`` on the CPU."""
         return self.reader.row_state()
 
     def load_state(self, position: int, row_state: Sequence[Tensor]) -> None:
-        """Goes to where a text with this ``position`` and ``row_state`` stood.
+        """Continues where a text with this ``position`` and ``row_state`` was.
 
         Raises:
             ValueError: the state is of another kind of text, or of another number of rows.
@@ -110,7 +110,7 @@ class TrainingText(ABC):
 
 
 class RunningText(TrainingText):
-    """One long text. Its end is for validation, and read in one piece."""
+    """One long text. Its end is for validation."""
 
     def __init__(self, corpus: Corpus, data: DataConfig, train: TrainConfig, processes: Processes = SINGLE) -> None:
         split = split_end(len(corpus.ids), data)

@@ -1,4 +1,4 @@
-"""The training loop: budget, batch, forward, backward, update; and when due report, validate, save.
+"""The training loop: budget, batch, forward, backward, update; and at due moments report, validate, save.
 
 The state of the model is carried from one batch to the next, and cut from the
 graph between them (truncated backpropagation through time). If there are
@@ -159,7 +159,7 @@ class Trainer:
             due = self.cadence.due(run)
             if not due:
                 continue
-            # To read the loss is to wait for the device; so this is done only when something is due.
+            # Reading the loss waits for the device, so it is read only when something is due.
             latest = float(mean_loss)
             self._first_loss = self._first_loss or latest
             (run.counters.elapsed,) = agreed(self.clock() - started)

@@ -69,7 +69,7 @@ def _pieces_loss(
     model: CharRNN, ids: NDArray[np.unsignedinteger], start_token: int, pieces_B2: NDArray[np.int64]
 ) -> float:
     """Summed negative log-likelihood of pieces ``[begin, end)`` of a text, read side by side."""
-    # Each row reads [begin - warm-up, end). A row that has come to its end repeats its last position, unscored.
+    # Each row reads [begin - warm-up, end). A row at its end repeats its last position, which is not scored.
     bounds, ends = pieces_B2[:, 0], pieces_B2[:, 1]
     begins = np.maximum(bounds - _WARMUP, 0)
     length = int((ends - begins).max())

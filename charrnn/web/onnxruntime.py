@@ -86,7 +86,7 @@ def fetch_files(notice: Callable[[str], None] = to_stderr) -> dict[str, bytes]:
     """The package's files by path, from the cache or else from the npm registry.
 
     Args:
-        notice: is told if the files cannot be kept in the cache.
+        notice: called with a message if the files cannot be kept in the cache.
 
     Raises:
         DownloadError: the registry cannot be reached, or its package does not have the pinned digest.

@@ -287,7 +287,7 @@ def _guess(
     guesses: NDArray[np.int32],
     probabilities: NDArray[np.float32],
 ) -> None:
-    """Writes the likeliest next tokens of the rows that complete a character. Equal ones stand by id."""
+    """Writes the likeliest next tokens of the rows that complete a character; equally likely ones in id order."""
     places = np.searchsorted(ends, tokens)
     whole = (places < len(ends)) & (ends[np.minimum(places, len(ends) - 1)] == tokens)
     rows = log_probs[whole]

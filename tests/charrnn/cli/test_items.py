@@ -198,4 +198,4 @@ def test_bad_options(charrnn: Charrnn, names: Path, tmp_path: Path) -> None:
     (tmp_path / "same").write_text("abc\n" * 1000)
     done = charrnn("train", tmp_path / "same", "--lines", "--steps", 2, "--hidden-size", 16, "--out", tmp_path / "r")
     assert done.code == 1
-    assert "all 1,000 items are the same one" in done.err
+    assert "all 1,000 items are equal" in done.err

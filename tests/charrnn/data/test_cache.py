@@ -262,9 +262,9 @@ def home_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WITHOUT_A_CACHE: dict[Callable[[pytest.MonkeyPatch], None], str] = {
-    nowhere: "the user has no home folder, and so no cache; let CHARRNN_CACHE name a folder",
-    below_a_file: "the cache file/cache/corpora cannot be written (Not a directory); let CHARRNN_CACHE name another",
-    below_proc: "the cache /proc/charrnn/corpora cannot be written (No such file or directory); let CHARRNN_CACHE name",
+    nowhere: "there is no cache, since the user has no home folder; set CHARRNN_CACHE to a folder",
+    below_a_file: "the cache file/cache/corpora cannot be written (Not a directory); set CHARRNN_CACHE to another",
+    below_proc: "the cache /proc/charrnn/corpora cannot be written (No such file or directory); set CHARRNN_CACHE to",
     home_that_is_missing: "the cache /proc/nobody/.cache/charrnn/corpora cannot be written (No such file",
 }
 

@@ -187,7 +187,7 @@ def test_one_that_goes_on_breaking_off_is_resumed_by_the_next_call(
     known(monkeypatch, good)
     monkeypatch.setattr(download, "TRIES", 1)
     server.break_off = 1
-    with pytest.raises(DownloadError, match="what has come is kept, and the next attempt goes on"):
+    with pytest.raises(DownloadError, match="its beginning is kept, and the next attempt goes on"):
         catalogue.fetch("afar")
     assert usable(cache) == []
     assert catalogue.fetched("afar") is None
@@ -293,9 +293,9 @@ def test_without_a_cache_a_known_corpus_is_read_once_with_a_note(
     assert corpus.vocabulary.decode(corpus.ids.tolist()) == TEXT.decode()
     (note,) = capsys.readouterr().err.splitlines()
     assert note.startswith("note   afar is downloaded for this run only: the ")
-    assert "let CHARRNN_CACHE name" in note
+    assert "set CHARRNN_CACHE to" in note
     assert catalogue.fetched("afar") is None
-    with pytest.raises(DownloadError, match=r"afar: cannot be kept.*let CHARRNN_CACHE name"):
+    with pytest.raises(DownloadError, match=r"afar: cannot be kept.*set CHARRNN_CACHE to"):
         catalogue.fetch("afar")  # to keep it is what the user asks for
 
 

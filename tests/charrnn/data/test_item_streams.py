@@ -121,7 +121,7 @@ def hash_side(folder: Path, most: str, few: str) -> str:
 
 
 def test_items_that_cannot_be_divided(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="all 1,000 items are the same one"):
+    with pytest.raises(CorpusError, match="all 1,000 items are equal"):
         Items(corpus_of(tmp_path / "t", ["ab"] * 1000), DataConfig(lines=True, val_frac=0.1))
     with pytest.raises(ConfigError, match="leave out --split streams"):
         DataConfig(lines=True, split="streams")

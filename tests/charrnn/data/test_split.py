@@ -119,7 +119,7 @@ def test_hashes_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("hashes", "test_frac", "message"),
-    [([5, 5], 0.0, "all 2 items are the same one"), ([5, 5, 8], 0.1, "only two distinct items; with --test-frac")],
+    [([5, 5], 0.0, "all 2 items are equal"), ([5, 5, 8], 0.1, "only two distinct items; with --test-frac")],
 )
 def test_too_few_distinct_items(hashes: list[int], test_frac: float, message: str) -> None:
     with pytest.raises(CorpusError, match=f"names.txt: .*{message}"):

@@ -31,7 +31,7 @@ def test_the_report_names_the_rarest_and_how_much_they_are(tmp_path: Path) -> No
     line = ingest(text, tmp_path, min_count=50).report
     assert line == (
         "3 tokens; the 2 rarest characters are 99.0 % of the text: 'b' 90×, 'a' 900×; "
-        "rarer ones are one unknown character, 1.0 % of the text"
+        "rarer ones become one unknown character, 1.0 % of the text"
     )
     assert ingest(text, tmp_path, bytes=True).report == ""
     assert text_report.share(1, 3_000_000) == "3e-05 %" or text_report.share(1, 3_000_000) == "less than 0.0001 %"

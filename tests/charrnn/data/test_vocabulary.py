@@ -88,7 +88,7 @@ def test_from_a_rare_emoji_to_a_sampled_text(tmp_path: Path, text: str, charrnn:
     path.write_text(text[:3000] + "😀é")
     outcome = charrnn("train", path, "--min-count", 2, *QUICK, "--out", tmp_path / "run")
     assert outcome.code == 0, outcome.err
-    assert "rarer ones are one unknown character" in outcome.out
+    assert "rarer ones become one unknown character" in outcome.out
     best = tmp_path / "run" / "best.pt"
     vocabulary = load_checkpoint(best).vocabulary
     assert "unknown" in vocabulary.special
