@@ -226,7 +226,7 @@ def _read(reader: TextReader, key: str | None, name: str, listener: Listener) ->
             listener.on_notice(
                 "the text is read into the temporary folder, and again by the next run: "
                 + (
-                    f"the cache {folder} cannot be written ({_reason(error)}); let CHARRNN_CACHE name another folder"
+                    f"the cache {folder} cannot be written ({_reason(error)}); set CHARRNN_CACHE to another folder"
                     if folder
                     else NO_CACHE
                 )
@@ -235,8 +235,8 @@ def _read(reader: TextReader, key: str | None, name: str, listener: Listener) ->
         return _read_into(None, reader, name, listener)
     except NoSpaceError as error:
         raise CorpusError(
-            f"{reader.description}: its token ids cannot be kept in {temporary_folder()}: {_reason(error)}; let "
-            "CHARRNN_CACHE name a folder with room for as many bytes as the text has (TMPDIR, for a pipe)"
+            f"{reader.description}: its token ids cannot be kept in {temporary_folder()}: {_reason(error)}; set "
+            "CHARRNN_CACHE to a folder with room for as many bytes as the text has (TMPDIR, for a pipe)"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""``export_model``: weights in, a sealed and verified model file out."""
+"""``export_model``: makes a verified model file with a digest from trained weights."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 DEFAULT_OPSET = 18
 MAX_LOSS_INCREASE = 0.01  # nats per character that int8 or float16 may be worse
-_MIN_VALIDATION = 32  # tokens; fewer say nothing
+_MIN_VALIDATION = 32  # tokens; a loss on fewer means little
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A model file in memory: its bytes and what it says of itself, parity included."""
+    """A model file in memory: its bytes, and its metadata, which includes the figures of the parity check."""
 
     data: bytes
     info: ModelInfo
@@ -68,11 +68,11 @@ def export_model(
         parity_steps, parity_seed: length and seed of the parity check.
         unverified: make the file even if the parity check fails; it is marked.
         dtype: type of the weights in the file. The parity check is made with float32 weights.
-        validation: texts, token ids ``[n]`` each, every one from the start token; an end token may be
-            the last of them. The parity check goes along them, and on them int8 or float16 is measured
-            against float32: for that they are needed, unless ``max_loss_increase`` is infinite. 65,536 tokens
-            tell a difference to about 0.0005 nats.
-        max_loss_increase: by how many nats per character its loss may be higher than that of float32.
+        validation: texts as token ids ``[n]`` each, without a start token; the last id may be the end
+            token. The parity check runs along them. The loss of int8 or float16 is compared on them with
+            that of float32; so these types need them, unless ``max_loss_increase`` is infinite. With
+            65,536 tokens, the difference is known to about 0.0005 nats.
+        max_loss_increase: nats per character by which the loss of int8 or float16 may exceed that of float32.
 
     Raises:
         ExportError: the graph cannot be made.
@@ -89,7 +89,7 @@ def export_model(
         training=training,
         producer={**producer, "torch": torch.__version__, "onnxruntime": onnxruntime_version()},
     )
-    # The exporter of torch folds away what changes nothing, as a bias of zeros.
+    # torch's exporter removes tensors that change nothing, such as a bias of zeros.
     if not {tensor.name for tensor in proto.graph.initializer}.issuperset(info.sequence.get("weights", {}).values()):
         info = replace(info, sequence={})
     try:
@@ -123,7 +123,9 @@ def _smaller(
     tokens = sum(map(len, validation))
     measured = tokens >= _MIN_VALIDATION
     if not measured and max_loss_increase != math.inf:
-        raise ExportError(f"{dtype} is measured on validation text before it is written: name some (--text)")
+        raise ExportError(
+            f"{dtype} is compared with float32 on validation text before it is written: name some (--text)"
+        )
     small = quantize(proto) if dtype == "int8" else to_float16(proto)
     info = replace(info, dtype=dtype, sequence=quantized_sequence(step) if dtype == "int8" else {})
     if not measured:
@@ -146,7 +148,7 @@ def _nats(proto: onnx.ModelProto, info: ModelInfo, validation: Sequence[Ids]) ->
 
 
 def describe(step: StepModule, vocabulary: Vocabulary) -> ModelInfo:
-    """What the model file will say of the step's cell, vocabulary and states."""
+    """The model file's metadata on the step's cell, vocabulary and states."""
     return ModelInfo(
         cell=step.cell.name,
         num_layers=step.num_layers,

@@ -3,8 +3,8 @@
 Only the weights of the products and the values that are multiplied with them are
 float16. Gates, states, the table of the first layer and the output layer stay
 float32. So the inputs and outputs are those of every model file, rounding errors
-do not add up in the cell state of an LSTM, and logits near 20 keep more than the
-two decimals that float16 would leave them. A GPU adds up such products in float32.
+do not add up in the cell state of an LSTM, and logits keep their precision: near 20,
+float16 has steps of 0.016. A GPU adds up such products in float32.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Product:
     Attributes:
         node: name of the node.
         x, weight, output: of its inputs and its output.
-        bias: None if there is none.
+        bias: name of the addend; None for a product without one.
         values: of the weight, ``[K, N]``.
     """
 
@@ -43,7 +43,7 @@ def replace_products(
         replacement: the nodes for a product; may add tensors to the copy's graph.
 
     Raises:
-        ExportError: the graph has no such product, or one in another form than the exporter writes.
+        ExportError: the graph has no such product, or one in a form that the exporter does not write.
     """
     from onnx import checker, numpy_helper
 
@@ -58,7 +58,7 @@ def replace_products(
             continue
         transposed = any(a.name in ("transA", "transB") and a.i for a in node.attribute)
         if transposed or any(a.name in ("alpha", "beta") and a.f != 1 for a in node.attribute):
-            raise ExportError(f"{node.name}: a product of another form than the exporter writes")
+            raise ExportError(f"{node.name}: a product in a form that the exporter does not write")
         x, weight, *bias = node.input
         product = Product(
             node=node.name,
@@ -74,6 +74,6 @@ def replace_products(
         raise ExportError("the graph has no matrix product whose weights could be made smaller")
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
-    del copy.graph.value_info[:]  # shapes of values that were replaced
+    del copy.graph.value_info[:]  # they describe values that were replaced
     checker.check_model(copy, full_check=True)
     return copy

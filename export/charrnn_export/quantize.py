@@ -2,8 +2,8 @@
 
 Weights are quantised symmetrically to 8 bits, with a scale for each output
 column. What is multiplied with them are hidden states, which lie in [-1, 1], so
-their scale is always 1/127 and needs no calibration. A scale that is measured at
-run time would be one for the whole batch, and a text would depend on the other
+their scale is always 1/127 and needs no calibration. A scale measured at
+run time would be shared by the whole batch, so a text would depend on the other
 texts of the batch. Sums of integers are exact in any order. The output layer
 stays float32: it is small, and it makes the logits.
 """

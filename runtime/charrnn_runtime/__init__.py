@@ -4,9 +4,9 @@
     sampler = Sampler("model.onnx")
     print(sampler.sample("ROMEO:", length=500, seed=7))
 
-The model file is specified in the distribution's README. Nothing is imported
-before it is asked for: numpy comes with the first name below that needs it,
-ONNX Runtime with the first sampler.
+The model file is specified in the distribution's README. Imports are
+lazy: numpy is imported with the first name below that needs it, ONNX Runtime
+with the first sampler.
 """
 
 from __future__ import annotations

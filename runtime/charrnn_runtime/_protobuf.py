@@ -1,7 +1,7 @@
-"""Just enough of protobuf's wire format to look into an ONNX file, or write one, without the onnx package.
+"""The part of protobuf's wire format that is needed to read and write ONNX files without the onnx package.
 
-Nothing is decoded that is not asked for; every length is checked against the
-buffer, so a malformed file ends in ModelFileError and not in a long walk.
+Fields are decoded only on request. Every length is checked against the buffer,
+so a malformed file leads to a ModelFileError at once.
 Wire format: https://protobuf.dev/programming-guides/encoding/
 """
 
@@ -30,7 +30,7 @@ def iter_fields(data: bytes, start: int = 0, end: int | None = None) -> Iterator
     """The fields of the message in ``data[start:end]``, in file order.
 
     Raises:
-        ModelFileError: the bytes are no protobuf message.
+        ModelFileError: the bytes are not a protobuf message.
     """
     end = len(data) if end is None else end
     at = start

@@ -12,7 +12,7 @@ from charrnn_runtime.generation import Generation, SequenceState
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.session import Cell, Logits, Runner, State, Tokens
 
-_BLOCK = 64  # steps that are sampled before the texts are looked at
+_BLOCK = 64  # steps that are sampled before the texts are updated
 _MIN_ROWS = 8  # below that, sampling row by row is as fast as sampling all rows at once
 
 
@@ -70,7 +70,7 @@ class BatchSlots(Generic[S]):
         return len(self.slots) - self.slots.count(None)
 
     def next_tokens(self) -> Tokens:
-        """The token that each row is to be fed ``[rows]``; 0 for an empty one."""
+        """The next token of each row ``[rows]``; 0 for an empty row."""
         return np.array([0 if slot is None else slot.next_token() for slot in self.slots], np.int64)
 
     def step(self, tokens: Tokens | None = None) -> Logits:
@@ -204,9 +204,9 @@ def _sample_step(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list
 
 
 def _sample_block(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]]:
-    """Several steps without a look at the texts, if all rows allow it: (row, its tokens) for each.
+    """Several steps in a row, without updating the texts in between: (row, its tokens) for each.
 
-    It ends before a text must leave. Empty if there are few rows, or if they differ in their options.
+    The block ends when a text ends. Empty if there are few rows, or if their options differ.
     """
     ready = batch_slots.occupied
     first = ready[0][1].sequence

@@ -1,4 +1,4 @@
-"""The frame of a command line: standard streams that may be missing or full, errors as one line and an exit code."""
+"""Runs a command: handles missing or full standard streams, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 def run_command(command: Callable[[], int | None]) -> NoReturn:
     """Runs a command and exits with its code.
 
-    An error of ours, a failing stream or file, and memory that is used up become one line on the standard error
-    and exit code 1, or the error's own. A reader of the output that goes away ends the command silently with 0.
+    A ``CharrnnError``, a failing stream or file, and a lack of memory become one line on the standard error
+    and exit code 1, or the exit code of the error. If the reader of the output closes its end of the pipe, the
+    command ends silently with 0.
 
     Args:
         command: the command; it returns its exit code, or None for 0, or raises SystemExit.
@@ -48,13 +49,13 @@ def prepare_streams() -> None:
             # Python sets the stream of a closed descriptor to None.
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # a stream put in by a host program may lack it
+        reconfigure = getattr(stream, "reconfigure", None)  # a stream that a host program has set may lack it
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
 
 
 def exit_code(command: Callable[[], int | None]) -> int:
-    """Runs a command; its exit code. Errors are printed, and not raised."""
+    """Runs a command and returns its exit code. Errors are printed, and not raised."""
     try:
         return command() or 0
     except SystemExit as end:
@@ -87,7 +88,7 @@ def _flush() -> None:
 
 
 def discard_unwritten(stream: object) -> None:
-    """Lets what a stream could not write, and all that follows, go to the null device.
+    """Redirects a stream, with what it could not write, to the null device.
 
     Without this Python tries again when it exits, prints a traceback and changes the exit code.
     """

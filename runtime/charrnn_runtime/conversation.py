@@ -1,4 +1,4 @@
-"""Conversations: a text to which the caller and the model add by turns, and which can be saved in between."""
+"""Conversations: a text to which the caller and the model add in turn, and which can be saved in between."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HISTORY = 4096  # tokens that a conversation keeps for penalties and logits pro
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A conversation at one moment. It holds copies, so that it stays as it is when the conversation goes on."""
+    """A conversation at one moment. It holds copies, so it does not change when the conversation goes on."""
 
     model: str  # ModelInfo.fingerprint
     state: State  # [1, size] each
@@ -124,7 +124,7 @@ class Conversation:
             UsageError: always; it names ``to_bytes`` and ``snapshot``.
         """
         raise UsageError(
-            "a Conversation cannot be pickled or copied; save it with to_bytes() and take it up with Sampler.resume(), "
+            "a Conversation cannot be pickled or copied; save it with to_bytes() and continue with Sampler.resume(), "
             "or go back to a snapshot()"
         )
 
@@ -218,7 +218,7 @@ class Conversation:
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes back (or over) to a snapshot of the same model; it may be used any number of times.
+        """Goes back to a snapshot, also of another conversation with the same model. It can be used again.
 
         Raises:
             SnapshotError: the snapshot is of another model.
@@ -239,5 +239,5 @@ class Conversation:
         self._decoder.partial = snapshot.partial
 
     def to_bytes(self) -> bytes:
-        """The conversation, to be kept in a file or a database; ``Sampler.resume`` takes it up again."""
+        """The conversation as bytes, for a file or a database; ``Sampler.resume`` continues it."""
         return self.snapshot().to_bytes()

@@ -1,4 +1,4 @@
-"""Devices: which of ONNX Runtime's execution providers is asked for, and which one really works."""
+"""Devices: which of ONNX Runtime's execution providers is requested, and which one really computes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _NUMBERED = ("cuda", "directml", "migraphx", "rocm", "tensorrt")  # those with a
 # 0.4 (many streams) to 0.8 ms (one). The core's figures are measured, the card's are estimated.
 AUTO_CUDA_BYTES = 64 << 20
 
-# Distributions that own the module onnxruntime, each of them the whole of it.
+# Distributions that install the module onnxruntime; two of them overwrite each other's files.
 _WHEELS = (
     "onnxruntime",
     "onnxruntime-gpu",
@@ -57,14 +57,14 @@ _WHEELS = (
 
 @dataclass(frozen=True)
 class Device:
-    """What a caller asked for: a name of ours or "auto", and which of several such devices."""
+    """The device that a caller requested: its name or "auto", and its number among several."""
 
     name: str
     index: int = 0
 
     @property
     def provider(self) -> str:
-        """As ONNX Runtime calls it."""
+        """ONNX Runtime's name of it."""
         return PROVIDERS.get(self.name, self.name)
 
 
@@ -72,7 +72,7 @@ def parse_device(device: str) -> Device:
     """The device of this name: "auto", a key of ``PROVIDERS``, "cuda:N" and the like, or ONNX Runtime's own name.
 
     Raises:
-        UsageError: it is none.
+        UsageError: no device has this name.
     """
     name, colon, number = device.partition(":") if isinstance(device, str) else ("", "", "")
     name = _NAMES.get(name, name)
@@ -118,7 +118,7 @@ def choose_providers(device: Device, ort: Any, work: int) -> list[Any]:
 
 
 def check_provider(device: Device, providers: list[Any], session: InferenceSession) -> None:
-    """Compares a session with what was asked of it: ONNX Runtime falls back with no more than a log line.
+    """Compares a session's provider with the requested one: ONNX Runtime falls back with only a log line.
 
     Raises:
         DeviceError: it fell back, and the device was asked for by name.
@@ -205,9 +205,9 @@ def installed_wheels() -> list[str]:
     for name in _WHEELS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append((name, importlib.metadata.distribution(name)))
-    if len(found) < 2:  # their records of files take milliseconds to read
+    if len(found) < 2:  # reading the records of files takes milliseconds
         return [name for name, _ in found]
-    # Without a record (some packagers leave it out) the name has to do.
+    # Some packagers leave the record out; then the name must be enough.
     return [n for n, d in found if d.files is None or any(file.parts[0] == "onnxruntime" for file in d.files)]
 
 

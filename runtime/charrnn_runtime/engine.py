@@ -38,7 +38,7 @@ class Engine:
     Each text is the one that ``Sampler.generate`` gives for its request alone.
     Prompts are fed in a batch of their own, a few tokens between two tokens of
     the texts that are being generated, so that a long prompt delays nothing. A
-    job with ``max_buffered`` pieces that nobody has taken is paused: it costs
+    job whose caller has not taken ``max_buffered`` pieces is paused: it costs
     no time until ``Job.take`` is called.
 
         with Engine(sampler) as engine:
@@ -80,7 +80,7 @@ class Engine:
         self.tokens_generated = 0
         self.tokens_prefilled = 0
         self._on_update = on_update
-        # The condition guards what callers and the engine's thread both change: the attributes
+        # The condition guards what both callers and the engine's thread change: the attributes
         # from here to _token_samplers, and the flags of slots and jobs.
         self._changed = threading.Condition()
         self._waiting: deque[_JobSlot] = deque()
@@ -134,7 +134,7 @@ class Engine:
     def close(self) -> None:
         """Ends the thread; all texts that have not ended get an error."""
         if os.getpid() != self._pid:
-            return  # nothing of the parent's engine runs in a forked child
+            return  # the engine's thread does not exist in a forked child
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -228,7 +228,7 @@ class Engine:
         return slot.job
 
     def _resume(self, slot: _JobSlot) -> None:
-        """Lets a paused job go on, since its text was taken."""
+        """Resumes a paused job, since its text was taken."""
         self._check_process()
         if slot not in self._paused:
             return
@@ -263,7 +263,7 @@ class Engine:
                     return
             try:
                 self._turn()
-            except Exception as error:  # ONNX Runtime's own; those who wait for a text must learn of it
+            except Exception as error:  # for example one of ONNX Runtime; it is reported to all who wait for a text
                 log.exception("a batch failed")
                 self._fail_all(ModelOutputError(f"the model could not be run: {error}"))
 
@@ -380,7 +380,7 @@ class Engine:
             batch_slots.slots[row] = None
             if not slot.job.cancelled:
                 self._paused.add(slot)
-        if slot.job.num_buffered < self.max_buffered:  # taken since, by a caller who did not see it paused
+        if slot.job.num_buffered < self.max_buffered:  # its text has been taken in the meantime
             self._resume(slot)
 
     def _report(self) -> None:

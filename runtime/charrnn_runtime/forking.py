@@ -1,4 +1,4 @@
-"""What a forked child must make anew: ONNX Runtime's threads stay in the parent, and locks may be held for ever."""
+"""Objects that a forked child must create again: ONNX Runtime's threads stay in the parent, and locks may be held."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _objects: weakref.WeakSet[Resettable] = weakref.WeakSet()
 
 
 def reset_after_fork(resettable: Resettable) -> None:
-    """Has ``after_fork`` of this object called in every child that is forked while the object lives."""
+    """Registers an object: its ``after_fork`` is called in every child that is forked while the object exists."""
     _objects.add(resettable)
 
 
 class PerProcess(Generic[T]):
-    """A value that is made when it is first needed, once in each process. Safe to use from many threads.
+    """A value that is created when it is first needed, once in each process. Safe to use from many threads.
 
     Args:
         make: makes the value.
@@ -51,7 +51,7 @@ class PerProcess(Generic[T]):
     def after_fork(self) -> None:
         """Forgets the parent's value."""
         if self._value is not None:
-            # Never freed: to destroy a session is to wait for its threads, which are not in this process.
+            # Never freed: destroying a session waits for its threads, which are not in this process.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._value))
         self._value = None
         self._lock = threading.Lock()

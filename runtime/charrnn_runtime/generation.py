@@ -1,4 +1,4 @@
-"""One text in the making: its prompt, its options, its random numbers, and what has been generated so far."""
+"""The state of one text while it is generated: its prompt, options, random numbers, and the text so far."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class SequenceState:
         return self.token_sampler.only_temperature and not self.stop.strings and not self.wants_log_probs
 
     def extend(self, tokens: list[int]) -> str:
-        """``append`` for at least one token of an ``extendable`` text; an end token may only come last."""
+        """``append`` for one or more tokens of an ``extendable`` text; only the last one may be an end token."""
         if self.keeps_tokens:
             self.tokens += tokens[:-1]
         self.num_generated += len(tokens) - 1

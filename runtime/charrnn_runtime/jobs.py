@@ -46,7 +46,7 @@ class Job:
     Attributes:
         finish_reason: "length", "stop" or "end", set with the last piece; None before, and if ``error`` is set.
         error: why the text cannot be finished, or None.
-        cancelled: whether it was given up; such a job has neither a finish reason nor an error.
+        cancelled: whether it was cancelled; such a job has neither a finish reason nor an error.
         prompt_tokens: how many tokens the prompt has.
         prompt_scores: the scores of the prompt's tokens if they were asked for; complete with the first piece.
     """
@@ -85,7 +85,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come. Look at it before ``take``: afterwards the last piece may be missed."""
+        """Whether nothing more will come. Read it before ``take``, or the last piece may be missed."""
         return self.finish_reason is not None or self.error is not None or self.cancelled
 
     def take(self) -> tuple[str, list[TokenScore]]:
@@ -102,7 +102,7 @@ class Job:
         return text, scores
 
     def cancel(self) -> None:
-        """Gives the text up and makes its place free. Does nothing if it has ended."""
+        """Cancels the text and frees its place. Does nothing if it has ended."""
         self._on_cancel()
 
     def put(self, piece: str) -> None:

@@ -1,4 +1,4 @@
-"""The part of the ONNX file format that a model file uses: its metadata, its tensors, and what it must not hold.
+"""The part of the ONNX file format that a model file uses: metadata and tensors, and what it must not contain.
 
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
@@ -60,7 +60,7 @@ class _Tensor:
 
 
 def check_structure(data: bytes) -> tuple[dict[str, str], int]:
-    """Checks that a file holds nothing that the format forbids.
+    """Checks that a file has nothing that the format forbids.
 
     Returns:
         Its metadata_props, and its opset of the default domain.

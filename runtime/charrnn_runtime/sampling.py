@@ -1,7 +1,7 @@
 """Drawing a token from logits, exactly as ``runtime/README.md`` specifies it.
 
 One uniform number a character, from a counter-based generator: the n-th
-number of a stream depends on nothing but (seed, index, n), so a text does not
+number of a stream depends only on (seed, index, n), so a text does not
 depend on batch, thread or streaming, and a port in another language draws the
 same one. Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3",
 SC 2011.
@@ -68,7 +68,7 @@ class UniformStream:
         return self._block[self._at : self._at + count]
 
     def skip(self, count: int) -> None:
-        """Takes numbers that ``peek`` has shown."""
+        """Takes numbers that ``peek`` has returned."""
         self._at += count
 
     def _refill(self) -> None:
@@ -82,7 +82,7 @@ def sample_token(logits: Logits, options: SamplingOptions, uniform: float) -> in
     """One token for the logits ``[vocab]`` and a uniform number in [0, 1).
 
     Raises:
-        ModelOutputError: the logits hold NaN or leave nothing to draw from.
+        ModelOutputError: the logits hold NaN, or none of them is finite.
     """
     if options.temperature == 0:
         token = int(logits.argmax())
@@ -147,7 +147,7 @@ def _reaching(weights: Weights, fraction: float) -> int:
 
 
 class TokenSampler:
-    """Draws for one call of the sampler: the options, compiled for a vocabulary. Not for use by two threads.
+    """Draws tokens: the options of one call, compiled for a vocabulary. For one thread at a time.
 
     Raises:
         UnknownCharacterError: ``logit_bias`` or ``allowed`` names a character the model does not know.
@@ -169,11 +169,11 @@ class TokenSampler:
             if self._end is not None:
                 self._forbidden[self._end] = False
         self._size = size
-        # Whether anything but the logits decides; if not, the short ways below are taken.
+        # Whether options change the logits; if not, the faster paths below are used.
         self.needs_history = options.penalizes or options.logits_processor is not None
         adjusts = self.needs_history or self._bias is not None or self._forbidden is not None
         self._adjusts = adjusts or (options.min_length > 0 and self._end is not None)
-        # Below 1e-30 a quotient may overflow, which the long way looks out for.
+        # Below 1e-30 a quotient may overflow, which only the slow path handles.
         self.only_temperature = not self._adjusts and not options.filters and options.temperature > 1e-30
         self._sample_directly = _temperature_sampler(size, options.temperature) if self.only_temperature else None
         self._rows = np.empty((0, size))
@@ -211,7 +211,7 @@ class TokenSampler:
         np.exp(weights, weights)
         sums = np.add.accumulate(weights, axis=1)
         totals = sums[:, -1]
-        # Where uniform * total is rounded up to total, the first sum that is the total must still lie above.
+        # If uniform * total is rounded up to total, the first sum that equals the total must still count as larger.
         bounds = np.minimum(uniforms * totals, np.nextafter(totals, 0))
         tokens: NDArray[np.int64] = (sums > bounds[:, None]).argmax(axis=1)
         return tokens
@@ -243,10 +243,10 @@ class TokenSampler:
 def _temperature_sampler(size: int, temperature: float) -> Callable[[NDArray[np.float32], float], int]:
     """``draw`` for a temperature and nothing else, at a third of the cost.
 
-    The specification's float64 steps in buffers of its own. What a call costs is
-    the overhead of numpy's functions, so each of them is the cheapest of its
-    kind: operands of no dimension in place of Python numbers, ``bisect`` in place
-    of ``searchsorted``, the largest logit by ``argmax``.
+    The specification's float64 steps, in buffers of its own. Most of the time of a
+    call is the overhead of numpy's functions, so the cheapest ones are used:
+    0-d arrays instead of Python numbers, ``bisect`` instead of ``searchsorted``,
+    ``argmax`` for the largest logit.
     """
     weights, sums = np.empty(size), np.empty(size)
     largest, divisor = np.empty(()), np.array(temperature, np.float64)
@@ -288,7 +288,7 @@ def log_softmax(logits: NDArray[np.float32]) -> Weights:
 
 
 class StopStrings:
-    """Ends a stream of text at the first stop string; nothing of a stop string ever gets out.
+    """Ends a stream of text at the first stop string; no part of a stop string is ever given out.
 
     Args:
         strings: the stop strings; none may be empty.
@@ -307,7 +307,7 @@ class StopStrings:
         self.stopped = False
 
     def feed(self, piece: str) -> str:
-        """The text that is now sure to come before any stop string; may be empty."""
+        """The text that certainly comes before any stop string; may be empty."""
         if not self.strings or not piece:
             return piece
         text = self._held + piece

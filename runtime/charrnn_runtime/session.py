@@ -61,7 +61,7 @@ class SequenceRunner(Protocol):
 
 
 class Cell(Protocol):
-    """What a sampler needs of a model: ONNX Runtime implements it here, torch in the trainer."""
+    """The interface of a model for a sampler: ONNX Runtime implements it here, torch in the trainer."""
 
     device: str
 
@@ -234,7 +234,7 @@ class OnnxRunner:
         self._run, self._bound = _run_directly(session, bindings)
 
     def after_fork(self) -> None:
-        """Has the first step in the child bind the buffers, which the child has a copy of, to its own session."""
+        """In a forked child: the next step binds the child's copies of the buffers to its own session."""
 
         def run(_binding: Any, options: None) -> None:
             self._bind()
@@ -269,7 +269,7 @@ def _cannot_reopen(device: str) -> InferenceSession:
 def _run_directly(session: InferenceSession, bindings: list[Any]) -> tuple[Callable[[Any, None], None], list[Any]]:
     """The session's function that runs with IO bindings, and the bindings, without ONNX Runtime's Python wrapper.
 
-    The wrapper costs up to a microsecond a call. What it wraps is private and may change: then the wrapper is used.
+    The wrapper costs up to a microsecond a call. The wrapped functions are private; if they change, it is used.
     """
     try:
         return session._sess.run_with_iobinding, [binding._iobinding for binding in bindings]
@@ -278,11 +278,11 @@ def _run_directly(session: InferenceSession, bindings: list[Any]) -> tuple[Calla
 
 
 def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) -> InferenceSession:
-    """A session for a checked model file, on the device that was asked for and no other.
+    """A session for a checked model file, on exactly the requested device.
 
     Args:
         data: the file's bytes.
-        device: see ``parse_device``; "auto" is CUDA if it is available and pays, else CPU.
+        device: see ``parse_device``; "auto" is CUDA if it is available and faster, else CPU.
         threads: threads inside an operator, bounded by ``usable_cpus``. One is best for a single stream.
         batch: streams expected at once, which decides "auto".
 
@@ -300,11 +300,11 @@ def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) 
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors; its warnings are about its own choices
+    options.log_severity_level = 3  # errors only; its warnings are about its own optimisations
     if len(providers) > 1:
         profile_options(options)
         if wanted.provider == PROVIDERS["directml"]:
-            options.enable_mem_pattern = False  # DirectML demands it
+            options.enable_mem_pattern = False  # DirectML requires it
     try:
         session = ort.InferenceSession(data, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
@@ -319,7 +319,7 @@ def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) 
 
 
 def bounded_threads(threads: int) -> int:
-    """As many threads as were asked for, but no more than this process has processors: more only wait for each other.
+    """The requested number of threads, but at most one for each processor: more would wait for each other.
 
     Raises:
         UsageError: ``threads`` is not a whole number of at least 1.
@@ -331,7 +331,7 @@ def bounded_threads(threads: int) -> int:
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use: its affinity (taskset), or all of the machine's."""
+    """Number of processors that this process may use: its CPU affinity, or else all of the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -24,7 +24,7 @@ DecodeErrors = Literal["replace", "surrogateescape"]
 NormalForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 Ids = NDArray[np.int64]
 
-UNKNOWN = -1  # stands among ids for a character outside the vocabulary, in a text to score
+UNKNOWN = -1  # the id of a character outside the vocabulary, in a text to score
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -40,7 +40,7 @@ class Vocabulary:
         normalize: Unicode normal form applied to a text before it is encoded, or None.
 
     Raises:
-        UsageError: symbols empty, doubled or out of range.
+        UsageError: there are no symbols, or one occurs twice or is out of range.
     """
 
     kind: TokenKind = "characters"
@@ -140,7 +140,7 @@ class Vocabulary:
         raise UnknownCharacterError(chr(int(symbols[position])), position, int((~known).sum()))
 
     def check_ids(self, ids: Sequence[int]) -> Ids:
-        """Token ids from outside as int64 ``[n]``, unchanged.
+        """Checks token ids that a caller gave; returns them as int64 ``[n]``.
 
         Raises:
             UsageError: they are not a sequence of whole numbers, or the model has no such token.

@@ -1,4 +1,4 @@
-// The errors that callers can put right; the same names as in the Python runtime.
+// Errors that callers can correct; the same names as in the Python runtime.
 
 /** Root of all errors that are raised on purpose. */
 export class CharrnnError extends Error {
@@ -31,7 +31,7 @@ export class UnknownCharacterError extends UsageError {
   }
 }
 
-/** A file is no charrnn model file, is damaged, or contradicts itself. */
+/** A file is not a charrnn model file, is damaged, or contradicts itself. */
 export class ModelFileError extends CharrnnError {}
 
 /** The model computed logits from which nothing can be drawn. */

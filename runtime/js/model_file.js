@@ -1,5 +1,5 @@
-// Model-file format 1 of runtime/README.md: what a file says of itself, read from its protobuf fields.
-// ONNX Runtime's JavaScript interface does not hand metadata_props out.
+// Model-file format 1 of runtime/README.md: the metadata of a file, read from its protobuf fields.
+// ONNX Runtime's JavaScript interface does not give access to metadata_props.
 
 import { ModelFileError } from "./errors.js";
 import { sha256 } from "./sha256.js";
@@ -26,7 +26,7 @@ const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 /** One state of the cell. @typedef {{input: string, output: string, size: number}} StateSpec */
 
 /**
- * All that a model file says of itself.
+ * The metadata of a model file.
  * @typedef {object} ModelInfo
  * @property {string} cell
  * @property {number} numLayers
@@ -81,7 +81,7 @@ function* fields(data, start = 0, end = data.length) {
 /** @param {Uint8Array} data @param {Field} field */
 function message(data, field) {
   if (field.wireType !== BYTES) {
-    throw new ModelFileError(`not an ONNX file: field ${field.number} at byte ${field.offset} is no message`);
+    throw new ModelFileError(`not an ONNX file: field ${field.number} at byte ${field.offset} is not a message`);
   }
   return fields(data, field.start, field.end);
 }
@@ -114,7 +114,7 @@ function checkDomain(domain) {
 function checkTensor(data, tensor) {
   for (const part of message(data, tensor)) {
     if (part.number === TENSOR.externalData || (part.number === TENSOR.dataLocation && part.value)) {
-      throw new ModelFileError("a tensor lies in another file; a model file holds all its data itself");
+      throw new ModelFileError("a tensor is in another file; a model file must hold all its data itself");
     }
   }
 }
@@ -123,7 +123,7 @@ function checkTensor(data, tensor) {
 function checkGraph(data, graph) {
   for (const part of message(data, graph)) {
     if (part.number === GRAPH.initializer) checkTensor(data, part);
-    if (part.number === GRAPH.sparse) throw new ModelFileError("model files hold no sparse tensors");
+    if (part.number === GRAPH.sparse) throw new ModelFileError("a model file must not hold sparse tensors");
     if (part.number !== GRAPH.node) continue;
     for (const item of message(data, part)) {
       if (item.number === NODE.domain) checkDomain(string(data, item));
@@ -131,7 +131,7 @@ function checkGraph(data, graph) {
       for (const piece of message(data, item)) {
         if (piece.number === ATTRIBUTE.tensor || piece.number === ATTRIBUTE.tensors) checkTensor(data, piece);
         if ([ATTRIBUTE.graph, ATTRIBUTE.graphs, ATTRIBUTE.sparse, ATTRIBUTE.sparses].includes(piece.number)) {
-          throw new ModelFileError("model files hold no control flow and no sparse tensors");
+          throw new ModelFileError("a model file must not hold control flow or sparse tensors");
         }
       }
     }
@@ -142,7 +142,7 @@ function checkGraph(data, graph) {
  * Reads and checks a model file; nothing in it is executed.
  * @param {Uint8Array} data
  * @returns {ModelInfo}
- * @throws {ModelFileError} not ONNX, not ours, damaged, or of a kind that the format forbids
+ * @throws {ModelFileError} not an ONNX file, not a charrnn model, damaged, or with something that the format forbids
  */
 export function readModelFile(data) {
   /** @type {Map<string, string>} */
@@ -162,7 +162,7 @@ export function readModelFile(data) {
       graphs += 1;
       checkGraph(data, part);
     } else if (part.number === MODEL.functions || part.number === MODEL.training) {
-      throw new ModelFileError("model files hold no functions and no training graphs");
+      throw new ModelFileError("a model file must not hold functions or training graphs");
     }
     if (key !== DIGEST) digested.push(data.subarray(part.offset, part.end));
   }
@@ -200,10 +200,13 @@ function describe(metadata) {
       return JSON.parse(text(key));
     } catch (error) {
       if (error instanceof ModelFileError) throw error;
-      throw new ModelFileError(`metadata 'charrnn.${key}' is no JSON`);
+      throw new ModelFileError(`metadata 'charrnn.${key}' is not JSON`);
     }
   }
-  /** What only people read; a diverged run's NaN in it is no reason to refuse the model. @param {string} key */
+  /**
+   * Metadata for people. It may hold the NaN of a diverged run, which JSON.parse refuses, so errors are ignored.
+   * @param {string} key
+   */
   function optional(key) {
     try {
       const value = JSON.parse(metadata.get(`charrnn.${key}`) ?? "{}");
@@ -214,7 +217,7 @@ function describe(metadata) {
   }
 
   if (!metadata.has("charrnn.format")) {
-    throw new ModelFileError("no charrnn model: the ONNX file has no metadata 'charrnn.format'");
+    throw new ModelFileError("not a charrnn model: the ONNX file has no metadata 'charrnn.format'");
   }
   const format = integer("format", 1);
   if (format > FORMAT) {
@@ -249,7 +252,7 @@ function states(value) {
     const named = typeof input === "string" && typeof output === "string";
     const shaped = Array.isArray(shape) && shape.length === 2 && Number.isInteger(shape[1]) && shape[1] > 0;
     if (!named || !shaped || shape[0] !== "batch" || names.has(input) || names.has(output) || input === output) {
-      throw new ModelFileError("metadata 'charrnn.states' holds something that is no state, or one name twice");
+      throw new ModelFileError("metadata 'charrnn.states' has an entry that is not a state, or one name twice");
     }
     if (dtype !== "float32") throw new ModelFileError(`state '${input}' is ${dtype}; format 1 has float32 states`);
     names.add(input).add(output);

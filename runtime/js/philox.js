@@ -12,7 +12,7 @@ const MASK = (1n << 64n) - 1n;
  */
 export function checkSeed(name, value) {
   if (typeof value === "number" && Number.isSafeInteger(value)) value = BigInt(value);
-  // A number above 2**53 has lost digits already, and would be another seed than the one that was written.
+  // A number above 2**53 has been rounded, so it may not be the seed that was written.
   if (typeof value !== "bigint") {
     throw new UsageError(`${name} must be a whole number (above 2**53 a BigInt), got ${value}`);
   }
@@ -40,7 +40,7 @@ export function philox(seed, index, block) {
   return [c0, c1, c2, c3];
 }
 
-/** Uniform numbers in [0, 1): the n-th depends on nothing but (seed, index, n). */
+/** Uniform numbers in [0, 1): the n-th depends only on (seed, index, n). */
 export class UniformStream {
   /**
    * @param {number | bigint} seed 0 to 2**64 - 1

@@ -56,7 +56,7 @@ export class Sampler {
    * @param {Uint8Array | ArrayBuffer} model the file's bytes
    * @param {object} [sessionOptions] for `ort.InferenceSession.create`
    * @returns {Promise<Sampler>}
-   * @throws {ModelFileError} not one of ours, damaged, or ONNX Runtime cannot load it
+   * @throws {ModelFileError} not a charrnn model file, damaged, or ONNX Runtime cannot load it
    */
   static async load(ort, model, sessionOptions = {}) {
     const data = model instanceof Uint8Array ? model : new Uint8Array(model);
@@ -88,7 +88,7 @@ export class Sampler {
   }
 
   /**
-   * Like `sample`, and says how the text came about.
+   * Like `sample`, but also returns how the text ended, its seed and its tokens.
    * @param {string} prompt
    * @param {TextOptions & SamplingOptions} options
    * @returns {Promise<Generation>}
@@ -177,7 +177,7 @@ export class Sampler {
   }
 }
 
-/** A cell in motion: it keeps its state between calls. */
+/** The step of a model; it keeps its state between calls. */
 class Runner {
   /** @param {any} ort @param {any} session @param {ModelInfo} info */
   constructor(ort, session, info) {
@@ -194,7 +194,7 @@ class Runner {
   /** @param {number} token @returns {Promise<Float32Array>} logits [vocab] */
   async step(token) {
     this._token[0] = BigInt(token);
-    // No tensors are handed in for the outputs: onnxruntime-web takes them and leaves them as they were.
+    // Output tensors are not passed: onnxruntime-web accepts them, but does not write into them.
     const results = await this._session.run(this._feeds);
     for (const { input, output } of this._states) this._feeds[input] = results[output];
     return results.logits.data;

@@ -258,7 +258,7 @@ export class TokenSampler {
   }
 }
 
-/** Ends a stream of text at the first stop string; nothing of a stop string ever gets out. */
+/** Ends a stream of text at the first stop string; no part of a stop string is ever given out. */
 export class StopStrings {
   /** @param {string | string[]} [strings] */
   constructor(strings = []) {
@@ -270,7 +270,7 @@ export class StopStrings {
     this.stopped = false;
   }
 
-  /** @param {string} piece @returns {string} the text that is now sure to come before any stop string */
+  /** @param {string} piece @returns {string} the text that certainly comes before any stop string */
   feed(piece) {
     if (!this._strings.length || !piece) return piece;
     const text = this._held + piece;

@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4). Browsers have their own, but only for pages from https or localhost; models travel further.
+// SHA-256 (FIPS 180-4). Browsers have it built in, but only for pages from https or localhost.
 
 const K = Uint32Array.from([
   0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98,

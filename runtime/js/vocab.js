@@ -5,7 +5,7 @@ import { ModelFileError, UnknownCharacterError, UsageError } from "./errors.js";
 const FORMS = ["NFC", "NFD", "NFKC", "NFKD"];
 
 /**
- * UTF-8; a lone surrogate becomes three bytes, where TextEncoder would put U+FFFD in its place.
+ * UTF-8. A lone surrogate becomes three bytes; TextEncoder would replace it by U+FFFD.
  * @param {string} text
  * @returns {number[]}
  */
@@ -24,7 +24,7 @@ function utf8(text) {
 export class Vocabulary {
   /**
    * @param {unknown} json the value of `charrnn.vocab`
-   * @throws {ModelFileError} it describes no vocabulary
+   * @throws {ModelFileError} it does not describe a vocabulary
    */
   constructor(json) {
     const { kind, tokens, special = {}, normalize = null } = /** @type {any} */ (json ?? {});

@@ -15,7 +15,7 @@ from charrnn_server.serve import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    """Runs the command; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
     return exit_code(lambda: _serve(arguments))
 
 

@@ -166,7 +166,7 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
             CORSMiddleware,
             allow_origins=list(options.allow_origin),
             allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["*"],  # OpenAI's client sends a dozen of its own
+            allow_headers=["*"],  # OpenAI's client sends a dozen headers of its own
         )
     app.add_middleware(Guard, options=options, metrics=metrics, paths=paths)
     return app
@@ -207,7 +207,7 @@ async def _check_json(request: Request) -> None:
     Raises:
         ApiError: the headers announce something else than JSON, or the body is not JSON.
     """
-    headers = Headers(scope=request.scope)  # not request.headers, which would keep what is replaced below
+    headers = Headers(scope=request.scope)  # not request.headers, which would cache the value that is replaced below
     kind = headers.get("content-type", "application/json")
     essence = kind.partition(";")[0].strip().lower()
     if essence not in ("", "application/json", "text/json") and not essence.endswith("+json"):
@@ -227,7 +227,7 @@ async def _check_json(request: Request) -> None:
     if not await request.body():
         raise ApiError(400, 'the body is empty; send JSON, such as {"prompt": "The"}', code="json_invalid")
     try:
-        await request.json()  # kept by the request, so that FastAPI does not parse it again
+        await request.json()  # the request caches it, so that FastAPI does not parse it again
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8: {error}", code="json_invalid") from None
     except ValueError as error:

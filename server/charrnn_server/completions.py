@@ -96,7 +96,7 @@ class Answer(Response):
             started = True
             async with asyncio.timeout(
                 self.stall
-            ):  # it waits while the buffers are full because the client does not read
+            ):  # this waits while the buffers are full, if the client does not read
                 await send(message)
 
         watcher = asyncio.create_task(watch())
@@ -104,7 +104,7 @@ class Answer(Response):
             await self.answer(patient)
         except (TimeoutError, OSError):
             self.left = True
-        except asyncio.CancelledError:  # the server ends, and its time for open requests is over
+        except asyncio.CancelledError:  # the server shuts down, and the time for open requests is over
             error = ApiError(503, "the server is shutting down", code="shutting_down")
             if not started:
                 await _send(error.response(), send)
@@ -118,7 +118,7 @@ class Answer(Response):
                 self.metrics.left.inc()
 
     async def wait(self) -> bool:
-        """Waits until a job has something new; False if the client has disconnected."""
+        """Waits until a job has something new; returns False if the client has disconnected."""
         await self.news.wait()
         self.news.clear()
         return not self.left

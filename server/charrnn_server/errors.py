@@ -23,7 +23,7 @@ class ApiError(Exception):
         """The answer to a request that raised this error in the runtime; ``param`` is the field that it is about."""
         if isinstance(error, BusyError):
             return cls(429, str(error), code="busy")
-        if isinstance(error, UnknownCharacterError):  # its own remedy is an argument in Python
+        if isinstance(error, UnknownCharacterError):  # the remedy in its message is an argument in Python
             policy = "charge" if param == "text" else "skip"  # text: what is scored
             remedy = "leave it out" if error.option else f'leave it out, or send "unknown": "{policy}"'
             return cls(400, f"{error.problem}; {remedy}", param=error.option or param, code="unknown_character")

@@ -1,4 +1,4 @@
-"""What every request has to pass: host, origin, key, size; and the headers that every answer gets."""
+"""Checks of every request (host, origin, key, size), and the headers of every answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEADERS = [
 
 
 class Guard:
-    """Outermost layer: tidies the request's path and method, and refuses host names and web sites that are not ours.
+    """Outermost layer: normalises the request's path and method, and refuses unknown host names and web sites.
 
     The host name is checked because a web page can make a browser send requests to a server on the same machine
     by letting its own name resolve to 127.0.0.1 (DNS rebinding).
@@ -83,7 +83,7 @@ class Guard:
 
 
 class Gate:
-    """Inside of CORS: checks the key, and reads the whole body, up to a limit of bytes and of seconds."""
+    """Inner layer, below CORS: checks the key, and reads the whole body, within a limit of bytes and of seconds."""
 
     def __init__(self, app: ASGIApp, options: ServerOptions, open_paths: frozenset[str]) -> None:
         self.app, self.options, self.open_paths = app, options, open_paths

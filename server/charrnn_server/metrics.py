@@ -44,8 +44,8 @@ class _Engines(Collector):
 
     def collect(self) -> Iterable[Metric]:
         gauges: list[tuple[str, str, Callable[[Engine], int]]] = [
-            ("charrnn_active_streams", "Texts in work.", lambda e: e.active),
-            ("charrnn_queue_length", "Texts that wait for a place or for their reader.", lambda e: e.waiting),
+            ("charrnn_active_streams", "Texts that are being generated.", lambda e: e.active),
+            ("charrnn_queue_length", "Texts that wait for a place or for their client.", lambda e: e.waiting),
         ]
         counters: list[tuple[str, str, Callable[[Engine], int]]] = [
             ("charrnn_characters_drawn", "Tokens drawn.", lambda e: e.tokens_generated),

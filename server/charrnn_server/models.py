@@ -65,7 +65,7 @@ class Models:
             engine.close()
 
     def submit(self, jobs: Sequence[Callable[[], Job]], news: asyncio.Event) -> list[Job]:
-        """Submits all jobs of a request, or none; ``news`` is set whenever one of them has something to take.
+        """Submits all jobs of a request, or none of them; ``news`` is set when one of them has something to take.
 
         Raises:
             CharrnnError: one of them cannot be taken.
@@ -79,11 +79,11 @@ class Models:
         except Exception:
             self.forget(submitted)
             raise
-        news.set()  # what happened before the event was known
+        news.set()  # something may have happened before the event was registered
         return submitted
 
     def forget(self, jobs: Sequence[Job]) -> None:
-        """Gives up what has not ended."""
+        """Cancels the jobs that have not ended."""
         for job in jobs:
             job.cancel()
             self._waiters.pop(job, None)
@@ -104,7 +104,7 @@ class Models:
 
     def _on_update(self, jobs: Sequence[Job]) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the event loop is closed, so no request waits any more
                 self._loop.call_soon_threadsafe(self._wake, jobs)
 
     def _wake(self, jobs: Sequence[Job]) -> None:

@@ -42,7 +42,7 @@ class ServerOptions:
     max_prompt: int = _setting(100_000, "Characters in the prompts of a request, or in a text to score.")
     max_tokens: int = _setting(20_000, "Characters that a request may ask for, for each text.")
     max_choices: int = _setting(32, "Texts that a request may ask for: prompts times n.")
-    stall: int = _setting(30, "Seconds after which a client that stops reading or sending is dropped.")
+    stall: int = _setting(30, "Seconds after which a client that stops reading or sending is disconnected.")
     threads: int = _setting(1, "Threads inside an operator of the model.")
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class ServerOptions:
 
     @classmethod
     def from_command_line(cls, values: Mapping[str, Any]) -> Self:
-        """The options for what a command line was given: lists in place of tuples, None or an empty string for no key.
+        """The options from parsed arguments: lists in place of tuples, None or an empty string for no key.
 
         Raises:
             UsageError: as the class.

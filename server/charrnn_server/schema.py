@@ -1,4 +1,4 @@
-"""What the API takes and gives. The checks of a request and the OpenAPI description are made from these classes."""
+"""Requests and responses of the API. Their checks and the OpenAPI description are made from these classes."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Foreign(NamedTuple):
     neutral: tuple[float | bool, ...] = ()
 
 
-# Clients often send every field that they know. What asks for nothing is ignored, whatever its name.
+# Clients often send every field that they know. A field with one of these values is ignored, whatever its name.
 EMPTY: tuple[Any, ...] = (None, False, "", [], {})
-# What clients of OpenAI, vLLM, llama.cpp and text-generation-webui send besides that.
+# Further fields that clients of OpenAI, vLLM, llama.cpp and text-generation-webui send.
 FOREIGN = {
     "add_special_tokens": Foreign(neutral=(True,)),
     "cache_prompt": Foreign(neutral=(True,)),
@@ -51,7 +51,7 @@ FOREIGN = {
     "length_penalty": Foreign(neutral=(1,)),
     "max_completion_tokens": Foreign("here it is called max_tokens"),
     "max_new_tokens": Foreign("here it is called max_tokens"),
-    "messages": Foreign("these models do not chat; put the text that they shall continue into prompt"),
+    "messages": Foreign("these models do not chat; put the text to continue into prompt"),
     "min_tokens": Foreign("here it is called min_length", neutral=(0,)),
     "mirostat": Foreign(neutral=(0,)),
     "mirostat_mode": Foreign(neutral=(0,)),
@@ -84,7 +84,8 @@ def _whole(value: Any) -> Any:
 
 def whole(**details: Any) -> Any:
     """The type of a whole number with these bounds and this description."""
-    return Annotated[int, Field(**details), BeforeValidator(_whole)]  # in this order the bounds get into the schema
+    # Only in this order do the bounds appear in the schema.
+    return Annotated[int, Field(**details), BeforeValidator(_whole)]
 
 
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
@@ -140,7 +141,7 @@ Stop = Annotated[
 ]
 
 
-TEXT, IDS = "text form", "ids form"  # how pydantic tells the forms of a prompt apart; in the places of errors
+TEXT, IDS = "text form", "ids form"  # pydantic's names for the forms of a prompt, which appear in the places of errors
 
 
 def _prompt_list(value: Any) -> Any:
@@ -168,7 +169,7 @@ def describe_error(error: Mapping[str, Any]) -> tuple[str, str | None]:
 
 
 class Strict(BaseModel):
-    """Takes its own fields, with exactly their types, and ignores other fields if they ask for nothing."""
+    """Takes its own fields, with exactly their types. Other fields are ignored if they have a neutral value."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -176,7 +177,7 @@ class Strict(BaseModel):
         json_schema_extra={
             "additionalProperties": {
                 "enum": list(EMPTY),
-                "description": "Fields that this server does not have are ignored if they ask for nothing.",
+                "description": "Fields that this server does not have are ignored if they have a neutral value.",
             }
         },
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-# Those that end a server: Ctrl-C, kill and service managers, a closed terminal (not on Windows).
+# Signals that end a server: from Ctrl-C, from kill and service managers, from a closed terminal (not on Windows).
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -61,7 +61,7 @@ def serve(paths: Sequence[str | Path], options: ServerOptions) -> None:
 
 
 def _announce(options: ServerOptions, port: int) -> None:
-    """Prints the address, and goes on if nobody can read it: a closed pipe, a full disk."""
+    """Prints the address; a failure, such as a closed pipe or a full disk, is ignored."""
     host = options.host
     if options.every_interface:
         host = "127.0.0.1"
@@ -77,7 +77,7 @@ def _announce(options: ServerOptions, port: int) -> None:
 
 @contextlib.contextmanager
 def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Within it each of ``SIGNALS`` ends the server in an orderly way, however often it comes.
+    """Within this context, each of ``SIGNALS`` ends the server in an orderly way, however often it arrives.
 
     uvicorn's own handler does not know SIGHUP, breaks off with a traceback at a second SIGINT, and afterwards sends
     the signal to the process once more.
@@ -119,6 +119,7 @@ def listen(options: ServerOptions) -> socket.socket:
         remedy = "choose another --port; 0 takes a free one" if about_port else "choose another --host"
         reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
         raise ServerError(f"cannot listen on {options.host}:{options.port}: {reason}; {remedy}") from error
-    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux: ends connections whose client never reads; inherited by them
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # On Linux, accepted connections inherit this option; it ends those whose client never reads.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, min(options.stall * 1000, 2**31 - 1))
     return listener

@@ -77,7 +77,7 @@ def test_weights_beyond_the_range_are_refused(trained: Callable[[str, int], Trai
 
 def test_without_text_only_where_any_cost_is_allowed(trained: Callable[[str, int], Trained]) -> None:
     made = trained("rnn", 1)
-    with pytest.raises(ExportError, match="float16 is measured on validation text"):
+    with pytest.raises(ExportError, match="float16 is compared with float32 on validation text"):
         made.export(steps=3, dtype="float16")
     out = made.export(steps=3, dtype="float16", max_loss_increase=math.inf)
     assert (out.info.dtype, out.info.quality) == ("float16", {})

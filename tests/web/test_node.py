@@ -94,7 +94,7 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     wider = [{**state, "shape": ["batch", 33]} for state in states]
     wrong = {
         "no model": (b"<!doctype html>", "not an ONNX"),
-        "another model": (with_metadata(lstm, format=None), "no charrnn model"),
+        "another model": (with_metadata(lstm, format=None), "not a charrnn model"),
         "newer": (with_metadata(lstm, format="2"), "format 2 is newer"),
         "no vocabulary": (with_metadata(lstm, vocab="{}"), "charrnn.vocab"),
         "start": (with_metadata(lstm, start_token="999"), "start_token.*not in the vocabulary"),

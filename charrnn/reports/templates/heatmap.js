@@ -1,5 +1,5 @@
 "use strict";
-// The text is drawn on a canvas, only the rows in view, so that its length costs nothing but memory.
+// The text is drawn on a canvas, only the rows in view, so a long text costs only memory.
 // Everything that comes from texts and names goes through textContent or fillText, never through innerHTML.
 (() => {
   const element = (id) => document.getElementById(id);
@@ -31,7 +31,7 @@
   const symbols = about.symbols.map((code) => String.fromCodePoint(code));
   const unpacked = new Map();
 
-  // ---- where everything stands ----
+  // ---- layout ----
 
   let rowHeight = 22, charWidth = 8.5, columns = 80, rows = []; // rows: first position of each
   let wide = []; // columns that each symbol takes
@@ -193,7 +193,7 @@
     mapPen.strokeRect(1, scroller.scrollTop / all * height + 1, width - 2, Math.max(6, Math.min(1, height / all) * height - 2));
   }
 
-  // ---- what is said of a position ----
+  // ---- details of a position ----
 
   function label(i) {
     const code = about.symbols[text[i]];
@@ -255,7 +255,7 @@
     return -1;
   }
 
-  function above(step) { // the position a row further, at about the same place in it
+  function above(step) { // the position one row up or down, at about the same column
     const row = rowOf(cursor), target = Math.min(rows.length - 1, Math.max(0, row + step));
     const end = target + 1 < rows.length ? rows[target + 1] : length;
     return Math.min(end - 1, rows[target] + cursor - rows[row]);
@@ -347,7 +347,7 @@
         ? Uint8Array.from(bits, (b) => Math.min(255, b / about.bitsUnit / SURPRISED * 255))
         : await unpack("unit" + number, 1));
     }
-    if (chosen !== number) return; // another one was chosen meanwhile
+    if (chosen !== number) return; // the user has chosen another unit in the meantime
     levels = unpacked.get(number);
     for (const item of list.children) item.classList.toggle("on", item.firstChild.checked);
     element("chosen").textContent = "Colour: " + title(number);
@@ -372,7 +372,7 @@
   element("under").addEventListener("change", () => { layout(); go(cursor); });
   dark.addEventListener("change", () => { recolour(); drawMap(); draw(); });
 
-  // ---- beginning ----
+  // ---- start ----
 
   async function begin() {
     element("facts").textContent = about.facts.map(([name, value]) => `${name} ${value}`).join(" · ");

@@ -1,4 +1,4 @@
-// The page: settings in, text out. The model is loaded and computed in worker.js, so that the page never waits.
+// The page: reads the settings, shows the text. The model runs in worker.js, so that the page stays responsive.
 
 /** @param {string} id @returns {any} */
 const element = (id) => document.getElementById(id);

@@ -1,4 +1,4 @@
-// Loads ONNX Runtime and the model, and draws texts, away from the page's own thread.
+// Loads ONNX Runtime and the model, and samples texts, in a thread of its own.
 
 import { CharrnnError, newSeed, Sampler, UsageError } from "./charrnn/sampler.js";
 
@@ -10,7 +10,7 @@ let stopped = false;
 let [bytes, total] = [0, 0];
 
 /**
- * Lets a message from the page in. A timer would be held back by browsers for 4 ms each time.
+ * Gives the page's messages a chance to arrive. Browsers would delay a timer by 4 ms each time.
  * @returns {Promise<void>}
  */
 function breathe() {
@@ -25,7 +25,7 @@ function breathe() {
 }
 
 /**
- * A file of the site or of a public network, the latter checked against its digest.
+ * A file of the site, or of a public network and then checked against its digest.
  * @param {{url: string, integrity?: string}} source
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
@@ -55,7 +55,7 @@ async function download({ url, integrity = "" }) {
 /** @param {{url: string, integrity?: string}} source */
 async function importModule(source) {
   if (!source.integrity) return import(new URL(source.url, self.location.href).href);
-  // import() knows no digests, fetch() does.
+  // fetch() checks the digest, import() cannot.
   const url = URL.createObjectURL(new Blob([await download(source)], { type: "text/javascript" }));
   try {
     return await import(url);

@@ -1,4 +1,4 @@
-// The playground. Everything shown goes in as text nodes; nothing of a model's or a user's text is ever parsed as HTML.
+// The playground. All texts are shown through text nodes, so the text of a model or user is never parsed as HTML.
 const $ = (id) => document.getElementById(id);
 const form = $("form"), text = $("text");
 const LEVELS = [0.5, 1, 2, 3.5, 5, 7]; // bits of surprise at which a colour begins
@@ -85,7 +85,7 @@ function level(logProb) {
   return LEVELS.filter((limit) => bits >= limit).length;
 }
 
-// One element for each run of characters of like surprise.
+// One element for each run of characters whose surprise is about equal.
 function coloured(piece, logprobs, begin) {
   const out = document.createDocumentFragment();
   const { text_offset: offsets, token_logprobs: values } = logprobs;
@@ -95,7 +95,7 @@ function coloured(piece, logprobs, begin) {
     span.textContent = piece.slice(from, to);
     out.append(span);
   };
-  // Offsets count code points; the text is cut along them.
+  // Offsets count code points, so the text is cut into code points.
   const points = Array.from(piece);
   const at = [0];
   for (const point of points) at.push(at[at.length - 1] + point.length);
