@@ -218,7 +218,7 @@ def test_more_than_it_may_have_is_refused(
     server: _Server, cache: Path, good: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known(monkeypatch, good, size=len(TEXT) - 1)
-    with pytest.raises(DownloadError, match="refused: more than the 339 bytes"):
+    with pytest.raises(DownloadError, match="refused: larger than the limit of 339 bytes"):
         catalogue.fetch("afar")
     assert [path.name for path in cache.iterdir() if "part" in path.name] == []
 
@@ -292,7 +292,7 @@ def test_without_a_cache_a_known_corpus_is_read_once_with_a_note(
     corpus = read_corpus(["afar"], DataConfig())
     assert corpus.vocabulary.decode(corpus.ids.tolist()) == TEXT.decode()
     (note,) = capsys.readouterr().err.splitlines()
-    assert note.startswith("note   afar is downloaded for this run only: the ")
+    assert note.startswith("note   afar is downloaded for this run only: the")
     assert "set CHARRNN_CACHE to" in note
     assert catalogue.fetched("afar") is None
     with pytest.raises(DownloadError, match=r"afar: cannot be kept.*set CHARRNN_CACHE to"):
