@@ -1,4 +1,4 @@
-"""What shows only after a long time: parity along 10,000 steps, memory over millions of characters.
+"""Checks that take a long time: parity along 10,000 steps, memory over millions of characters.
 
     python benchmarks/endurance.py [--steps 10000] [--characters 1000000] [--batch 64] [--hidden 128]
 

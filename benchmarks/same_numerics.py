@@ -1,4 +1,4 @@
-"""Shows that a change moved no number: trains, exports and samples with two versions and compares the results.
+"""Shows that a change keeps all numbers: trains, exports and samples with two versions and compares the results.
 
     python benchmarks/same_numerics.py --before ../before/.venv/bin/python [--save DIR]
     python benchmarks/same_numerics.py --against DIR [--only lstm-text gru-items]
@@ -91,7 +91,7 @@ class Case:
         if self.resumed:
             commands.append(["train", "--out", RUN, "--resume", "--steps", str(STEPS)])
         for dtype in self.dtypes:
-            # What a smaller type costs is stored in the file; how much is allowed is not what is tested here.
+            # The increase of the loss is stored in the file; the limit on it is not tested here.
             measured = [] if dtype == "fp32" else ["--max-cost", "9"]
             commands.append(["export", f"{RUN}/last.pt", model_file(dtype), "--dtype", dtype, *measured])
         length = ["--num", "80"] if self.kind == "items" else ["--length", str(CHARACTERS)]
@@ -109,7 +109,7 @@ FP32 = ("--precision", "fp32")
 DROPOUT = ("--dropout", "0.1")
 STREAMS, ITEMS = ("--split", "streams"), ("--lines",)
 CASES = (
-    # Without --precision: bf16 where the processor computes in it.
+    # Without --precision: bf16 where the processor has instructions for it.
     Case(cell="lstm", kind="text", options=(*SMALL, *DROPOUT, "--num-layers", "2")),
     Case(cell="lstm", kind="streams", options=(*SMALL, *DROPOUT, *FP32, *STREAMS), resumed=True),
     Case(cell="lstm", kind="items", options=(*SMALL, *DROPOUT, *FP32, *ITEMS), dtypes=("fp32", "int8")),
@@ -175,7 +175,7 @@ def interpreter(path: str) -> str:
 
 
 def check_complete(case: Case, folder: Path) -> None:
-    """Sees that the folder holds the results of the same commands.
+    """Checks that the folder holds the results of the same commands.
 
     Raises:
         FailedError: it does not.
@@ -230,7 +230,7 @@ def _state(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def _values(nested: Any) -> Iterator[tuple[Any, ...]]:
-    """The contents of nested containers, without the names. None stands for nothing."""
+    """The values in nested containers, without their names; None is skipped."""
     if isinstance(nested, dict):
         nested = list(nested.values())
     if isinstance(nested, (list, tuple)):

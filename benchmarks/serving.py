@@ -3,10 +3,10 @@
     python benchmarks/serving.py [MODEL.onnx] [--clients 200] [--seconds 60]
 
 The server is a process of its own; all clients are one other process. Each
-client asks for text after text, streamed; every third one leaves each of his
-half way. With no model, random weights of 1×256 are used: speed does not
-depend on them. Exit code 1 where a client who stayed met an error or got a
-text that is not its single run.
+client asks for text after text, streamed; every third one disconnects in the
+middle of each text. Without a model, random weights of 1×256 are used: speed
+does not depend on them. The exit code is 1 if another client had an error, or
+got a text that differs from its single run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from charrnn_runtime import Sampler
 
-TEXTS = 40  # different texts: few enough to draw each alone, afterwards
+TEXTS = 40  # different texts: few enough to generate each alone afterwards
 LENGTH = 1500
 
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """The results of the clients."""
 
     characters: int = 0
     texts: int = 0
@@ -93,7 +93,7 @@ async def crowd(url: str, model: str, expected: list[str], count: int, seconds: 
     tally = Tally()
     begin = time.perf_counter()
     until = begin + seconds
-    # Alone, a client stays.
+    # A single client never disconnects.
     leaves = [i % 3 == 2 for i in range(count)]
     await asyncio.gather(*(client(url, model, expected, i, leaves[i], until, tally) for i in range(count)))
     return tally, tally.characters / (time.perf_counter() - begin)
@@ -113,7 +113,7 @@ async def watch(pid: int, memory: list[float]) -> None:
 
 
 async def measure(url: str, model: str, pid: int, expected: list[str], clients: int, seconds: float) -> bool:
-    """Prints the table; whether all was well."""
+    """Prints the table; returns whether there was no error."""
     alone, one = await crowd(url, model, expected, 1, min(5.0, seconds))
     memory: list[float] = []
     watcher = asyncio.create_task(watch(pid, memory))
