@@ -1,4 +1,4 @@
-"""The command line. Only this package knows all the parts; heavy imports wait inside the commands."""
+"""The command line. Only this package knows all other ones. Heavy imports are inside the commands."""
 
 from __future__ import annotations
 

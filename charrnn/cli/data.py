@@ -12,7 +12,7 @@ app = typer.Typer(help="Known corpora: list them, fetch them, say where they are
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a corpus.")] = False) -> None:
-    """List the known corpora, with size, licence and checksum, and which are here already."""
+    """List the known corpora with size, licence and checksum, and which of them are downloaded."""
     from charrnn.data import catalogue
 
     for name in catalogue.names():
@@ -45,7 +45,7 @@ def fetch(names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Na
 
 @app.command()
 def path(name: Annotated[str, typer.Argument(help="A name from the list.")]) -> None:
-    """Print where a known corpus is in the cache; fails if it is not there whole."""
+    """Print where a known corpus is in the cache; fails if it is missing or incomplete."""
     from charrnn.data import catalogue
     from charrnn.errors import DownloadError
 

@@ -32,7 +32,7 @@ def export(
         float, typer.Option(help="Nats per character by which int8 or fp16 may be worse.")
     ] = 0.01,
     unverified: Annotated[
-        bool, typer.Option("--unverified", help="Write a file that fails the check all the same; it is marked.")
+        bool, typer.Option("--unverified", help="Write a file that fails the check too; it is marked.")
     ] = False,
     web: Annotated[Path | None, typer.Option(help="Folder for a site that samples in its visitors' browsers.")] = None,
     cdn: Annotated[bool, typer.Option("--cdn", help="Let the site load ONNX Runtime from a public network.")] = False,
@@ -70,7 +70,7 @@ def export(
 
 
 def _write_site_of_model_file(path: Path, folder: Path, *, cdn: bool) -> bool:
-    """A site around a file that is a model file already; False if it is no such file."""
+    """Writes a site around a model file; returns False if the path is a checkpoint instead."""
     from charrnn_runtime import read_model_file
 
     from charrnn.inference.models import is_checkpoint

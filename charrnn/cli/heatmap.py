@@ -11,15 +11,15 @@ import typer
 def heatmap(
     model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
     text: Annotated[str | None, typer.Option(help="The text: a file, a folder, - for standard input.")] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Take a text that the model draws itself.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Use a text that the model samples itself.")] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("heatmap.html"),
     length: Annotated[
         int | None, typer.Option(help="Characters at most.", show_default="100,000; 5,000 for --sample")
     ] = None,
     units: Annotated[int, typer.Option(help="How many units to keep; each adds up to a byte per character.")] = 40,
-    unit: Annotated[list[str] | None, typer.Option(help="Keep this one too, such as c_0[57]; may be repeated.")] = None,
+    unit: Annotated[list[str] | None, typer.Option(help="Keep this unit, such as c_0[57]; may be repeated.")] = None,
     state: Annotated[
-        list[str] | None, typer.Option(help="Look at this state; may be repeated.", show_default="c_…, or all")
+        list[str] | None, typer.Option(help="Compare this state; may be repeated.", show_default="c_…, or all")
     ] = None,
     unknown: Annotated[str, typer.Option(help="Characters the model does not know: error or skip.")] = "error",
     prompt: Annotated[str, typer.Option(help="For --sample: text to continue.")] = "",
@@ -34,7 +34,7 @@ def heatmap(
     from charrnn.reports.heatmap.build import build_heatmap, model_title, source_text
 
     if (text is None) == (not sample):
-        raise ConfigError("name a text with --text FILE, or let the model draw one with --sample; one of them")
+        raise ConfigError("name a text with --text FILE, or let the model sample one: --sample")
     if unknown not in ("error", "skip"):
         raise ConfigError(f"unknown={unknown!r}: use error or skip")
     check_writable(out)

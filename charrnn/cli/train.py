@@ -53,5 +53,5 @@ def train(
 
 
 def _signals() -> list[int]:
-    """The signals at which a run saves and ends: Ctrl-C, the request to end, and the loss of the terminal."""
+    """The signals at which a run saves and ends: SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal)."""
     return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
