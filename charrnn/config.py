@@ -341,7 +341,7 @@ class TrainConfig(_Config):
     )
     lr: float = _option(0.006, "Peak learning rate; that of Muon's matrices is 5 times as high.", above=0)
     schedule: Literal["cosine", "decay"] = _option(
-        "cosine", "cosine (to 0 over the budget, after the warm-up), or decay (by lr_decay every so many epochs)."
+        "cosine", "cosine (to 0 over the budget, after the warm-up), or decay (by lr_decay every few epochs)."
     )
     lr_decay: float = _option(0.97, "For --schedule decay: the factor.", above=0, most=1)
     lr_decay_every: float = _option(1.0, "For --schedule decay: epochs between two decays.", above=0)
@@ -355,7 +355,7 @@ class TrainConfig(_Config):
     warmup_steps: int = _option(20, "Steps in which the rate rises to its peak.", least=0)
     lr_boost: float = _option(1.0, "Factor on the learning rate at first; it falls to 1 over 100 steps.", least=1)
     eval_steps: int | None = _option(
-        None, "Validate every so many steps. Default: about every tenth of the budget.", least=1
+        None, "Validate every N steps. Default: about every tenth of the budget.", least=1
     )
     seed: int = _option(1, "Seed of the initial weights and of dropout.", least=0, below=2**63)
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")

@@ -24,7 +24,7 @@ from charrnn.errors import CorpusError
 
 NO_TARGET = -100  # cross_entropy ignores targets of this value
 VALIDATION_TOKENS = 1 << 20  # enough to know a loss to about 0.002 nats, whatever the size of the text
-MAX_VALIDATED_ITEM = 1 << 16  # of a longer item, validation reads only so many tokens
+MAX_VALIDATED_ITEM = 1 << 16  # of a longer item, validation reads only the beginning
 _BLOCK = 1 << 20  # items looked at together
 _BUFFERED = 1 << 16  # tokens that all streams together hold in their buffers
 

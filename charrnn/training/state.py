@@ -20,7 +20,7 @@ from charrnn.training.distributed import Processes
 from charrnn.training.optim import Optimizers
 from charrnn.training.texts import TrainingText
 
-RECENT = 100  # the training loss that is shown is the mean of so many steps
+RECENT = 100  # number of steps over which the displayed training loss is averaged
 
 
 @dataclass(kw_only=True)

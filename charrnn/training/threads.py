@@ -20,9 +20,9 @@ from pathlib import Path
 SPIN_COUNT = 20_000  # turns of the busy loop; GNU OpenMP's own default is 300,000 where it counts enough cores
 CHECK_SECONDS = 0.25  # between two looks at how long our threads waited for a core
 WAITING_SHARE = 0.3  # of the time, summed over our threads, that counts as a busy machine
-SLOWER = 3.0  # a step that takes so many times its usual time counts as one too
+SLOWER = 3.0  # factor on the usual time of a step that also counts as a busy machine
 TRIAL_STEPS, TRIAL_SECONDS = 4, 0.3  # of a trial; whichever comes first
-MARGIN = 1.1  # more threads must be so many times as fast as fewer ones
+MARGIN = 1.1  # factor by which more threads must be faster than fewer
 FIRST_PAUSE, LONGEST_PAUSE = 20.0, 320.0  # seconds between two trials; doubled each time
 
 
@@ -70,7 +70,7 @@ def computing(
 
 
 def _quota() -> int:
-    """Whole cores of the control group's quota; a large number where there is no quota."""
+    """Whole cores of the control group's quota; a large number if there is no quota."""
     for path, read in (
         ("/sys/fs/cgroup/cpu.max", lambda text: text.split()),
         ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", lambda text: [text, "100000"]),
@@ -85,7 +85,7 @@ def _quota() -> int:
 
 
 def waiting_seconds() -> float | None:
-    """How long the threads of this process have waited for a core so far; None where the system does not tell."""
+    """How long the threads of this process have waited for a core so far; None if the system does not report it."""
     try:
         return sum(_run_delay(task) for task in Path("/proc/self/task").iterdir()) / 1e9
     except (OSError, ValueError, IndexError):
@@ -123,7 +123,7 @@ class ThreadGovernor:
         self.most = self.current = most
         self._set, self._notice, self._clock, self._waiting = set_threads, on_notice, clock, waiting
         self._before = most  # threads before the trials
-        self._trials: list[int] = []  # numbers still to be timed
+        self._trials: list[int] = []  # numbers of threads still to be timed
         self._timed: dict[int, float] = {}  # seconds a step
         self._steps: list[float] = []  # of the trial, or since the last check
         self._usual = float("inf")  # the fastest mean of a check so far

@@ -46,7 +46,7 @@ def validation_loss(
         ids: the text ``[N]``.
         start_token: the token before the first character.
         processes: the processes that share the pieces.
-        max_tokens: of a longer text, 64 pieces with so many characters together are scored. They are spread evenly
+        max_tokens: of a longer text, 64 pieces with this many characters in all are scored. They are spread evenly
             over the text and always the same. None or 0 scores the whole text.
     """
     if max_tokens and len(ids) > max_tokens:

@@ -142,7 +142,7 @@ class SamplingOptions:
     allowed: str | None = _option(None, "Only these characters (and the end of the text) are sampled.")
     min_length: int = _option(
         0,
-        "Before so many tokens the text does not end, and stop strings are not looked for.",
+        "The text cannot end before this many tokens, and stop strings are not looked for until then.",
         Range(whole=True, least=0),
     )
     logits_processor: LogitsProcessor | None = _option(  # noqa: RUF009  a field, as the others

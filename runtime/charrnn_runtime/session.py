@@ -69,7 +69,7 @@ class Cell(Protocol):
         """A runner for ``batch`` streams, from the given state or from zero."""
 
     def sequence_runner(self, tokens: int | None, state: State | None = None, /) -> SequenceRunner | None:
-        """A runner that is faster than steps for a text of so many tokens (None: of unknown length), or None."""
+        """A runner that is faster than steps for a text of this many tokens (None: of unknown length), or None."""
 
 
 class SequenceRunnerFactory(Protocol):
@@ -141,7 +141,7 @@ class OnnxCell:
         return OnnxRunner(self, batch, state)
 
     def sequence_runner(self, tokens: int | None, state: State | None = None, /) -> SequenceRunner | None:
-        """A runner that is faster than steps for a text of so many tokens (None: of unknown length), or None."""
+        """A runner that is faster than steps for a text of this many tokens (None: of unknown length), or None."""
         if self.sequences is None or (tokens is not None and tokens < MIN_SEQUENCE_TOKENS):
             return None
         return self.sequences.sequence_runner(state)

@@ -85,7 +85,7 @@ worker.onmessage = ({ data }) => {
       if (data.bytes <= data.total) {
         element("progress").max = data.total;
         element("progress").value = data.bytes;
-      } else element("progress").removeAttribute("value"); // sent compressed: nobody knows how much is to come
+      } else element("progress").removeAttribute("value"); // sent compressed: the total size is unknown
       break;
     case "ready":
       ready = true;
