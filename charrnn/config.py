@@ -354,9 +354,7 @@ class TrainConfig(_Config):
     loss_sum: bool = _option(False, "Sum the loss over the sequence for the gradient, instead of taking the mean.")
     warmup_steps: int = _option(20, "Steps in which the rate rises to its peak.", least=0)
     lr_boost: float = _option(1.0, "Factor on the learning rate at first; it falls to 1 over 100 steps.", least=1)
-    eval_steps: int | None = _option(
-        None, "Validate every N steps. Default: about every tenth of the budget.", least=1
-    )
+    eval_steps: int | None = _option(None, "Validate every N steps. Default: about every tenth of the budget.", least=1)
     seed: int = _option(1, "Seed of the initial weights and of dropout.", least=0, below=2**63)
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps.")
     threads: int | None = _option(
