@@ -1,271 +1,252 @@
-"""Graphs over a sequence, made from the weights of a model file that holds a step.
+"""A graph over a block of tokens, made from the step that a model file holds.
 
-float32: ONNX's LSTM, GRU or RNN operator for each layer. int8: a Scan for each
-layer whose body is the step of that layer; the products of its inputs are made
-outside for all tokens at once and added as whole numbers, so the states are the
-step's to the last bit. Either way the weights are the file's own, where
-``charrnn.sequence`` in its metadata says they are.
+Part of a step are loops: what a state needs to get from one step to the next.
+Each loop becomes a Scan, whose body holds the nodes of the file as they are. No
+other node waits for an earlier token: the table of the first layer, products of
+inputs, the output layer. They are computed once for all tokens of the block, as
+for a batch.
+
+All nodes are the file's, and the rows of a batch do not depend on each other.
+So logits and states are those of the step to the last bit, however a text is
+cut into blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from charrnn_runtime._protobuf import encode_field as field
-from charrnn_runtime._protobuf import encode_string as string
+from charrnn_runtime._protobuf import BYTES, encode_field, encode_string, iter_fields
 from charrnn_runtime.errors import ModelFileError
 from charrnn_runtime.model_file import ModelInfo
-from charrnn_runtime.onnx_structure import read_tensors
 
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTM int8": 4}  # operators and how many gates stand side by side
+# Field numbers of onnx.proto
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET_IMPORT = 1, 7, 8
+_GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 5, 11, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE = 1, 2, 4, 5
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TYPE = 1, 3, 6, 20
+_TENSOR_NAME = 8
+_FLOAT, _INT64 = 1, 7  # TensorProto.DataType
+_INT, _GRAPH = 2, 5  # AttributeProto.AttributeType
 
-_MAX_VOCAB = 1024  # beyond it the one-hot product of ONNX's operators costs more than the steps save
-_FLOAT, _UINT8, _INT8, _INT32, _INT64 = 1, 2, 3, 6, 7  # TensorProto.DataType
-_DTYPES = {"<f4": _FLOAT, "|u1": _UINT8, "|i1": _INT8, "<i8": _INT64}
-_GRAPH, _INT = 5, 2  # AttributeProto.AttributeType
-_OPSET, _IR_VERSION = 18, 10
+# In the body of a Scan values have the file's names. Names must not stand for something else outside of it.
+_ROWS = "rows/"  # a value for all n tokens of the block, [n, …]
+_ROW = "row/"  # the same as [n, 1, …], from which a Scan takes one row [1, …] after the other
+_EMITTED = "emitted/"  # in a body: what becomes a row
+_BEFORE, _AFTER = "before/", "after/"  # states, [1, size]
+_AXIS = "axis"
 
-Weights = dict[str, NDArray[Any]]
-Shape = tuple[int, ...]
+Name = str
 
 
-def sequence_possible(info: ModelInfo) -> bool:
-    """Whether the file says where the weights are, for an operator that is known here and pays."""
-    operator = info.sequence.get("operator")
-    if not isinstance(operator, str) or operator not in _GATES:
-        return False
-    return operator == "LSTM int8" or len(info.vocabulary) <= _MAX_VOCAB
+@dataclass(frozen=True)
+class _Node:
+    """A node of the file."""
+
+    data: bytes
+    inputs: tuple[Name, ...]
+    outputs: tuple[Name, ...]
+
+    def renamed(self, names: Mapping[Name, Name]) -> bytes:
+        """The node with other names of its inputs and outputs."""
+        parts = [
+            encode_string(part.number, names.get(name, name))
+            if part.number in (_NODE_INPUT, _NODE_OUTPUT)
+            and (name := self.data[part.start : part.end].decode()) is not None
+            else self.data[part.offset : part.end]
+            for part in iter_fields(self.data)
+        ]
+        return b"".join(parts)
+
+
+def input_names(info: ModelInfo) -> list[Name]:
+    """Names of the graph's inputs: token int64 ``[n]``, then the states, float32 ``[1, size]`` each."""
+    return [_ROWS + "token", *(_BEFORE + state.input for state in info.states)]
+
+
+def output_names(info: ModelInfo) -> list[Name]:
+    """Names of the graph's outputs: logits float32 ``[n, vocab]``, then the states after the last token."""
+    return [_ROWS + "logits", *(_AFTER + state.input for state in info.states)]
 
 
 def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
-    """A serialized ONNX model for a file for which it is possible.
-
-    token int64 ``[n, 1]``, state_0, state_1 … → logits ``[n, vocab]``, next_state_0 …
+    """A serialized ONNX model for the bytes of a checked model file.
 
     Raises:
-        ModelFileError: the weights are not what the metadata says.
+        ModelFileError: no node of the file computes a state or the logits.
     """
-    operator, layers, H = str(info.sequence["operator"]), info.num_layers, info.hidden_size
-    if len(info.states) != _states_of(operator) * layers or any(state.size != H for state in info.states):
-        raise _wrong(f"the states are not those of {operator} in every layer")
-    graph = _Graph(operator, info, _weights(data, info, _shapes(operator, layers, H, len(info.vocabulary))))
-    (graph.scans if operator == "LSTM int8" else graph.operators)()
-    return graph.serialized()
+    header, nodes, initializers = _read(data)
+    maker = {name: i for i, node in enumerate(nodes) for name in node.outputs}
+    carried = {state.output: state.input for state in info.states}
+    if not {"logits", *carried} <= maker.keys():
+        raise ModelFileError("the graph has outputs that none of its nodes computes")
+    users: dict[Name, list[int]] = {}
+    for i, node in enumerate(nodes):
+        for name in node.inputs:
+            users.setdefault(name, []).append(i)
+    # What depends on neither the token nor a state is the same for every token.
+    varying = _reachable(["token", *carried.values()], nodes, users)
+    values = {name for i in varying for name in nodes[i].outputs} | {"token"}
+
+    graph = [(_GRAPH_NODE, node.data) for i, node in enumerate(nodes) if i not in varying]
+    made: set[Name] = set()  # those in _ROW form
+
+    def node(operator: str, inputs: Sequence[Name], outputs: Sequence[Name], **attributes: int | bytes) -> None:
+        graph.append((_GRAPH_NODE, _node(operator, inputs, outputs, **attributes)))
+
+    for part in _parts(nodes, varying, users, maker, carried):
+        inside = {name for i in part for name in nodes[i].outputs}
+        states = [(source, target) for target, source in carried.items() if target in inside]
+        if not states:
+            for i in part:
+                names = {name: _ROWS + name for name in (*nodes[i].inputs, *nodes[i].outputs) if name in values}
+                graph.append((_GRAPH_NODE, nodes[i].renamed(names)))
+            continue
+        given = sorted({name for i in part for name in nodes[i].inputs if name in values} - inside)
+        for name in given:
+            if name not in made:
+                node("Unsqueeze", [_ROWS + name, _AXIS], [_ROW + name])
+        emitted = sorted(name for name in inside if name == "logits" or not set(users.get(name, ())) <= set(part))
+        made.update(given, emitted)
+        body = [(_GRAPH_NODE, nodes[i].data) for i in part]
+        body += [(_GRAPH_NODE, _node("Identity", [name], [_EMITTED + name])) for name in emitted]
+        body += [(_GRAPH_INPUT, encode_string(1, name)) for name in (*(source for source, _ in states), *given)]
+        results = (*(target for _, target in states), *(_EMITTED + name for name in emitted))
+        body += [(_GRAPH_OUTPUT, encode_string(1, name)) for name in results]
+        node(
+            "Scan",
+            [*(_BEFORE + source for source, _ in states), *(_ROW + name for name in given)],
+            [*(_AFTER + source for source, _ in states), *(_ROW + name for name in emitted)],
+            body=_message([*body, (_GRAPH_NAME, b"body")]),
+            num_scan_inputs=len(given),
+        )
+        for name in emitted:
+            node("Squeeze", [_ROW + name, _AXIS], [_ROWS + name])
+
+    graph += [(_GRAPH_INITIALIZER, tensor) for tensor in (*initializers, _axis())]
+    sizes = [(1, state.size) for state in info.states]
+    for number, names, kind, shape in (
+        (_GRAPH_INPUT, input_names(info), _INT64, ("n",)),
+        (_GRAPH_OUTPUT, output_names(info), _FLOAT, ("n", len(info.vocabulary))),
+    ):
+        graph += [(number, _value(names[0], kind, shape))]
+        graph += [(number, _value(name, _FLOAT, size)) for name, size in zip(names[1:], sizes, strict=True)]
+    return header + encode_field(_MODEL_GRAPH, _message([*graph, (_GRAPH_NAME, b"charrnn_sequence")]))
 
 
-class _Graph:
-    """Nodes and initializers in the making."""
-
-    def __init__(self, operator: str, info: ModelInfo, weights: Weights) -> None:
-        self.operator = operator
-        self.H, self.V, self.layers = info.hidden_size, len(info.vocabulary), info.num_layers
-        self.w = weights
-        self.states = [f"state_{i}" for i in range(len(info.states))]
-        self.state_shape: list[int | str] = []
-        self.nodes: list[bytes] = []
-        self.initializers: list[bytes] = []
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.initializers.append(_tensor(name, value))
-        return name
-
-    def node(self, operator: str, inputs: list[str], outputs: list[str], **attributes: int | bytes) -> None:
-        self.nodes.append(_node(operator, inputs, outputs, **attributes))
-
-    def operators(self) -> None:
-        """One of ONNX's recurrent operators for each layer."""
-        H, w, operator = self.H, self.w, self.operator
-        self.state_shape = [1, 1, H]
-        per_layer = _states_of(operator)
-        depth, off_on = self.constant("depth", np.array(self.V)), self.constant("off_on", np.array([0, 1], np.float32))
-        direction = self.constant("direction", np.array([1]))
-        self.node("OneHot", ["token", depth, off_on], ["x_0"])
-        for i in range(self.layers):
-            states = self.states[i * per_layer : (i + 1) * per_layer]
-            inputs, recurrent, biases = _layer(operator, w, i, H)
-            weights = [
-                self.constant(f"W_{i}", _reordered(operator, inputs.T)[None]),
-                self.constant(f"R_{i}", _reordered(operator, recurrent.T)[None]),
-                self.constant(f"B_{i}", np.concatenate([_reordered(operator, bias) for bias in biases])[None]),
-            ]
-            after_reset = {"linear_before_reset": 1} if operator == "GRU" else {}
-            self.node(
-                operator,
-                [f"x_{i}", *weights, "", *states],  # "": all sequences are whole
-                [f"y_{i}", *(f"next_{state}" for state in states)],
-                hidden_size=H,
-                **after_reset,
-            )
-            self.node("Squeeze", [f"y_{i}", direction], [f"x_{i + 1}"])
-        self._head()
-
-    def scans(self) -> None:
-        """A Scan for each layer of int8 weights, with the step's own arithmetic inside."""
-        H, w = self.H, self.w
-        self.state_shape = [1, H]
-        self.constant("scale", np.array(1 / 127, np.float32))
-        self.constant("zero_point", np.array(128, np.uint8))
-        self.node("Gather", [self.constant("rows", w["0.input"]), "token"], ["in_0"])  # [n, 1, 4H]
-        for i in range(self.layers):
-            key = f"{i}.weight" if i else "0.recurrent"
-            recurrent = self.constant(f"R_{i}", w[key][-H:])
-            scale = self.constant(f"scale_{i}", w[f"{key}.scale"])
-            bias = self.constant(f"B_{i}", w[f"{i}.bias"]) if i else None
-            if i:
-                inputs = self.constant(f"W_{i}", w[key][:H])
-                self.node("QuantizeLinear", [f"x_{i}", "scale", "zero_point"], [f"q_{i}"])
-                self.node("MatMulInteger", [f"q_{i}", inputs, "zero_point"], [f"in_{i}"])
-            body = _lstm_body(i, recurrent, scale, bias, H)
-            states = self.states[2 * i : 2 * i + 2]
-            outputs = [*(f"next_{state}" for state in states), f"x_{i + 1}"]
-            self.node("Scan", [*states, f"in_{i}"], outputs, body=body, num_scan_inputs=1)
-        self._head()
-
-    def _head(self) -> None:
-        """From the last layer's ``[n, 1, H]`` to the logits."""
-        batch = self.constant("batch", np.array([1]))
-        self.node("Squeeze", [f"x_{self.layers}", batch], ["top"])
-        head = [self.constant(f"head.{name}", self.w[f"head.{name}"]) for name in ("weight", "bias")]
-        self.node("Gemm", ["top", *head], ["logits"])
-
-    def serialized(self) -> bytes:
-        inputs = [_value("token", _INT64, ["n", 1]), *(_value(s, _FLOAT, self.state_shape) for s in self.states)]
-        outputs = [_value("logits", _FLOAT, ["n", self.V])]
-        outputs += [_value(f"next_{s}", _FLOAT, self.state_shape) for s in self.states]
-        graph = _graph("charrnn_sequence", self.nodes, inputs, outputs, self.initializers)
-        return field(1, _IR_VERSION) + field(8, field(2, _OPSET)) + field(7, graph)
+def _read(data: bytes) -> tuple[bytes, list[_Node], list[bytes]]:
+    """What stands before the graph, its nodes, and its initializers."""
+    header, nodes, initializers = b"", [], []
+    for part in iter_fields(data):
+        if part.number in (_MODEL_IR_VERSION, _MODEL_OPSET_IMPORT):
+            header += data[part.offset : part.end]
+        elif part.number == _MODEL_GRAPH:
+            for item in iter_fields(data, part.start, part.end):
+                if item.number == _GRAPH_INITIALIZER:
+                    initializers.append(data[item.start : item.end])
+                elif item.number == _GRAPH_NODE:
+                    node = data[item.start : item.end]
+                    names: dict[int, list[Name]] = {_NODE_INPUT: [], _NODE_OUTPUT: []}
+                    for field in iter_fields(node):
+                        if field.number in names:
+                            names[field.number].append(node[field.start : field.end].decode())
+                    inputs, outputs = (tuple(filter(None, names[number])) for number in (_NODE_INPUT, _NODE_OUTPUT))
+                    nodes.append(_Node(node, inputs, outputs))
+    return header, nodes, initializers
 
 
-def _lstm_body(i: int, recurrent: str, scale: str, bias: str | None, H: int) -> bytes:
-    """One token through layer i, as int8 files compute it: h, c, input product ``[1, 4H]`` → h, c, h once more.
+def _reachable(names: Iterable[Name], nodes: Sequence[_Node], users: Mapping[Name, list[int]]) -> set[int]:
+    """The nodes that depend on any of the values."""
+    found: set[int] = set()
+    waiting = list(names)
+    while waiting:
+        for i in users.get(waiting.pop(), ()):
+            if i not in found:
+                found.add(i)
+                waiting += nodes[i].outputs
+    return found
 
-    The input product of layer 0 is a row of its table, float32, that holds the bias. That of a layer
-    with a bias of its own is the sum of whole numbers to which the recurrent part is yet to be added.
+
+def _parts(
+    nodes: Sequence[_Node],
+    varying: set[int],
+    users: Mapping[Name, list[int]],
+    maker: Mapping[Name, int],
+    carried: Mapping[Name, Name],
+) -> list[list[int]]:
+    """The varying nodes in parts, each after those that it depends on: the loops, and single nodes.
+
+    These are the strongly connected components of the graph in which each state's output leads to
+    the nodes that take the state (S. R. Kosaraju's algorithm). The edge back keeps a state's nodes
+    together even where its new value does not depend on its old one.
     """
-    nodes: list[bytes] = []
+    after: dict[int, set[int]] = {i: set() for i in varying}
+    before: dict[int, set[int]] = {i: set() for i in varying}
+    edges = [(i, j) for i in varying for name in nodes[i].outputs for j in users.get(name, ())]
+    for target, source in carried.items():
+        for j in users.get(source, ()):
+            edges += [(maker[target], j), (j, maker[target])]
+    for i, j in edges:
+        if i in after:
+            after[i].add(j)
+            before[j].add(i)
 
-    def node(operator: str, inputs: list[str], output: str, **attributes: int) -> str:
-        nodes.append(_node(operator, inputs, [f"{output}_{i}"], **attributes))
-        return f"{output}_{i}"
+    def walk(begin: int, following: Mapping[int, set[int]], seen: set[int]) -> list[int]:
+        """The nodes that can be reached from one and were not seen, each after all that follow it."""
+        seen.add(begin)
+        order: list[int] = []
+        stack = [(begin, iter(sorted(following[begin])))]
+        while stack:
+            i, rest = stack[-1]
+            j = next((j for j in rest if j not in seen), None)
+            if j is None:
+                order.append(i)
+                stack.pop()
+            else:
+                seen.add(j)
+                stack.append((j, iter(sorted(following[j]))))
+        return order
 
-    h, c, given = f"h_{i}", f"c_{i}", f"given_{i}"
-    quantized = node("QuantizeLinear", [h, "scale", "zero_point"], "quantized")
-    product = node("MatMulInteger", [quantized, recurrent, "zero_point"], "product")
-    if bias is not None:
-        product = node("Add", [product, given], "whole")
-    scaled = node("Mul", [node("Cast", [product], "float", to=_FLOAT), scale], "scaled")
-    sums = node("Add", [scaled, given if bias is None else bias], "sums")
-    gates = [f"{name}_{i}" for name in ("sum_i", "sum_f", "sum_g", "sum_o")]
-    nodes.append(_node("Split", [sums], gates, axis=1, num_outputs=4))
-    input_gate, forget_gate, output_gate = (
-        node("Sigmoid", [gates[k]], name) for k, name in ((0, "input_gate"), (1, "forget_gate"), (3, "output_gate"))
-    )
-    kept = node("Mul", [forget_gate, c], "kept")
-    added = node("Mul", [input_gate, node("Tanh", [gates[2]], "candidate")], "added")
-    next_c = node("Add", [kept, added], "next_c")
-    next_h = node("Mul", [output_gate, node("Tanh", [next_c], "squashed_c")], "next_h")
-    out = node("Identity", [next_h], "out")
-    kind = _FLOAT if bias is None else _INT32
-    inputs = [_value(h, _FLOAT, [1, H]), _value(c, _FLOAT, [1, H]), _value(given, kind, [1, 4 * H])]
-    return _graph(f"layer_{i}", nodes, inputs, [_value(name, _FLOAT, [1, H]) for name in (next_h, next_c, out)], [])
-
-
-def _layer(operator: str, w: Weights, i: int, H: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
-    """Layer i's weights ``[I, G*H]`` and ``[H, G*H]`` and its two biases ``[G*H]``, gates in the file's order.
-
-    A row of layer 0's table holds the input product and the biases that go with it, so those are zero here.
-    """
-    if i == 0:
-        zero = np.zeros(w["0.input"].shape[1], np.float32)
-        return w["0.input"], w["0.recurrent"], [zero, w.get("0.recurrent_bias", zero)]
-    if operator == "GRU":
-        return w[f"{i}.input"], w[f"{i}.recurrent"], [w[f"{i}.input_bias"], w[f"{i}.recurrent_bias"]]
-    both, bias = w[f"{i}.weight"], w[f"{i}.bias"]
-    return both[:H], both[H:], [bias, np.zeros_like(bias)]
+    seen: set[int] = set()
+    finished = [i for begin in sorted(varying) if begin not in seen for i in walk(begin, after, seen)]
+    seen = set()
+    return [sorted(walk(begin, before, seen)) for begin in reversed(finished) if begin not in seen]
 
 
-# The step's order of the gates is PyTorch's: LSTM i, f, g, o; GRU r, z, n. ONNX's: i, o, f, g; z, r, n.
-_ONNX_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+def _message(fields: Iterable[tuple[int, bytes]]) -> bytes:
+    return b"".join(encode_field(number, value) for number, value in fields)
 
 
-def _reordered(operator: str, weight: NDArray[Any]) -> NDArray[Any]:
-    """``[G*H, …]`` with the gates in ONNX's order."""
-    gates = np.split(weight, _GATES[operator])
-    return np.concatenate([gates[k] for k in _ONNX_ORDER[operator]])
-
-
-def _states_of(operator: str) -> int:
-    return 2 if operator.startswith("LSTM") else 1
-
-
-def _shapes(operator: str, layers: int, H: int, V: int) -> dict[str, Shape]:
-    """Shapes that the weights must have, by the keys of ``charrnn.sequence``."""
-    wide = _GATES[operator] * H
-    shapes: dict[str, Shape] = {"0.input": (V, wide)}
-    for i in range(layers):
-        if operator == "GRU":
-            shapes |= {f"{i}.recurrent": (H, wide), f"{i}.recurrent_bias": (wide,)}
-            shapes |= {f"{i}.input": (H, wide), f"{i}.input_bias": (wide,)} if i else {}
-        else:
-            key = f"{i}.weight" if i else "0.recurrent"
-            shapes |= {f"{i}.weight": (2 * H, wide), f"{i}.bias": (wide,)} if i else {key: (H, wide)}
-            shapes |= {f"{key}.scale": (wide,)} if operator == "LSTM int8" else {}
-    return shapes | {"head.weight": (H, V), "head.bias": (V,)}
-
-
-def _weights(data: bytes, info: ModelInfo, shapes: Mapping[str, Shape]) -> Weights:
-    """The file's tensors by the keys of ``charrnn.sequence``."""
-    weights = info.sequence.get("weights")
-    given = weights if isinstance(weights, dict) else {}
-    names = {key: name for key in shapes if isinstance(name := given.get(key), str)}
-    if len(names) < len(shapes):
-        raise _wrong("it does not name every weight")
-    found = read_tensors(data, set(names.values()))
-    result = {}
-    for key, name in names.items():
-        whole = f"{key}.scale" in shapes
-        dtype = np.dtype(np.int8 if whole else np.float32)
-        if name not in found or found[name].shape != shapes[key] or found[name].dtype != dtype:
-            raise _wrong(f"the file holds no {dtype} tensor {name!r} of the shape {list(shapes[key])}")
-        result[key] = found[name]
-    return result
-
-
-def _tensor(name: str, value: NDArray[Any]) -> bytes:
-    little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
-    dims = b"".join(field(1, size) for size in value.shape)
-    return dims + field(2, _DTYPES[little.dtype.str]) + string(8, name) + field(9, little.tobytes())
-
-
-def _node(operator: str, inputs: list[str], outputs: list[str], **attributes: int | bytes) -> bytes:
+def _node(operator: str, inputs: Sequence[Name], outputs: Sequence[Name], **attributes: int | bytes) -> bytes:
     """A NodeProto; an attribute is a number or a graph."""
     return (
-        b"".join(string(1, name) for name in inputs)
-        + b"".join(string(2, name) for name in outputs)
-        + string(4, operator)
+        b"".join(encode_string(_NODE_INPUT, name) for name in inputs)
+        + b"".join(encode_string(_NODE_OUTPUT, name) for name in outputs)
+        + encode_string(_NODE_OP_TYPE, operator)
         + b"".join(
-            field(5, string(1, key) + field(3, value) + field(20, _INT))
-            if isinstance(value, int)
-            else field(5, string(1, key) + field(6, value) + field(20, _GRAPH))
+            encode_field(
+                _NODE_ATTRIBUTE,
+                encode_string(_ATTRIBUTE_NAME, key)
+                + encode_field(_ATTRIBUTE_INT if isinstance(value, int) else _ATTRIBUTE_GRAPH, value)
+                + encode_field(_ATTRIBUTE_TYPE, _INT if isinstance(value, int) else _GRAPH),
+            )
             for key, value in attributes.items()
         )
     )
 
 
-def _graph(name: str, nodes: list[bytes], inputs: list[bytes], outputs: list[bytes], tensors: list[bytes]) -> bytes:
-    parts = [(1, node) for node in nodes] + [(5, tensor) for tensor in tensors]
-    parts += [(11, value) for value in inputs] + [(12, value) for value in outputs]
-    return b"".join(field(number, part) for number, part in parts) + string(2, name)
+def _axis() -> bytes:
+    """The TensorProto [1], int64."""
+    one = np.array([1], "<i8").tobytes()
+    return encode_field(1, 1) + encode_field(2, _INT64) + encode_string(_TENSOR_NAME, _AXIS) + encode_field(9, one)
 
 
-def _value(name: str, kind: int, shape: list[int | str]) -> bytes:
-    dims = b"".join(field(1, field(1, size) if isinstance(size, int) else string(2, size)) for size in shape)
-    return string(1, name) + field(2, field(1, field(1, kind) + field(2, dims)))
-
-
-def _wrong(what: str) -> ModelFileError:
-    return ModelFileError(f"metadata 'charrnn.sequence': {what}")
+def _value(name: Name, kind: int, shape: Iterable[int | str]) -> bytes:
+    """A ValueInfoProto."""
+    dims = b"".join(
+        encode_field(1, encode_field(1, size) if isinstance(size, int) else encode_string(2, size)) for size in shape
+    )
+    tensor = encode_field(1, kind) + encode_field(2, dims)
+    return encode_string(1, name) + encode_field(2, encode_field(1, tensor))
