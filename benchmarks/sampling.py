@@ -21,7 +21,7 @@ import onnx
 import torch
 from charrnn_export import StepModule
 from charrnn_export.export import describe
-from charrnn_export.quantize import quantize, quantized_sequence
+from charrnn_export.quantize import quantize
 from charrnn_export.trace import trace
 from charrnn_runtime import ModelInfo, Sampler, Vocabulary
 from charrnn_runtime.model_file import seal
@@ -48,7 +48,7 @@ def make(layers: int, hidden: int) -> tuple[CharRNN, Sampler, Sampler]:
     return (
         model,
         sampler(proto, info),
-        sampler(small, replace(info, dtype="int8", sequence=quantized_sequence(step))),
+        sampler(small, replace(info, dtype="int8")),
     )
 
 

@@ -17,7 +17,7 @@ from charrnn_runtime.vocab import Ids
 
 from charrnn_export.errors import ExportError, ParityError, QualityError
 from charrnn_export.half import to_float16
-from charrnn_export.quantize import quantize, quantized_sequence
+from charrnn_export.quantize import quantize
 from charrnn_export.step import StepModule
 from charrnn_export.trace import trace
 from charrnn_export.verify import STEPS, SequenceForward, check_parity
@@ -89,9 +89,6 @@ def export_model(
         training=training,
         producer={**producer, "torch": torch.__version__, "onnxruntime": onnxruntime_version()},
     )
-    # torch's exporter removes tensors that change nothing, such as a bias of zeros.
-    if not {tensor.name for tensor in proto.graph.initializer}.issuperset(info.sequence.get("weights", {}).values()):
-        info = replace(info, sequence={})
     try:
         parity = check_parity(proto, info, step, trained, texts=validation, steps=parity_steps, seed=parity_seed)
     except ParityError as error:
@@ -105,7 +102,7 @@ def export_model(
         parity = {**error.parity, "refusal": str(error)}
     info = replace(info, parity=parity)
     if dtype != "float32":
-        proto, info = _smaller(proto, info, step, dtype, validation, max_loss_increase)
+        proto, info = _smaller(proto, info, dtype, validation, max_loss_increase)
     for key, value in info.to_metadata().items():
         proto.metadata_props.add(key=key, value=value)
     data = seal(proto.SerializeToString(deterministic=True))
@@ -115,7 +112,6 @@ def export_model(
 def _smaller(
     proto: onnx.ModelProto,
     info: ModelInfo,
-    step: StepModule,
     dtype: Literal["float16", "int8"],
     validation: Sequence[Ids],
     max_loss_increase: float,
@@ -127,7 +123,7 @@ def _smaller(
             f"{dtype} is compared with float32 on validation text before it is written: name some (--text)"
         )
     small = quantize(proto) if dtype == "int8" else to_float16(proto)
-    info = replace(info, dtype=dtype, sequence=quantized_sequence(step) if dtype == "int8" else {})
+    info = replace(info, dtype=dtype)
     if not measured:
         return small, info
     nats = {name: _nats(model, info, validation) for name, model in (("float32", proto), (dtype, small))}
@@ -156,5 +152,4 @@ def describe(step: StepModule, vocabulary: Vocabulary) -> ModelInfo:
         vocabulary=vocabulary,
         states=tuple(StateSpec(input=name, output=f"next_{name}", size=step.hidden_size) for name in step.state_names),
         start_token=vocabulary.start_token,
-        sequence=step.sequence_weights(),
     )

@@ -20,8 +20,6 @@ from charrnn_export.products import Product, replace_products
 if TYPE_CHECKING:
     import onnx
 
-    from charrnn_export.step import StepModule
-
 _LEVELS = 127
 _ZERO_POINT = 128  # unsigned activations and signed weights: the pair that x86 processors multiply fastest
 
@@ -69,20 +67,6 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
         return nodes
 
     return replace_products(model, replacement)
-
-
-def quantized_sequence(step: StepModule) -> dict[str, Any]:
-    """Metadata ``charrnn.sequence`` of the int8 copy of a step; empty if the runtime has no int8 operator for the cell.
-
-    ONNX's recurrent operators cannot compute with int8 weights as the step does, so each cell needs
-    a graph of its own in the runtime. Only the LSTM has one.
-    """
-    if step.cell.int8_operator is None:
-        return {}
-    names = step.sequence_weights()["weights"]
-    for key in [key for key in names if key.endswith((".recurrent", ".weight")) and not key.startswith("head.")]:
-        names |= {key: f"{names[key]}.int8", f"{key}.scale": f"{names[key]}.scale"}
-    return {"operator": step.cell.int8_operator, "weights": names}
 
 
 def _quantize_columns(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -5,8 +5,6 @@ Letters: B batch, V vocabulary, H hidden size. The layers are in ``charrnn_expor
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from charrnn_export.cells.layer import Affine
@@ -35,21 +33,6 @@ class StepModule(nn.Module):
     def state_names(self) -> list[str]:
         """Names of the states, in the order of ``forward``'s arguments and results."""
         return [f"{kind}_{i}" for i in range(self.num_layers) for kind in self.cell.states]
-
-    def sequence_weights(self) -> dict[str, Any]:
-        """Metadata ``charrnn.sequence``: the tensors from which the runtime makes an operator for sequences.
-
-        Empty if the runtime has no such operator for the cell.
-        """
-        if self.cell.operator is None:
-            return {}
-        names = {
-            f"{i}.{key}": f"layer_{i}.{name}"
-            for i in range(self.num_layers)
-            for key, name in self.cell.sequence_weights(i).items()
-        }
-        names |= {"head.weight": "head.weight", "head.bias": "head.bias"}
-        return {"operator": self.cell.operator, "weights": names}
 
     def forward(self, token: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         """Logits and new states."""

@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from charrnn_runtime import ModelInfo
 from charrnn_runtime.sequence import SequenceGraph
-from charrnn_runtime.sequence_graph import sequence_possible
 from charrnn_runtime.session import OnnxCell, open_session
 from charrnn_runtime.vocab import Ids
 from numpy.typing import NDArray
@@ -399,22 +398,19 @@ def _implementations(
         runner = cell.runner(tokens_TB.shape[1], tuple(s.astype(np.float32) for s in states))
         return np.stack([runner.step(token_B).copy() for token_B in tokens_TB]), runner.state()
 
-    implementations: dict[str, _Chain] = {"sequence": torch_sequence, "step": torch_steps, "onnx": onnx_steps}
-    if sequence_possible(info):
-        graph = SequenceGraph(data, info, threads=1)
+    graph = SequenceGraph(data, info, threads=1)
 
-        def blocks(tokens_TB: Array, states: Arrays) -> tuple[Array, Arrays]:
-            logits, ends = [], []
-            for b, tokens_T in enumerate(tokens_TB.T):
-                runner = graph.sequence_runner(tuple(s[b : b + 1].astype(np.float32) for s in states))
-                # In two pieces: the states between them count too.
-                pieces = [piece for piece in np.array_split(tokens_T, 2) if len(piece)]
-                logits.append(np.concatenate([runner.forward(piece) for piece in pieces]))
-                ends.append(runner.state())
-            return np.stack(logits, 1), tuple(np.concatenate(column) for column in zip(*ends, strict=True))
+    def blocks(tokens_TB: Array, states: Arrays) -> tuple[Array, Arrays]:
+        logits, ends = [], []
+        for b, tokens_T in enumerate(tokens_TB.T):
+            runner = graph.sequence_runner(tuple(s[b : b + 1].astype(np.float32) for s in states))
+            # In two pieces: the states between them count too.
+            pieces = [piece for piece in np.array_split(tokens_T, 2) if len(piece)]
+            logits.append(np.concatenate([runner.forward(piece) for piece in pieces]))
+            ends.append(runner.state())
+        return np.stack(logits, 1), tuple(np.concatenate(column) for column in zip(*ends, strict=True))
 
-        implementations["blocks"] = blocks
-    return implementations
+    return {"sequence": torch_sequence, "step": torch_steps, "onnx": onnx_steps, "blocks": blocks}
 
 
 def _run(trained: SequenceForward, tokens_TB: Array, states: Arrays, dtype: type[np.floating]) -> tuple[Array, Arrays]:

@@ -58,7 +58,6 @@ class ModelInfo:
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
-    sequence: Mapping[str, Any] = field(default_factory=dict)
     producer: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -120,9 +119,8 @@ class ModelInfo:
             "parity": _dumps(self.parity),
             "producer": _dumps(self.producer),
         }
-        for key, optional in (("quality", self.quality), ("sequence", self.sequence)):
-            if optional:
-                values[key] = _dumps(optional)
+        if self.quality:
+            values["quality"] = _dumps(self.quality)
         return {PREFIX + key: value for key, value in values.items()}
 
     @classmethod
@@ -165,7 +163,6 @@ class ModelInfo:
             training=_object(metadata, "training"),
             parity=_object(metadata, "parity"),
             quality=_object(metadata, "quality"),
-            sequence=_object(metadata, "sequence"),
             producer=_object(metadata, "producer"),
         )
 

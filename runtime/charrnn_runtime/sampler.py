@@ -28,7 +28,6 @@ from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count
 from charrnn_runtime.sampling import TokenSampler, UniformStream, log_softmax
 from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, score_many
 from charrnn_runtime.sequence import SequenceGraph
-from charrnn_runtime.sequence_graph import sequence_possible
 from charrnn_runtime.session import (
     Cell,
     Logits,
@@ -94,9 +93,9 @@ class Sampler:
         cell = _cell(session, file.info, file.name, reopen=opened if device_name(session) == "cpu" else None)
         cell.check_placement()
         warn_about_conflicting_wheels()
-        if cell.device == "cpu" and sequence_possible(file.info):
+        if cell.device == "cpu" and file.info.dtype != "float16":
             cell.sequences = SequenceGraph(file.data, file.info, threads)
-        elif cell.device == "cpu" and file.info.dtype == "float16":
+        elif cell.device == "cpu":
             log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", file.name)
         if not file.info.verified:
             log.warning("%s: not verified: when it was exported, it did not compute what was trained", file.name)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from charrnn_runtime._protobuf import BYTES, encode_field, encode_string, iter_fields
+from charrnn_runtime._protobuf import encode_field, encode_string, iter_fields
 from charrnn_runtime.errors import ModelFileError
 from charrnn_runtime.model_file import ModelInfo
 
@@ -51,13 +51,13 @@ class _Node:
 
     def renamed(self, names: Mapping[Name, Name]) -> bytes:
         """The node with other names of its inputs and outputs."""
-        parts = [
-            encode_string(part.number, names.get(name, name))
-            if part.number in (_NODE_INPUT, _NODE_OUTPUT)
-            and (name := self.data[part.start : part.end].decode()) is not None
-            else self.data[part.offset : part.end]
-            for part in iter_fields(self.data)
-        ]
+        parts = []
+        for part in iter_fields(self.data):
+            if part.number in (_NODE_INPUT, _NODE_OUTPUT):
+                name = self.data[part.start : part.end].decode()
+                parts.append(encode_string(part.number, names.get(name, name)))
+            else:
+                parts.append(self.data[part.offset : part.end])
         return b"".join(parts)
 
 
@@ -93,7 +93,7 @@ def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
     graph = [(_GRAPH_NODE, node.data) for i, node in enumerate(nodes) if i not in varying]
     made: set[Name] = set()  # those in _ROW form
 
-    def node(operator: str, inputs: Sequence[Name], outputs: Sequence[Name], **attributes: int | bytes) -> None:
+    def add(operator: str, inputs: Sequence[Name], outputs: Sequence[Name], **attributes: int | bytes) -> None:
         graph.append((_GRAPH_NODE, _node(operator, inputs, outputs, **attributes)))
 
     for part in _parts(nodes, varying, users, maker, carried):
@@ -101,13 +101,13 @@ def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
         states = [(source, target) for target, source in carried.items() if target in inside]
         if not states:
             for i in part:
-                names = {name: _ROWS + name for name in (*nodes[i].inputs, *nodes[i].outputs) if name in values}
-                graph.append((_GRAPH_NODE, nodes[i].renamed(names)))
+                rows = {name: _ROWS + name for name in (*nodes[i].inputs, *nodes[i].outputs) if name in values}
+                graph.append((_GRAPH_NODE, nodes[i].renamed(rows)))
             continue
         given = sorted({name for i in part for name in nodes[i].inputs if name in values} - inside)
         for name in given:
             if name not in made:
-                node("Unsqueeze", [_ROWS + name, _AXIS], [_ROW + name])
+                add("Unsqueeze", [_ROWS + name, _AXIS], [_ROW + name])
         emitted = sorted(name for name in inside if name == "logits" or not set(users.get(name, ())) <= set(part))
         made.update(given, emitted)
         body = [(_GRAPH_NODE, nodes[i].data) for i in part]
@@ -115,7 +115,7 @@ def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
         body += [(_GRAPH_INPUT, encode_string(1, name)) for name in (*(source for source, _ in states), *given)]
         results = (*(target for _, target in states), *(_EMITTED + name for name in emitted))
         body += [(_GRAPH_OUTPUT, encode_string(1, name)) for name in results]
-        node(
+        add(
             "Scan",
             [*(_BEFORE + source for source, _ in states), *(_ROW + name for name in given)],
             [*(_AFTER + source for source, _ in states), *(_ROW + name for name in emitted)],
@@ -123,7 +123,7 @@ def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
             num_scan_inputs=len(given),
         )
         for name in emitted:
-            node("Squeeze", [_ROW + name, _AXIS], [_ROWS + name])
+            add("Squeeze", [_ROW + name, _AXIS], [_ROWS + name])
 
     graph += [(_GRAPH_INITIALIZER, tensor) for tensor in (*initializers, _axis())]
     sizes = [(1, state.size) for state in info.states]

@@ -1,118 +1,127 @@
-"""The graph over a sequence that the runtime makes from a file's weights, against the file's own step."""
+"""The graph over a block of tokens, made from a step: its results are those of the steps, bit by bit."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from charrnn_export import Exported, export_model
-from charrnn_runtime import ModelFileError, Sampler, Vocabulary
-from charrnn_runtime.model_file import PREFIX, seal
+from charrnn_export import Exported
+from charrnn_runtime import ModelFileError, Sampler
 from charrnn_runtime.sequence import OnnxSequenceRunner, SequenceGraph
-from charrnn_runtime.sequence_graph import sequence_possible
+from charrnn_runtime.sequence_graph import sequence_graph
 from charrnn_runtime.session import MIN_SEQUENCE_TOKENS, Logits, StepSequenceRunner, Tokens
-from onnx import ModelProto
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, checker
 
-from charrnn.config import ModelConfig
-from charrnn.model.char_rnn import CharRNN
+from tests.export.conftest import make
 
 if TYPE_CHECKING:
     from tests.export.conftest import Trained
 
-Export = Callable[[str, int], Exported]
-
-
-@pytest.mark.parametrize("layers", [1, 2, 3])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_the_sequence_graph_computes_what_the_steps_compute(exported: Export, cell: str, layers: int) -> None:
-    file = exported(cell, layers)
-    sampler = Sampler(file.data)
-    tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 400)
-    graph = SequenceGraph(file.data, file.info, threads=1)
-    whole = graph.sequence_runner().forward(tokens)
-    steps = StepSequenceRunner(sampler.cell.runner(1), len(file.info.vocabulary)).forward(tokens)
-    np.testing.assert_allclose(whole, steps, atol=1e-5)
-    assert np.abs(steps).max() > 0.1
-    blockwise = graph.sequence_runner()  # from zero again, and the state carried from block to block
-    parts = [blockwise.forward(tokens[a:b]) for a, b in ((0, 1), (1, 130), (130, 400))]
-    np.testing.assert_allclose(np.concatenate(parts), steps, atol=1e-5)
+Export = Callable[[str, int, str], Exported]
+CASES = [(cell, layers, "float32") for cell in ("lstm", "gru", "rnn") for layers in (1, 2, 3)]
+CASES += [(cell, 2, "int8") for cell in ("lstm", "gru", "rnn")]
+LETTERS = "abcdef ghi"
 
 
 @pytest.fixture(scope="session")
-def int8(trained: Callable[[str, int], Trained]) -> Callable[[str, int], Exported]:
-    """An int8 file, its cost not measured."""
+def export(trained: Callable[[str, int], Trained]) -> Export:
+    """A file, its loss not measured."""
 
     @functools.cache
-    def get(cell: str, layers: int) -> Exported:
-        return trained(cell, layers).export(steps=5, dtype="int8", max_loss_increase=math.inf)
+    def get(cell: str, layers: int, dtype: str) -> Exported:
+        return trained(cell, layers).export(steps=5, dtype=dtype, max_loss_increase=math.inf)
 
     return get
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_int8_sequences_keep_the_states_of_the_steps_to_the_last_bit(int8: Export, layers: int) -> None:
-    """A difference of rounding could move an activation by one of its 255 levels."""
-    file = int8("lstm", layers)
-    sampler = Sampler(file.data)
-    tokens = np.random.default_rng(layers).integers(0, len(file.info.vocabulary), 700)
-    runner = sampler.cell.runner(1)
-    steps = StepSequenceRunner(runner, len(file.info.vocabulary)).forward(tokens)
-    blockwise = SequenceGraph(file.data, file.info, threads=1).sequence_runner()
-    parts = [blockwise.forward(tokens[a:b]) for a, b in ((0, 1), (1, 257), (257, 700))]
-    np.testing.assert_allclose(np.concatenate(parts), steps, atol=1e-5)
+def letters(count: int, seed: int = 0) -> str:
+    return "".join(np.random.default_rng(seed).choice(list(LETTERS), count))
+
+
+@pytest.mark.parametrize(("cell", "layers", "dtype"), CASES)
+def test_results_are_those_of_the_steps_bit_by_bit(export: Export, cell: str, layers: int, dtype: str) -> None:
+    file = export(cell, layers, dtype)
+    vocab = len(file.info.vocabulary)
+    tokens = np.random.default_rng(layers).integers(0, vocab, 400)
+    runner = Sampler(file.data).cell.runner(1)
+    steps = StepSequenceRunner(runner, vocab).forward(tokens)
     assert np.abs(steps).max() > 0.1
-    for whole, stepped in zip(blockwise.state(), runner.state(), strict=True):
-        np.testing.assert_array_equal(whole, stepped)
+    graph = SequenceGraph(file.data, file.info, threads=1)
+    for cuts in ([], [1, 130], [7, 8, 9, 399]):
+        blocks = graph.sequence_runner()
+        logits = np.concatenate([blocks.forward(piece) for piece in np.split(tokens, cuts)])
+        np.testing.assert_array_equal(logits, steps)
+        for state, stepped in zip(blocks.state(), runner.state(), strict=True):
+            np.testing.assert_array_equal(state, stepped)
 
 
-def test_int8_reads_long_prompts_at_once(int8: Export) -> None:
-    sampler = Sampler(int8("lstm", 2).data)
-    assert sampler.cell.sequence_runner(MIN_SEQUENCE_TOKENS) is not None
-    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_SEQUENCE_TOKENS + 90))
-    assert sampler.sample(prompt, length=300, seed=4) == sampler.sample_batch([prompt] * 2, length=300, seed=4)[0]
+@pytest.mark.parametrize("size", [1, 7, 64, 200])
+def test_sizes_and_large_alphabets(size: int) -> None:
+    """Other sizes take other ways through a library's matrix products."""
+    file = make("lstm", 2, size).export(steps=5)
+    tokens = np.random.default_rng(size).integers(0, len(file.info.vocabulary), 300)
+    runner = Sampler(file.data).cell.runner(1)
+    steps = StepSequenceRunner(runner, len(file.info.vocabulary)).forward(tokens)
+    for threads in (1, 2):
+        logits = SequenceGraph(file.data, file.info, threads=threads).sequence_runner().forward(tokens)
+        np.testing.assert_array_equal(logits, steps)
 
 
-@pytest.mark.parametrize("cell", ["gru", "rnn"])
-def test_int8_files_of_other_cells_are_read_step_by_step(int8: Export, cell: str) -> None:
-    file = int8(cell, 2)
-    assert not file.info.sequence
-    assert Sampler(file.data).cell.sequence_runner(MIN_SEQUENCE_TOKENS) is None
+def test_the_graph_is_valid_onnx_without_nodes_of_ours(export: Export) -> None:
+    file = export("gru", 2, "int8")
+    model = ModelProto.FromString(sequence_graph(file.data, file.info))
+    checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [node.op_type for node in model.graph.node].count("Scan") == 2, "one for each layer"
 
 
-def test_a_file_without_one_of_the_weights_says_nothing_of_sequences() -> None:
-    """A bias of zeros is folded away when the step is traced."""
-    torch.manual_seed(0)
-    model = CharRNN(ModelConfig(cell="rnn", num_layers=2, hidden_size=8), 5).eval()
+def test_a_model_whose_biases_are_zero() -> None:
+    """The exporter of torch leaves out what adds zero."""
+    model = make("rnn", 2, 8)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in model.model.named_parameters():
             if "bias" in name:
                 parameter.zero_()
-    vocabulary = Vocabulary.from_text("abcde")
-    out = export_model(model.export_weights(), vocabulary, model.sequence_forward(), training={}, producer={})
-    names = {tensor.name for tensor in ModelProto.FromString(out.data).graph.initializer}
-    assert "layer_1.bias" not in names
-    assert names.issuperset(out.info.sequence.get("weights", {}).values())
-    assert len(Sampler(out.data).score("abcde" * MIN_SEQUENCE_TOKENS).log_probs) == 5 * MIN_SEQUENCE_TOKENS
+    for dtype in ("float32", "int8"):
+        out = model.export(steps=5, dtype=dtype, max_loss_increase=math.inf)
+        names = {tensor.name for tensor in ModelProto.FromString(out.data).graph.initializer}
+        assert "layer_1.bias" not in names
+        sampler = Sampler(out.data)
+        text = letters(MIN_SEQUENCE_TOKENS + 20)
+        np.testing.assert_array_equal(sampler.score(text).log_probs, sampler.score_batch([text, "a"])[0].log_probs)
 
 
-def test_long_texts_are_scored_alike_at_once_in_pieces_and_in_a_batch(exported: Export) -> None:
-    sampler = Sampler(exported("lstm", 2).data)
-    letters = np.random.default_rng(0).choice(list("abcdef ghi"), MIN_SEQUENCE_TOKENS + 90)
-    text = "".join(letters)
-    score = sampler.score(text).log_probs
-    np.testing.assert_allclose(sampler.score_batch([text])[0].log_probs, score, atol=1e-5)
-    pieces = sampler.score_stream([text[:7], "", text[7:400], text[400:]])
-    np.testing.assert_allclose(np.concatenate(list(pieces)), score, atol=1e-5)
+@pytest.mark.parametrize(("cell", "dtype"), [("lstm", "float32"), ("gru", "float32"), ("lstm", "int8")])
+def test_scores_do_not_depend_on_how_a_text_is_given(export: Export, cell: str, dtype: str) -> None:
+    sampler = Sampler(export(cell, 2, dtype).data)
+    text = letters(MIN_SEQUENCE_TOKENS + 90)
+    expected = sampler.score(text).log_probs
+    np.testing.assert_array_equal(sampler.score_batch([text])[0].log_probs, expected)
+    np.testing.assert_array_equal(sampler.score_batch(["abc", text, text[:50]])[1].log_probs, expected)
+
+    @settings(max_examples=15)
+    @given(st.lists(st.integers(0, len(text)), max_size=6).map(sorted))
+    def in_pieces(cuts: list[int]) -> None:
+        bounds = [0, *cuts, len(text)]
+        pieces = [text[a:b] for a, b in itertools.pairwise(bounds)]
+        np.testing.assert_array_equal(np.concatenate(list(sampler.score_stream(pieces))), expected)
+
+    in_pieces()
 
 
-def test_long_prompts_are_read_at_once_and_continued_alike(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = Sampler(exported("lstm", 2).data)
+@pytest.mark.parametrize(("cell", "dtype"), [("lstm", "float32"), ("gru", "float32"), ("lstm", "int8")])
+def test_long_prompts_are_read_at_once_and_continued_alike(
+    export: Export, monkeypatch: pytest.MonkeyPatch, cell: str, dtype: str
+) -> None:
+    sampler = Sampler(export(cell, 2, dtype).data)
     blocks: list[int] = []
     forward = OnnxSequenceRunner.forward
 
@@ -121,7 +130,7 @@ def test_long_prompts_are_read_at_once_and_continued_alike(exported: Export, mon
         return forward(self, tokens)
 
     monkeypatch.setattr(OnnxSequenceRunner, "forward", counted)
-    prompt = "".join(np.random.default_rng(1).choice(list("abcdef ghi"), MIN_SEQUENCE_TOKENS + 90))
+    prompt = letters(MIN_SEQUENCE_TOKENS + 90, 1)
     batch = sampler.sample_batch([prompt] * 2, length=300, seed=4)
     assert not blocks, "a batch reads prompts side by side"
     assert sampler.sample(prompt, length=300, seed=4) == batch[0]
@@ -135,42 +144,9 @@ def test_long_prompts_are_read_at_once_and_continued_alike(exported: Export, mon
     assert conversation.sample(300) == batch[0]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"0.input": "nowhere"},
-        {"1.weight": "layer_0.weight"},  # another shape
-        {"head.bias": 7},
-        {"head.bias": "constant_0"},  # another type, where there is one
-    ],
-)
-def test_metadata_that_lies_about_the_weights_is_refused(exported: Export, change: dict[str, Any]) -> None:
-    file = exported("lstm", 2)
-    weights = {**file.info.sequence["weights"], **change}
+def test_a_graph_without_its_outputs_is_refused(export: Export) -> None:
+    file = export("rnn", 1, "float32")
     model = ModelProto.FromString(file.data)
-    del model.metadata_props[:]
-    info = replace(file.info, sequence={"operator": "LSTM", "weights": weights})
-    for key, value in info.to_metadata().items():
-        model.metadata_props.add(key=key, value=value)
-    assert PREFIX + "sequence" in info.to_metadata()
-    sampler = Sampler(seal(model.SerializeToString()))
-    assert sampler.sample(length=5, seed=1)  # the step is whole
-    with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
-        sampler.sample("a" * (MIN_SEQUENCE_TOKENS + 1), length=1)
-    with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
-        sampler.score("a" * MIN_SEQUENCE_TOKENS)
-
-
-@pytest.mark.parametrize("operator", ["LSTM float4", ["LSTM"], {}, 7, None])
-def test_operators_that_are_unknown_are_ignored(exported: Export, operator: Any) -> None:
-    info = replace(exported("lstm", 2).info, sequence={"operator": operator, "weights": {}})
-    assert not sequence_possible(info)
-
-
-@pytest.mark.parametrize(
-    "change", [{"num_layers": 10**12}, {"num_layers": 1}, {"sequence": {"operator": "RNN", "weights": {}}}]
-)
-def test_metadata_that_lies_about_the_layers_is_refused_at_once(exported: Export, change: dict[str, Any]) -> None:
-    file = exported("lstm", 2)
-    with pytest.raises(ModelFileError, match=r"charrnn\.sequence"):
-        SequenceGraph(file.data, replace(file.info, **change), threads=1).sequence_runner()
+    del model.graph.node[-1]
+    with pytest.raises(ModelFileError, match="outputs that none of its nodes computes"):
+        sequence_graph(model.SerializeToString(), file.info)

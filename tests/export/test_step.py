@@ -1,4 +1,4 @@
-"""The step module: names and order of states, and which tensors the runtime's sequence operators need."""
+"""The step module: names and order of states."""
 
 from __future__ import annotations
 
@@ -32,14 +32,6 @@ def test_states_are_ordered_by_layer_and_steps_follow_the_equations(
         logits, *new = step(torch.from_numpy(row), *states)
         states = tuple(new)
         np.testing.assert_allclose(logits.numpy(), expected_BV, atol=1e-5)
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_tensors_for_sequences_exist(trained: Callable[[str, int], Trained], cell: str) -> None:
-    step = StepModule(trained(cell, 2).weights)
-    sequence = step.sequence_weights()
-    assert sequence["operator"] == cell.upper()
-    assert set(sequence["weights"].values()) == set(step.state_dict())
 
 
 def test_no_gradients_are_computed(trained: Callable[[str, int], Trained]) -> None:

@@ -17,7 +17,6 @@ class GRUStep(StepLayer):
     """
 
     name = "gru"
-    operator = "GRU"
 
     def __init__(self, weights: LayerWeights, embedding: Tensor | None = None) -> None:
         super().__init__(weights, embedding)
@@ -34,10 +33,3 @@ class GRUStep(StepLayer):
         r, z = self.gates(input_rz + recurrent_rz).chunk(2, dim=1)
         n = self.candidate(input_n + r * recurrent_n)
         return (n + z * (h - n),)
-
-    @staticmethod
-    def sequence_weights(layer: int) -> dict[str, str]:
-        recurrent = {"recurrent": "recurrent.weight", "recurrent_bias": "recurrent.bias"}
-        if layer == 0:
-            return {"input": "input.rows", **recurrent}
-        return {**recurrent, "input": "input.weight", "input_bias": "input.bias"}

@@ -26,23 +26,13 @@ class StepLayer(nn.Module):
     Attributes:
         name: of the cell, as in ``--cell`` and in the model file.
         states: names of a layer's states, h first.
-        operator: the runtime's operator that computes the layer over a whole sequence (``charrnn.sequence`` in
-            runtime/README.md). None: the runtime reads texts step by step.
-        int8_operator: the same for the int8 file.
     """
 
     name: ClassVar[str]
     states: ClassVar[tuple[str, ...]] = ("h",)
-    operator: ClassVar[str | None] = None
-    int8_operator: ClassVar[str | None] = None
 
     def __init__(self, weights: LayerWeights, embedding: Tensor | None = None) -> None:  # noqa: ARG002
         super().__init__()
-
-    @staticmethod
-    def sequence_weights(layer: int) -> dict[str, str]:
-        """The tensors of a layer that ``operator`` needs: key in ``charrnn.sequence`` → name within the layer."""
-        raise NotImplementedError
 
 
 class Affine(nn.Module):
@@ -96,12 +86,6 @@ class SummedLayer(StepLayer):
         if self.input is not None:
             return torch.addmm(self.input(x), h, self.weight)
         return torch.addmm(self.bias, torch.cat([x, h], dim=1), self.weight)
-
-    @staticmethod
-    def sequence_weights(layer: int) -> dict[str, str]:
-        if layer == 0:
-            return {"input": "input.rows", "recurrent": "weight"}
-        return {"weight": "weight", "bias": "bias"}
 
 
 def constant(value: Tensor) -> nn.Parameter:

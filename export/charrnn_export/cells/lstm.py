@@ -12,8 +12,6 @@ class LSTMStep(SummedLayer):
 
     name = "lstm"
     states = ("h", "c")
-    operator = "LSTM"
-    int8_operator = "LSTM int8"
 
     def __init__(self, weights: LayerWeights, embedding: Tensor | None = None) -> None:
         super().__init__(weights, embedding)

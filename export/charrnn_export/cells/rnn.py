@@ -11,7 +11,6 @@ class RNNStep(SummedLayer):
     """h = tanh of the sums."""
 
     name = "rnn"
-    operator = "RNN"
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor]:
         return (self.gate_sums(x, h).tanh(),)
