@@ -91,24 +91,27 @@ def bench(
 @contextmanager
 def _model_files(models: list[Path]) -> Iterator[list[tuple[Path, str]]]:
     """(file, name) of each model; a checkpoint is exported as fp32 and as int8 first."""
-    from charrnn.inference.models import DTYPES, export_checkpoint, is_checkpoint
+    from charrnn_runtime import ModelFile
+
+    from charrnn.inference.models import DTYPES, export_checkpoint, read_model
     from charrnn.runs.folder import find_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for number, model in enumerate(models):
-            path = find_checkpoint(model)
-            if not is_checkpoint(path):
-                files.append((path, str(path)))
+            path, found = find_checkpoint(model), read_model(model)
+            if isinstance(found, ModelFile):
+                # Measured from a file, by other processes too: a pipe has been read to its end by now.
+                file = path if path.is_file() else Path(folder) / f"{number}.onnx"
+                if file is not path:
+                    file.write_bytes(found.data)
+                files.append((file, str(path)))
                 continue
-            from charrnn.runs.checkpoint import load_checkpoint
-
-            checkpoint = load_checkpoint(path)
             for dtype in ("fp32", "int8"):
                 file = Path(folder) / f"{number}-{dtype}.onnx"
                 # Speed alone is asked for: what int8 costs is not measured, and any cost allowed.
                 exported = export_checkpoint(
-                    checkpoint, dtype=DTYPES[dtype], parity_steps=50, max_loss_increase=float("inf")
+                    found, dtype=DTYPES[dtype], parity_steps=50, max_loss_increase=float("inf")
                 )
                 file.write_bytes(exported.data)
                 files.append((file, f"{path} as {dtype}"))

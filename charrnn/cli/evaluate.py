@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,8 +12,7 @@ from charrnn.config import DataConfig
 
 if TYPE_CHECKING:
     from charrnn_runtime import Sampler
-
-    from charrnn.inference.item_scores import ItemScore
+    from charrnn_runtime.vocab import UnknownScore
 
 
 @with_options(DataConfig, only=("encoding", "lines", "separator", "column", "delimiter"))
@@ -34,12 +29,17 @@ def evaluate(
         bool, typer.Option("--per-line", help="Print each line: its bits, its bits per character, and the line.")
     ] = False,
     sort: Annotated[bool, typer.Option("--sort", help="--per-line with the strangest lines first.")] = False,
-    unknown: Annotated[str, typer.Option(help="Characters the model does not know: error or skip.")] = "error",
+    unknown: Annotated[
+        Literal["charge", "error"],
+        typer.Option(help="Characters that the model has never seen: as the least likely one there, or an error."),
+    ] = "charge",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     **options: Any,
 ) -> None:
     """How well a model predicts a text: nats and bits per character, perplexity; bits per item."""
+    from charrnn_runtime.text_scores import Totals, print_text_score, print_unknown
+
     from charrnn.data.split import PARTS
     from charrnn.errors import ConfigError
     from charrnn.inference.evaluation import evaluate_text
@@ -48,8 +48,6 @@ def evaluate(
 
     if split not in ("all", *PARTS):
         raise ConfigError(f"unknown split {split!r}; known: all, {', '.join(PARTS)}")
-    if unknown not in ("error", "skip"):
-        raise ConfigError(f"unknown={unknown!r}: use error or skip")
     if window is not None and window < 1:
         raise ConfigError(f"window must be at least 1, got {window}")
     divided = DataConfig(**{name: value for name, value in options.items() if value is not None})
@@ -67,7 +65,7 @@ def evaluate(
         _items(sampler, text, divided, split=split, unknown=unknown, each=per_line or sort, sort=sort, as_json=as_json)
         return
     with reading() as shown:
-        nats, count = evaluate_text(
+        score = evaluate_text(
             sampler,
             text,
             split=split,  # type: ignore[arg-type]
@@ -76,13 +74,9 @@ def evaluate(
             encoding=divided.encoding,
             listener=shown,
         )
-    bits = nats / math.log(2)
-    perplexity = math.exp(min(nats, 700))  # near the largest float
-    if as_json:
-        values = {"nats_per_char": nats, "bits_per_char": bits, "perplexity": perplexity, "characters": count}
-        typer.echo(json.dumps(values))
-    else:
-        typer.echo(f"{nats:.4f} nats/char   {bits:.4f} bits/char   perplexity {perplexity:.3f}   {count:,} characters")
+    totals = Totals(score.nats_per_char * score.characters, score.characters)
+    print_text_score(totals, None, unknown=score.unknown.count, as_json=as_json)
+    print_unknown(score.unknown)
 
 
 def _items(
@@ -90,8 +84,8 @@ def _items(
     text: list[str],
     divided: DataConfig,
     *,
-    split: str,
-    unknown: str,
+    split: Any,
+    unknown: UnknownScore,
     each: bool,
     sort: bool,
     as_json: bool,
@@ -99,42 +93,20 @@ def _items(
     """Scores by item; with ``each`` they go to standard output, and the sum of them to standard error."""
     from dataclasses import replace
 
-    from charrnn.inference.item_scores import by_surprisal, score_items
+    from charrnn_runtime.text_scores import print_line_scores
+
+    from charrnn.inference.item_scores import by_surprisal, item_lines
     from charrnn.inference.training_summary import item_config
 
     config = item_config(sampler.info)
     names = ("lines", "separator", "column", "delimiter") if divided.has_items else ()
     config = replace(config, encoding=divided.encoding, **{name: getattr(divided, name) for name in names})
-    total, tokens, count = 0.0, 0, 0
-
-    def counted(scores: Iterable[ItemScore]) -> Iterable[ItemScore]:
-        nonlocal total, tokens, count
-        for score in scores:
-            total, tokens, count = total + score.nats, tokens + score.tokens, count + 1
-            yield score
-
-    scores = counted(score_items(sampler, text, config, split=split, unknown=unknown))  # type: ignore[arg-type]
-    for score in by_surprisal(scores) if sort else scores:
-        if each and as_json:
-            values = {"bits": score.bits, "bits_per_char": score.bits_per_char, "text": score.text}
-            sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
-        elif each:
-            sys.stdout.write(f"{score.bits:.3f}\t{score.bits_per_char:.4f}\t{score.text}\n")
-    sys.stdout.flush()  # here an error still has a handler
-    nats = total / tokens
-    values = {
-        "bits_per_item": total / count / math.log(2),
-        "bits_per_char": nats / math.log(2),
-        "nats_per_char": nats,
-        "perplexity": math.exp(min(nats, 700)),
-        "items": count,
-        "characters": tokens - count,
-    }
-    if as_json:
-        typer.echo(json.dumps(values), err=each)
-    else:
-        typer.echo(
-            f"{values['bits_per_item']:.4f} bits/item   {values['bits_per_char']:.4f} bits/char, ends included   "
-            f"{count:,} items   {tokens - count:,} characters",
-            err=each,
-        )
+    print_line_scores(
+        sampler,
+        item_lines(sampler, text, config, split=split),
+        name=text[0],
+        unknown=unknown,
+        each=each,
+        as_json=as_json,
+        order=by_surprisal if sort else iter,
+    )

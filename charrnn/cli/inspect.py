@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from charrnn_runtime import ModelFile
+
+    from charrnn.runs.checkpoint import Checkpoint
 
 
 def inspect(
@@ -14,11 +19,13 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What a model is, and how it was trained."""
-    from charrnn.inference.models import is_checkpoint
+    from charrnn_runtime import ModelFile
+
+    from charrnn.inference.models import read_model
     from charrnn.runs.folder import find_checkpoint
 
-    path = find_checkpoint(model)
-    described = _describe_checkpoint(path) if is_checkpoint(path) else _describe_model_file(path)
+    path, found = find_checkpoint(model), read_model(model)
+    described = _describe_model_file(found, path) if isinstance(found, ModelFile) else _describe_checkpoint(found, path)
     if as_json:
         typer.echo(json.dumps(described, indent=2))
         return
@@ -35,11 +42,9 @@ def inspect(
         typer.echo(f"  step {step:>8,}   train {train_loss:.4f}   val {val_loss:.4f}")
 
 
-def _describe_checkpoint(path: Path) -> dict[str, Any]:
+def _describe_checkpoint(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
     from charrnn.inference.training_summary import training_summary
-    from charrnn.runs.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(path)
     parameters = sum(tensor.numel() for tensor in checkpoint.weights.values())
     progress = {k: v for k, v in checkpoint.progress.items() if k != "position"}
     return {
@@ -55,10 +60,7 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
     }
 
 
-def _describe_model_file(path: Path) -> dict[str, Any]:
-    from charrnn_runtime import read_model_file
-
-    file = read_model_file(path)
+def _describe_model_file(file: ModelFile, path: Path) -> dict[str, Any]:
     info = file.info
     training = dict(info.training)
     history = training.pop("history", [])

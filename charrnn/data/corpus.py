@@ -11,15 +11,16 @@ twice, and ``cache`` why the next run need not read it at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from charrnn_runtime import Vocabulary
-from charrnn_runtime.vocab import Unknown
+from charrnn_runtime.text_scores import Line
+from charrnn_runtime.vocab import Unknown, UnknownScore
 from numpy.typing import NDArray
 
 from charrnn.config import DataConfig
@@ -60,6 +61,7 @@ class Corpus:
         counts: how often each token occurs ``[V]``; empty if unknown.
         notes: sentences about the text for the user.
         in_memory: "text" or "items" if a program gave the text, and it was not read from files or a pipe.
+        places: where characters at given offsets are, see ``TextReader.places``; only with ``fixed="charge"``.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Corpus:
     counts: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     in_memory: Literal["text", "items"] | None = None
+    places: Callable[[Sequence[int]], list[tuple[str, str]]] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -90,24 +93,35 @@ class Corpus:
         return text_report.vocabulary_report(self.vocabulary, self.counts)
 
 
-def read_items(arguments: Sequence[str], config: DataConfig) -> Iterator[str]:
+def read_items(arguments: Sequence[str], config: DataConfig) -> Iterator[str | bytes]:
     """The items of a text one by one, in bounded memory; empty ones are left out, as in training.
+
+    With ``config.bytes`` they are bytes.
 
     Raises:
         CorpusError: the text cannot be read, or is not UTF-8.
     """
-    found = find_sources(arguments, encoding=config.encoding, as_bytes=config.bytes)
-    for batch in TextReader(found, config).item_batches():
-        for item in filter(None, batch):
-            yield _decoded(item, found.description) if config.bytes else item
+    for lines in read_item_lines(arguments, config):
+        for line in lines:
+            yield line.text
 
 
-def _decoded(item: str, description: str) -> str:
-    """The text of an item that was read as bytes, with one character for each byte."""
-    try:
-        return item.encode("latin-1").decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{description}: an item is not UTF-8 ({error.reason}); only text can be scored") from error
+def read_item_lines(arguments: Sequence[str], config: DataConfig) -> Iterator[list[Line]]:
+    """``read_items`` with the place of each item, in lists of those that have arrived.
+
+    Standard input is read as it arrives, unless it is a table.
+
+    Raises:
+        CorpusError: as ``read_items``.
+    """
+    found = find_sources(arguments, encoding=config.encoding, as_bytes=config.bytes, live=config.column is None)
+    between = ":" if config.lines else ": item "
+    for source, first, batch in TextReader(found, config).located_batches():
+        yield [
+            Line(item.encode("latin-1") if config.bytes else item, f"{source}{between}{number}")
+            for number, item in enumerate(batch, first)
+            if item
+        ]
 
 
 def corpus_name(arguments: Sequence[str]) -> str:
@@ -143,7 +157,7 @@ def read_corpus(
     config: DataConfig,
     known: Vocabulary | None = None,
     *,
-    fixed: Unknown | None = None,
+    fixed: Unknown | UnknownScore | None = None,
     listener: Listener | None = None,
 ) -> Corpus:
     """Reads a text; without any name of one, the source of Python's standard library.
@@ -154,7 +168,8 @@ def read_corpus(
         known: a vocabulary to keep; characters that it lacks get new ids after its own.
         fixed: if given, ``known`` does not grow. Other characters become its
             unknown token. If it has none, they are an error ("error") or are
-            left out ("skip"). With ``fixed``, a text with fewer than two
+            left out ("skip"), or get the id behind the last one of the vocabulary
+            ("charge"), to be scored. With ``fixed``, a text with fewer than two
             distinct characters is accepted.
         listener: is told how far the reading is, and what the user should know.
 
@@ -172,10 +187,11 @@ def read_corpus(
     else:
         arguments, name = texts, corpus_name(texts)
         found = find_sources(arguments, encoding=config.encoding, as_bytes=config.bytes)
+    reader = TextReader(found, config, known, fixed, listener)
     key = _key(found.sources, config, known, fixed)
     stored = _cached(found.sources, config, known, key, listener) if key else None
     if stored is None:
-        stored = _read(TextReader(found, config, known, fixed, listener), key, name, listener)
+        stored = _read(reader, key, name, listener)
     facts = stored.facts
     return Corpus(
         name=name,
@@ -189,6 +205,7 @@ def read_corpus(
         counts=tuple(facts["counts"]),
         notes=(*found.left_out.notes, *facts["notes"]),
         in_memory=texts.kind if isinstance(texts, InMemory) else None,
+        places=reader.places if fixed == "charge" else None,
     )
 
 

@@ -47,10 +47,10 @@ _SHIFTS = re.compile(rb"\x1b\$[@B]|\x1b\([BJ]")  # escape sequences of ISO-2022-
 _SNIPPET = 30  # characters of a decoded sample that are shown
 
 
-def decoder_of(encoding: str) -> codecs.IncrementalDecoder:
-    """A strict incremental decoder; the byte-order mark at the beginning of a text is not part of it."""
+def decoder_of(encoding: str, errors: str = "strict") -> codecs.IncrementalDecoder:
+    """An incremental decoder; the byte-order mark at the beginning of a text is not part of it."""
     name = codecs.lookup(encoding).name
-    return codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)("strict")
+    return codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)(errors)
 
 
 def removes_bom(encoding: str) -> bool:

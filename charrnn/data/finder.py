@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
-from charrnn.data import encodings, sources
+from charrnn.data import containers, encodings, sources
 from charrnn.data.sources import Source, SourceError, joined_pieces, text_pieces
 from charrnn.errors import CorpusError
 from charrnn.files import temporary_folder
@@ -114,11 +114,18 @@ def read_bytes(arguments: Sequence[str]) -> bytes:
     return b"".join(chunk for source in found for chunk in source.chunks(as_bytes=True))
 
 
-def find_sources(arguments: Sequence[str], *, encoding: str | None = None, as_bytes: bool = False) -> FoundText:
+def find_sources(
+    arguments: Sequence[str], *, encoding: str | None = None, as_bytes: bool = False, live: bool = False
+) -> FoundText:
     """Finds what was named: files, folders, globs, names of known corpora, ``-`` for standard input.
 
     Without arguments it is the standard library's source. Files of a folder
     that cannot be read as text are left out.
+
+    Args:
+        arguments: what was named.
+        encoding, as_bytes: see ``sources.text_pieces``; they decide which files of a folder can be read.
+        live: standard input is not kept, but given out as it arrives, once (unless it is compressed).
 
     Raises:
         CorpusError: something cannot be found or read.
@@ -129,7 +136,7 @@ def find_sources(arguments: Sequence[str], *, encoding: str | None = None, as_by
         description = f"the Python {sys.version_info.major}.{sys.version_info.minor} standard library's own source"
         found = [_source(file) for file in files]
         return FoundText(description=f"{description} ({len(files)} files)", sources=found, left_out=left_out)
-    found = [source for argument in arguments for source in _expand(argument, encoding, as_bytes, left_out)]
+    found = [source for argument in arguments for source in _expand(argument, encoding, as_bytes, live, left_out)]
     description = arguments[0] if len(arguments) == 1 else f"{arguments[0]} and {len(arguments) - 1} more"
     if len(found) > 1:
         description += f" ({len(found)} files)"
@@ -151,9 +158,9 @@ def _standard_library() -> list[Path]:
     return files
 
 
-def _expand(argument: str, encoding: str | None, as_bytes: bool, left_out: LeftOut) -> list[Source]:
+def _expand(argument: str, encoding: str | None, as_bytes: bool, live: bool, left_out: LeftOut) -> list[Source]:
     if argument == "-":
-        return [_spooled("standard input", sys.stdin.buffer)]
+        return [_live("standard input", sys.stdin.buffer) if live else _spooled("standard input", sys.stdin.buffer)]
     path = Path(argument)
     try:
         path.exists()
@@ -226,6 +233,17 @@ def _source(path: Path) -> Source:
         reason = str(error.strerror or error)
         raise SourceError(f"{path}: cannot be read: {reason}", reason) from error
     return Source(name=str(path), path=path, stamp=(status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+
+def _live(name: str, pipe: IO[bytes]) -> Source:
+    """A pipe that is read as it arrives; one that is compressed is kept, since some forms are read from their end."""
+    try:
+        compressed = containers.kind(pipe) is not None
+    except containers.NotTextError:
+        compressed = True  # reading it raises the error
+    except OSError as error:
+        raise CorpusError(f"{name}: cannot be read: {error.strerror or error}") from error
+    return _spooled(name, pipe) if compressed else Source(name=name, pipe=pipe)
 
 
 def _spooled(name: str, pipe: IO[bytes]) -> Source:

@@ -25,12 +25,16 @@ Hashes = NDArray[np.uint64]
 
 def item_hashes(items: Sequence[str], encoding: str = "utf-8") -> bytes:
     """The hash of each item: BLAKE2b-64 of its text in ``encoding``, as little-endian uint64."""
-    return b"".join([blake2b(item.encode(encoding, "surrogatepass"), digest_size=8).digest() for item in items])
+    return b"".join([_hash(item.encode(encoding, "surrogatepass")) for item in items])
 
 
-def item_hash(item: str) -> int:
-    """The hash of one item."""
-    return int.from_bytes(item_hashes([item]), "little")
+def item_hash(item: str | bytes) -> int:
+    """The hash of one item, of a text of bytes that of its bytes."""
+    return int.from_bytes(item_hashes([item]) if isinstance(item, str) else _hash(item), "little")
+
+
+def _hash(data: bytes) -> bytes:
+    return blake2b(data, digest_size=8).digest()
 
 
 class Membership:
@@ -46,13 +50,13 @@ class Membership:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def __contains__(self, item: str) -> bool:
+    def __contains__(self, item: str | bytes) -> bool:
         value = np.uint64(item_hash(item))
         at = int(np.searchsorted(self._hashes, value))
         return at < len(self._hashes) and self._hashes[at] == value
 
     @classmethod
-    def of_items(cls, items: Iterable[str]) -> Membership:
+    def of_items(cls, items: Iterable[str | bytes]) -> Membership:
         """The filter of some items."""
         return cls(np.unique(np.fromiter(map(item_hash, items), np.uint64)))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
 from charrnn_runtime import UnknownCharacterError, Vocabulary
-from charrnn_runtime.vocab import NormalForm, Unknown
+from charrnn_runtime.vocab import NormalForm, Unknown, UnknownScore
 from numpy.typing import NDArray
 
 from charrnn.config import DataConfig
@@ -44,7 +44,7 @@ class TextReader:
         found: FoundText,
         config: DataConfig,
         known: Vocabulary | None = None,
-        fixed: Unknown | None = None,
+        fixed: Unknown | UnknownScore | None = None,
         listener: Listener | None = None,
     ) -> None:
         self.description = found.description
@@ -78,21 +78,26 @@ class TextReader:
         if not len(buffer) and self._fixed is None:
             raise CorpusError(f"{self.description}: there is no {'item' if config.has_items else 'text'} in it")
         vocabulary = self._vocabulary(encoder)
-        final_ids = _final_ids(encoder, vocabulary)
+        charged = self._fixed == "charge" and "unknown" not in vocabulary.special
+        size = len(vocabulary) + charged
+        final_ids = _final_ids(encoder, vocabulary, len(vocabulary) if charged else -1)
         if self._fixed == "error":
-            _check_known(buffer, encoder, final_ids)
+            try:
+                _check_known(buffer, encoder, final_ids)
+            except UnknownCharacterError as error:
+                raise self._located(error) from None
         kept = final_ids >= 0
-        token_counts = np.bincount(final_ids[kept], encoder.counts[kept], minlength=len(vocabulary)).astype(np.int64)
+        token_counts = np.bincount(final_ids[kept], encoder.counts[kept], minlength=size).astype(np.int64)
         if self._fixed is None:
             _check_distinct(self.description, encoder, vocabulary, token_counts)
         digest = corpus_digest(vocabulary)
         end = vocabulary.special["end"] if config.has_items else None
-        buffer.renumber(final_ids, size=len(vocabulary), end=end, digest=digest)
+        buffer.renumber(final_ids, size=size, end=end, digest=digest)
         facts = {
             "name": name,
             "vocabulary": vocabulary.to_json(),
             "sha256": digest.hexdigest(),
-            "counts": token_counts.tolist(),
+            "counts": token_counts[: len(vocabulary)].tolist(),
             "notes": self.left_out.notes + text_report.text_notes(config, self.ends, self.counts, encoder),
             "items": asdict(self.counts),
         }
@@ -104,11 +109,22 @@ class TextReader:
         Raises:
             CorpusError: the text cannot be read, or an item is too long.
         """
+        for _, _, batch in self.located_batches():
+            yield batch
+
+    def located_batches(self) -> Iterator[tuple[str, int, list[str]]]:
+        """(source, number of the first item in it from 1, items), as ``item_batches``.
+
+        Raises:
+            CorpusError: as ``item_batches``.
+        """
         config = self._config
         for source in self._sources():
+            number = 1
             for batch in self._divided(source):
                 # Items are normalised one by one: the characters between them neither combine nor are combined with.
-                yield _normal_items(batch, config.normalize) if config.normalize else batch
+                yield source.name, number, _normal_items(batch, config.normalize) if config.normalize else batch
+                number += len(batch)
         ends = self.ends
         if config.lines and ends.cr and not (ends.lf or ends.crlf) and config.newlines == "keep":
             raise CorpusError(
@@ -156,6 +172,43 @@ class TextReader:
             else:
                 self._advance(source.size)
 
+    def places(self, offsets: Sequence[int]) -> list[tuple[str, str]]:
+        """Where characters of the running text are: (``file:line:column``, the character) for each offset.
+
+        The text is read again.
+
+        Args:
+            offsets: in characters from the beginning of the text, in ascending order.
+
+        Raises:
+            CorpusError: the text cannot be read.
+        """
+        found: list[tuple[str, str]] = []
+        config, wanted, offset = self._config, iter(offsets), 0
+        next_one = next(wanted, None)
+        for source in self._sources():
+            line, column, last = 1, 1, "\n"
+            for piece in self._text([source], LineEnds()):
+                while next_one is not None and next_one < offset + len(piece):
+                    before = piece[: next_one - offset]
+                    at = before.rfind("\n")
+                    where = (line + before.count("\n"), column + len(before) if at < 0 else len(before) - at)
+                    found.append((f"{source.name}:{where[0]}:{where[1]}", piece[next_one - offset]))
+                    next_one = next(wanted, None)
+                if next_one is None:
+                    return found
+                at = piece.rfind("\n")
+                line, column = line + piece.count("\n"), column + len(piece) if at < 0 else len(piece) - at
+                offset, last = offset + len(piece), piece[-1]
+            offset += last != "\n" and not config.bytes  # the newline that joined_pieces adds
+        return found
+
+    def _located(self, error: UnknownCharacterError) -> UnknownCharacterError:
+        """The same error with file, line and column, if the text is a running one."""
+        if self._config.has_items or not (places := self.places([error.position])):
+            return error
+        return UnknownCharacterError(error.character, error.position, error.total, place=places[0][0])
+
     def _encoded_items(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
         """Provisional ids and hashes of batches of items, without the empty ones."""
         encoding = "latin-1" if self._config.bytes else "utf-8"
@@ -168,12 +221,15 @@ class TextReader:
 
     def _encoded_text(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
         """Provisional ids of pieces of running text; the hashes are empty."""
+        for piece in self._text(self._sources(), self.ends):
+            yield encoder.encode(piece), b""
+
+    def _text(self, sources: Iterable[Source], ends: LineEnds) -> Iterator[str]:
+        """Pieces of running text, none of them empty; line ends are counted into ``ends``."""
         config = self._config
-        pieces = joined_pieces(self._sources(), encoding=config.encoding, as_bytes=config.bytes, on_read=self._advance)
-        text = line_ends(pieces, self.ends, fold=config.newlines == "lf")
-        for piece in normalized(text, config.normalize) if config.normalize else text:
-            if piece:
-                yield encoder.encode(piece), b""
+        pieces = joined_pieces(sources, encoding=config.encoding, as_bytes=config.bytes, on_read=self._advance)
+        text = line_ends(pieces, ends, fold=config.newlines == "lf")
+        yield from filter(None, normalized(text, config.normalize) if config.normalize else text)
 
     def _vocabulary(self, encoder: CharEncoder) -> Vocabulary:
         """The vocabulary of the text, or the known one if that is fixed.
@@ -243,10 +299,10 @@ def _grown(
     return replace(base, symbols=tuple(symbols), special=special)
 
 
-def _final_ids(encoder: CharEncoder, vocabulary: Vocabulary) -> NDArray[np.int64]:
-    """The id in the vocabulary by provisional id; -1 for characters that it cannot represent."""
+def _final_ids(encoder: CharEncoder, vocabulary: Vocabulary, unknown: int) -> NDArray[np.int64]:
+    """The id in the vocabulary by provisional id; ``unknown`` for characters that it cannot represent."""
     id_of = {symbol: i for i, symbol in enumerate(vocabulary.symbols) if symbol >= 0}
-    unknown = vocabulary.special.get("unknown", -1)
+    unknown = vocabulary.special.get("unknown", unknown)
     special = [vocabulary.special[name] for name in ("begin", "end")[: encoder.num_special]]
     return np.array(special + [id_of.get(s, unknown) for s in encoder.symbols[encoder.num_special :]], np.int64)
 

@@ -45,6 +45,8 @@ class Source:
         name: for messages.
         path: the file; None for standard input.
         spool: the contents of a pipe, since a pipe itself can be read only once.
+        pipe: a pipe whose text is given out as it arrives; such a source can be read only once, and bytes
+            that cannot be decoded become U+FFFD, for what has arrived has been used already.
         stamp: size, modification time and status change time, both in
             nanoseconds; None for a pipe. Every change of a file changes its
             stamp, since no program can set the status change time.
@@ -56,6 +58,7 @@ class Source:
     name: str
     path: Path | None = None
     spool: IO[bytes] | None = field(default=None, repr=False)
+    pipe: IO[bytes] | None = field(default=None, repr=False)
     stamp: tuple[int, int, int] | None = None
     optional: bool = False
     text: str | None = field(default=None, repr=False)
@@ -73,6 +76,8 @@ class Source:
     @property
     def compressed(self) -> bool:
         """Whether it is unpacked when it is read, so that ``size`` says little about its length."""
+        if self.pipe is not None:
+            return False
         try:
             with self._open() as raw:
                 return containers.kind(raw) is not None
@@ -96,9 +101,11 @@ class Source:
         try:
             with self._open() as raw, contextlib.nullcontext(raw) if keep else containers.unpacked(raw) as file:
                 done = 0
-                while chunk := file.read(size or CHUNK):
+                # read1 returns what has arrived.
+                read = file.read if self.pipe is None else getattr(file, "read1", file.read)
+                while chunk := read(size or CHUNK):
                     yield chunk
-                    if on_read is not None:
+                    if on_read is not None and self.pipe is None:
                         done, before = raw.tell(), done
                         on_read(done - before)
         except containers.NotTextError as error:
@@ -112,6 +119,8 @@ class Source:
             raise SourceError(f"{self.name}: cannot be read: {reason}", reason) from error
 
     def _open(self) -> contextlib.AbstractContextManager[IO[bytes]]:
+        if self.pipe is not None:
+            return contextlib.nullcontext(self.pipe)
         if self.spool is not None:
             self.spool.seek(0)
             return contextlib.nullcontext(self.spool)
@@ -129,7 +138,9 @@ def text_pieces(
     guess: bool = True,
     chunk_size: int | None = None,
 ) -> Iterator[str]:
-    """The characters of a source, strictly decoded, in pieces; a byte-order mark at its beginning is dropped.
+    """The characters of a source in pieces, strictly decoded unless it is a pipe that is read as it arrives.
+
+    A byte-order mark at its beginning is dropped.
 
     Args:
         source: where the text is.
@@ -147,12 +158,14 @@ def text_pieces(
     if source.text is not None:
         yield from _string_pieces(source.text, source.name, as_bytes=as_bytes, on_read=on_read)
         return
-    chunks = _with_head(source.chunks(on_read, as_bytes=as_bytes, size=chunk_size))
+    chunks = source.chunks(on_read, as_bytes=as_bytes, size=chunk_size)
+    if source.pipe is None:
+        chunks = _with_head(chunks)
     if as_bytes:
         for i, chunk in enumerate(chunks):
             yield (chunk if i or keep_bom else chunk.removeprefix(codecs.BOM_UTF8)).decode("latin-1")
         return
-    decoder = encodings.decoder_of(encoding or "utf-8")
+    decoder = encodings.decoder_of(encoding or "utf-8", "strict" if source.pipe is None else "replace")
     has_bom = not encodings.removes_bom(encoding or "utf-8")
     head, total = b"", 0
     for chunk in itertools.chain(chunks, [b""]):

@@ -1,35 +1,35 @@
-"""Whole items from a model of items: drawn in batches, distinct ones on request, and counted."""
+"""Whole items from a model of items: sampled in batches, distinct ones on request, and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from charrnn_runtime import Request, Sampler
-from charrnn_runtime.generation import Generation
+from charrnn_runtime import Generation, Request, Sampler
+from charrnn_runtime.text_io import give_finished
 
 from charrnn.data.item_filter import Membership
 from charrnn.errors import ConfigError
 
 BATCH = 256  # items side by side; larger ones are no faster
-TRIES = 20  # items drawn for each that is wanted, before distinct ones are given up
+TRIES = 20  # items sampled for each that is wanted, before distinct ones are given up
 LEAST_TRIES = 2000
 
 
 @dataclass(kw_only=True)
 class Report:
-    """What was drawn.
+    """What was sampled.
 
     Attributes:
-        drawn: items drawn in all.
+        sampled: items in all.
         distinct: different ones among those that are whole and not empty.
         empty: those without a character.
-        cut: those that were cut at the given length, and so are no whole items.
-        known: how many of the distinct ones stand in the training text; None if that is not known.
+        cut: those that were cut at the given length, and so are not whole items.
+        known: how many of the distinct ones are in the training text; None if that is not known.
     """
 
-    drawn: int = 0
+    sampled: int = 0
     distinct: int = 0
     empty: int = 0
     cut: int = 0
@@ -41,12 +41,12 @@ class Report:
 
     def __str__(self) -> str:
         known = (
-            "whether they stand in the training text is not known (name it: --against FILE)"
+            "whether they are in the training text is not known (name it: --against FILE)"
             if self.known is None
-            else f"{self.known:,} ({self.known / max(1, self.distinct):.2%}) stand in the training text"
+            else f"{self.known:,} ({self.known / max(1, self.distinct):.2%}) are in the training text"
         )
         return (
-            f"{self.drawn:,} drawn: {self.distinct:,} distinct ({self.distinct / max(1, self.drawn):.2%}), "
+            f"{self.sampled:,} sampled: {self.distinct:,} distinct ({self.distinct / max(1, self.sampled):.2%}), "
             f"{self.empty:,} empty, {self.cut:,} cut by --length; of the distinct ones {known}"
         )
 
@@ -57,87 +57,76 @@ def has_items(sampler: Sampler) -> bool:
 
 
 class ItemSampler:
-    """Draws items and counts them.
+    """Samples items and counts them. Item i is text i of the request's seed.
 
     Args:
         sampler: a model with an end token.
-        length: characters of an item at most.
-        prompt: how every item begins.
-        seed: item i is text i of this seed.
-        options: see ``SamplingOptions``.
+        request: how to sample an item; its prompt is how every item begins, and part of it.
         against: the training text's items.
+
+    Attributes:
+        report: the counts so far.
 
     Raises:
         ConfigError: the model has no end token.
     """
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        *,
-        length: int,
-        seed: int,
-        prompt: str = "",
-        unknown: Any = "error",
-        stop: Any = (),
-        options: Any = None,
-        against: Membership | None = None,
-    ) -> None:
+    def __init__(self, sampler: Sampler, request: Request, against: Membership | None = None) -> None:
         if not has_items(sampler):
             raise ConfigError(
                 "this model does not end its texts: it was trained on running text, without --lines; "
                 "leave out --unique, --report and --against"
             )
         self.report = Report(known=None if against is None else 0)
-        self._sampler, self._against, self._prompt = sampler, against, prompt
-        self._request: dict[str, Any] = {
-            "prompt": prompt, "length": length, "seed": seed, "unknown": unknown, "stop": stop,
-            "options": options or {},
-        }  # fmt: skip
+        self._sampler, self._against = sampler, against
+        self._as_bytes = sampler.vocabulary.kind == "bytes"
+        # The exact bytes of an item decide whether it is a known one.
+        self._request = replace(request, errors="surrogateescape")
+        prompt = request.prompt
+        assert isinstance(prompt, (str, bytes))
+        self._prompt = prompt if isinstance(prompt, str) else prompt.decode("utf-8", "surrogateescape")
         self._seen: set[str] = set()
 
-    def draw(self, count: int) -> Iterator[str]:
-        """So many items as they come, in the order of their numbers; empty and cut ones too."""
-        for item, _ in self._items(count):
-            yield item
+    def sample(self, count: int, give: Callable[[Generation], None]) -> None:
+        """Calls ``give`` with so many items in the order of their numbers, with empty and cut ones."""
 
-    def draw_distinct(self, count: int) -> Iterator[str]:
-        """So many different items, whole and not empty.
+        def counted(done: Generation) -> None:
+            self._count(done)
+            give(done)
 
-        Ends early where the model cannot: after 20 items drawn for each one that is wanted.
+        give_finished(self._sampler, self._request, count, counted, batch=min(BATCH, max(1, count)))
+
+    def sample_distinct(self, count: int, give: Callable[[Generation], None]) -> None:
+        """Calls ``give`` with so many different items, whole and not empty.
+
+        Ends early if the model cannot: after 20 items sampled for each one that is wanted.
         """
         if count < 1:
             return
-        for item, new in self._items(max(LEAST_TRIES, TRIES * count)):
-            if new:
-                yield item
-            if len(self._seen) == count:
-                return
 
-    def _items(self, most: int) -> Iterator[tuple[str, bool]]:
-        """Items in the order of their numbers, and whether each is whole, not empty and new."""
-        requests = (Request(**self._request, index=i) for i in range(most))
-        waiting: dict[int, Generation] = {}
-        number = 0
-        for finished, generation in self._sampler.generate_many(requests, batch=min(BATCH, most)):
-            waiting[finished] = generation
-            while (done := waiting.pop(number, None)) is not None:
-                number += 1
-                yield self._counted(done)
+        def counted(done: Generation) -> bool:
+            if len(self._seen) < count and self._count(done):
+                give(done)
+            return len(self._seen) == count
 
-    def _counted(self, done: Generation) -> tuple[str, bool]:
+        most = max(LEAST_TRIES, TRIES * count)
+        give_finished(self._sampler, self._request, most, counted, batch=min(BATCH, most))
+
+    def _count(self, done: Generation) -> bool:
+        """Counts an item; whether it is whole, not empty and new."""
         item, report = self._prompt + done.text, self.report
-        report.drawn += 1
-        cut, new = done.finish_reason == "length", False
-        if cut:
+        report.sampled += 1
+        if done.finish_reason == "length":
             report.cut += 1
-        elif not item:
+            return False
+        if not item:
             report.empty += 1
-        elif item not in self._seen:
-            new = True
-            self._seen.add(item)
-            report.distinct += 1
-            if self._against is not None and item in self._against:
-                assert report.known is not None
-                report.known += 1
-        return item, new
+            return False
+        if item in self._seen:
+            return False
+        self._seen.add(item)
+        report.distinct += 1
+        if self._against is not None:
+            known = (item.encode("utf-8", "surrogateescape") if self._as_bytes else item) in self._against
+            report.known = (report.known or 0) + known
+        return True

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from charrnn_runtime import Sampler, UnknownCharacterError
+from charrnn_runtime import ModelFile, Sampler, UnknownCharacterError, read_model_file
+from charrnn_runtime.model_file import read_bytes
 
+from charrnn.data.containers import ZIP
 from charrnn.errors import CorpusError
 from charrnn.inference.training_summary import training_summary
 from charrnn.runs.folder import find_checkpoint
@@ -31,14 +33,30 @@ DTYPES: dict[str, Dtype] = {"fp32": "float32", "fp16": "float16", "int8": "int8"
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file is to be read as a checkpoint; looks at its first bytes, or else at its name."""
+    """Whether a file is a checkpoint, by its first bytes or else by its name. Of a pipe only the name is looked at."""
     try:
-        with path.open("rb") as file:
-            if file.read(4) == b"PK\x03\x04":
-                return True
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(ZIP)) == ZIP:
+                    return True
     except OSError:
-        pass  # whoever opens it says what is wrong
+        pass  # reading the file gives the error message
     return path.suffix == ".pt"
+
+
+def read_model(path: str | os.PathLike[str]) -> Checkpoint | ModelFile:
+    """A model file, a checkpoint or the checkpoint of a run folder. It is read once, so that it may be a pipe.
+
+    Raises:
+        CharrnnError: the file cannot be read, or is neither a model file nor a checkpoint.
+    """
+    from charrnn.runs.checkpoint import load_checkpoint
+
+    found = find_checkpoint(Path(path))
+    if found.suffix == ".pt":
+        return load_checkpoint(found)
+    data = read_bytes(found)
+    return load_checkpoint(found, data) if data.startswith(ZIP) else read_model_file(data, name=str(found))
 
 
 def open_sampler(path: str | os.PathLike[str], *, device: str = "cpu", expected_batch: int = 1) -> Sampler:
@@ -48,17 +66,15 @@ def open_sampler(path: str | os.PathLike[str], *, device: str = "cpu", expected_
     the same graph and give the same text.
 
     Raises:
-        CharrnnError: the file cannot be read or is none of ours.
+        CharrnnError: the file cannot be read, or is neither a model file nor a checkpoint.
     """
-    path = find_checkpoint(Path(path))
-    if not is_checkpoint(path):
-        return Sampler(path, device=device, expected_batch=expected_batch)
-    from charrnn_export.verify import SHORT_STEPS
+    model = read_model(path)
+    if not isinstance(model, ModelFile):
+        from charrnn_export.verify import SHORT_STEPS
 
-    from charrnn.runs.checkpoint import load_checkpoint
-
-    data = export_checkpoint(load_checkpoint(path), parity_steps=SHORT_STEPS).data
-    return Sampler(data, device=device, expected_batch=expected_batch)
+        # The complete parity check is for files that are given to others.
+        model = read_model_file(export_checkpoint(model, parity_steps=SHORT_STEPS).data, name=os.fspath(path))
+    return Sampler(model, device=device, expected_batch=expected_batch)
 
 
 def export_checkpoint(

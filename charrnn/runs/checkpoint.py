@@ -114,8 +114,12 @@ class Checkpoint:
         return model
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, data: bytes | None = None) -> Checkpoint:
     """Reads a checkpoint; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        data: its contents, if they have been read already.
 
     Raises:
         CheckpointError: the file does not exist, is not a checkpoint, is cut short
@@ -124,7 +128,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             in the file takes its default.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if data is None else data
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not data.startswith(b"PK\x03\x04"):

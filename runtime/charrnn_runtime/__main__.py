@@ -144,7 +144,8 @@ def _score(args: argparse.Namespace) -> None:
     inputs += [TextInput(name) for name in args.files or ([] if inputs else ["-"])]
     if args.per_line or "end" in vocabulary.special:
         lines = _lines(inputs, vocabulary)
-        print_line_scores(sampler, lines, unknown=args.unknown, each=args.per_line, as_json=args.json)
+        name = inputs[0].shown
+        print_line_scores(sampler, lines, name=name, unknown=args.unknown, each=args.per_line, as_json=args.json)
     else:
         print_text_scores(sampler, inputs, unknown=args.unknown, as_json=args.json)
 

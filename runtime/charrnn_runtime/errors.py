@@ -35,22 +35,29 @@ class UnknownCharacterError(UsageError):
     Attributes:
         character: the character (never raised for a byte model with all 256 tokens).
         position: its index in the text, counted in characters from 0.
+        total: how many such characters the text has.
         option: the name of the option that holds it; None if it is in the text itself.
+        place: file, line and column of the character, such as ``app.log:12:3``; None if they are not known.
         problem: the message without its remedy, for front ends whose remedy has another name.
     """
 
-    def __init__(self, character: str, position: int, total: int = 1, *, option: str | None = None) -> None:
+    def __init__(
+        self, character: str, position: int, total: int = 1, *, option: str | None = None, place: str | None = None
+    ) -> None:
         self.character = character
         self.position = position
+        self.total = total
         self.option = option
+        self.place = place
         more = f" ({total} such characters in all)" if total > 1 else ""
-        self.problem = (
-            f"the model has never seen {character!r} (U+{ord(character):04X}) "
-            f"at position {position} of {option or 'the text'}{more}"
-        )
-        super().__init__(
-            f"{self.problem}; leave it out" + ("" if option else ", or pass unknown='skip' (--unknown skip)")
-        )
+        self.problem = f"the model has never seen {character!r} (U+{ord(character):04X})"
+        if place is None:
+            self.problem += f" at position {position} of {option or 'the text'}{more}"
+            remedy = "" if option else ", or pass unknown='skip' (--unknown skip)"
+        else:  # a text that is scored
+            self.problem = f"{place}: {self.problem}{more}"
+            remedy = ", or charge it like the least likely character: --unknown charge"
+        super().__init__(f"{self.problem}; leave it out{remedy}")
 
 
 class ModelFileError(CharrnnError):

@@ -176,8 +176,12 @@ class ModelFile:
     name: str
 
 
-def read_model_file(source: str | os.PathLike[str] | bytes) -> ModelFile:
+def read_model_file(source: str | os.PathLike[str] | bytes, *, name: str | None = None) -> ModelFile:
     """Reads and checks a model file; nothing in it is executed.
+
+    Args:
+        source: path, or the bytes of the file.
+        name: of the file in messages, if the source is bytes.
 
     Raises:
         ModelFileError: there is no such file, it is not a model file, it is damaged, or it holds
@@ -185,7 +189,7 @@ def read_model_file(source: str | os.PathLike[str] | bytes) -> ModelFile:
         UsageError: the source is not a path or bytes.
     """
     if isinstance(source, bytes):
-        data, name = source, "<bytes>"
+        data, name = source, name or "<bytes>"
     elif isinstance(source, (str, os.PathLike)):
         name = os.fsdecode(source)
         data = read_bytes(Path(name))

@@ -25,7 +25,7 @@ from charrnn_runtime.generation import (
 )
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, new_seed
-from charrnn_runtime.sampling import TokenSampler, UniformStream, log_softmax
+from charrnn_runtime.sampling import TokenSampler, UniformStream
 from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, score_many
 from charrnn_runtime.sequence import SequenceGraph
 from charrnn_runtime.session import (
@@ -55,8 +55,8 @@ class Sampler:
     pickled and copied: the copy opens a session of its own on the same bytes.
 
     Args:
-        model: path or bytes of a model file, or an ``onnxruntime.InferenceSession``
-            made from one (then ``device`` and ``threads`` are the session's own).
+        model: path or bytes of a model file, what ``read_model_file`` returned for one, or an
+            ``onnxruntime.InferenceSession`` made from one (then ``device`` and ``threads`` are the session's own).
         device: "cpu", "cuda", "cuda:N", "coreml", "directml", "migraphx", "openvino", "rocm",
             "tensorrt", "webgpu", ONNX Runtime's own name for a provider, or "auto": CUDA if
             it is available and pays for this size and ``expected_batch`` (``devices.AUTO_CUDA_BYTES``).
@@ -72,14 +72,15 @@ class Sampler:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes | InferenceSession,
+        model: str | os.PathLike[str] | bytes | ModelFile | InferenceSession,
         *,
         device: str = "cpu",
         threads: int = 1,
         expected_batch: int = 1,
     ) -> None:
-        if isinstance(model, (str, os.PathLike, bytes)):
-            self._open(read_model_file(model), device=device, threads=threads, expected_batch=expected_batch)
+        if isinstance(model, (str, os.PathLike, bytes, ModelFile)):
+            file = model if isinstance(model, ModelFile) else read_model_file(model)
+            self._open(file, device=device, threads=threads, expected_batch=expected_batch)
         elif hasattr(model, "get_modelmeta"):
             self._file: ModelFile | None = None
             self.info: ModelInfo = ModelInfo.from_metadata(model.get_modelmeta().custom_metadata_map)
@@ -463,20 +464,16 @@ class Sampler:
                 targets = [np.append(self.encode_targets(item, unknown), end) for item in items]
                 scores = self.score_many(targets, batch=_ITEMS_TOGETHER)
                 for item, ids, log_probs in zip(items, targets, scores, strict=True):
-                    yield ItemScore(log_probs, self._num_unknown(ids), text=item)
+                    yield ItemScore(item, -float(log_probs.sum()), len(log_probs), self._num_unknown(ids))
 
     def score_windows(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities ``[windows, n - 1]`` of all but the first token of each window ``[windows, n]``.
 
-        Every window starts from the zero state, as a model with a limited context would score it.
+        Every window starts from the zero state, as a model with a limited context would score it;
+        -1 (``vocab.UNKNOWN``) stands for an unknown character.
         """
-        runner = self.cell.runner(len(windows))
-        rows = np.arange(len(windows))
-        log_probs = np.empty((len(windows), windows.shape[1] - 1))
-        for at in range(windows.shape[1] - 1):
-            logits = runner.step(windows[:, at])
-            log_probs[:, at] = log_softmax(logits)[rows, windows[:, at + 1]]
-        return log_probs
+        first = np.where(windows[:, 0] == UNKNOWN, self.info.start_token, windows[:, 0])
+        return np.array(score_many(self.cell, self.info, list(windows[:, 1:]), len(windows), first=first))
 
     def initial_state(self, batch: int = 1) -> State:
         """The state before any text: zeros, one float32 ``[batch, size]`` for each state of the model."""

@@ -68,14 +68,30 @@ class Score:
 
 
 @dataclass(frozen=True)
-class ItemScore(Score):
-    """How likely a model finds an item or a line: its characters and its end.
+class ItemScore:
+    """How likely a model finds an item or a line.
 
     Attributes:
         text: the item, without its end; bytes if it was given as bytes.
+        nats: its negative log-probability, with its end.
+        tokens: how many tokens these are: its characters (or bytes) and its end.
+        num_unknown: how many of its characters are outside the vocabulary.
     """
 
-    text: str | bytes = ""
+    text: str | bytes
+    nats: float
+    tokens: int
+    num_unknown: int = 0
+
+    @property
+    def bits(self) -> float:
+        """``nats`` in bits."""
+        return self.nats / math.log(2)
+
+    @property
+    def bits_per_char(self) -> float:
+        """Bits for each token, which compares items of any length."""
+        return self.bits / self.tokens
 
 
 class UnknownCharge:
@@ -163,10 +179,18 @@ class StreamScorer:
             self._pending, self._logits = int(text.known[-1]), None
 
 
-def score_many(cell: Cell, info: ModelInfo, targets: Sequence[Ids], batch: int) -> list[NDArray[np.float64]]:
-    """For each text of token ids ``[n]``, the log-probability of each token after the start token, ``[n]``.
+def score_many(
+    cell: Cell, info: ModelInfo, targets: Sequence[Ids], batch: int, *, first: Ids | None = None
+) -> list[NDArray[np.float64]]:
+    """For each text of token ids ``[n]``, the log-probability of each token, ``[n]``.
 
     Texts of similar lengths go together; as they end, the batch shrinks. ``UNKNOWN`` among the ids is charged.
+
+    Args:
+        cell, info: the model.
+        targets: the texts.
+        batch: how many are scored side by side.
+        first: the token that is fed before each text ``[texts]``; by default the start token.
     """
     texts = [_Targets(ids) for ids in targets]
     charge = UnknownCharge(info.vocabulary)
@@ -181,7 +205,7 @@ def score_many(cell: Cell, info: ModelInfo, targets: Sequence[Ids], batch: int) 
         log_probs = np.empty(tokens.shape)
         charges = np.empty(tokens.shape) if any(texts[i].any_unknown for i in group) else None
         runner, width = cell.runner(len(group)), len(group)
-        before = np.full(len(group), info.start_token)
+        before = np.full(len(group), info.start_token) if first is None else first[group]
         rows = np.arange(len(group))
         for at, here in enumerate(tokens):
             active = int((lengths > at).sum())

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -205,22 +205,29 @@ def write_json_texts(sampler: Sampler, request: Request, num: int) -> None:
         give_finished(sampler, request, num, texts.append)
     finally:
         if texts:
-            values: dict[str, Any] = {
-                "seed": texts[0].seed,
-                "prompt": _decoded(_text(request.prompt)),
-                "texts": [done.text for done in texts],
-                "finish_reasons": [done.finish_reason for done in texts],
-            }
-            if request.log_probs:
-                values["log_probs"] = [done.log_probs.tolist() for done in texts if done.log_probs is not None]
             with uninterrupted():
-                write_json(values)
+                write_json(json_of_texts(request, texts))
 
 
-def give_finished(sampler: Sampler, request: Request, num: int, give: Callable[[Generation], None]) -> None:
+def json_of_texts(request: Request, texts: Sequence[Generation]) -> dict[str, Any]:
+    """The object that ``write_json_texts`` writes."""
+    values: dict[str, Any] = {
+        "seed": request.seed,
+        "prompt": _decoded(_text(request.prompt)),
+        "texts": [done.text for done in texts],
+        "finish_reasons": [done.finish_reason for done in texts],
+    }
+    if request.log_probs:
+        values["log_probs"] = [done.log_probs.tolist() for done in texts if done.log_probs is not None]
+    return values
+
+
+def give_finished(
+    sampler: Sampler, request: Request, num: int, give: Callable[[Generation], bool | None], *, batch: int = 64
+) -> None:
     """Calls ``give`` with texts 0 to ``num - 1`` of a request's seed, in their order and as soon as possible.
 
-    When it is interrupted, it is called with all that are finished.
+    It ends early if ``give`` returns True. When it is interrupted, ``give`` is called with all that are finished.
 
     Raises:
         KeyboardInterrupt: it was interrupted.
@@ -228,12 +235,14 @@ def give_finished(sampler: Sampler, request: Request, num: int, give: Callable[[
     waiting: dict[int, Generation] = {}
     number = 0
     try:
-        for finished in sampler.generate_groups(replace(request, index=i) for i in range(num)):
+        for finished in sampler.generate_groups((replace(request, index=i) for i in range(num)), batch=batch):
             waiting.update(finished)
             while number in waiting:
                 with uninterrupted():
-                    give(waiting.pop(number))
+                    enough = give(waiting.pop(number))
                     number += 1
+                if enough:
+                    return
     except KeyboardInterrupt:
         with uninterrupted():
             for _, done in sorted(waiting.items()):

@@ -6,14 +6,14 @@ import contextlib
 import io
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple, Self
 
-from charrnn_runtime.errors import CharrnnError, UsageError
+from charrnn_runtime.errors import CharrnnError, UnknownCharacterError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampler import Sampler
-from charrnn_runtime.scoring import Score
+from charrnn_runtime.scoring import ItemScore
 from charrnn_runtime.text_io import (
     TextOutput,
     decode_line,
@@ -25,7 +25,7 @@ from charrnn_runtime.text_io import (
 )
 from charrnn_runtime.vocab import UnknownScore, Vocabulary
 
-_LINES_NAMED = 5  # lines with unknown characters that a summary names
+LINES_NAMED = 5  # lines with unknown characters that a summary names
 
 
 class Line(NamedTuple):
@@ -103,37 +103,41 @@ class UnknownCharacters:
     def add(self, line: Line, info: ModelInfo) -> None:
         """Adds those of a line."""
         if found := info.find_unknown(line.text):
-            self.count += len(found)
-            self.lines += 1
-            if len(self.places) < _LINES_NAMED:
-                position, character = found[0]
-                self.places.append(f"{line.place}:{position + 1} {character!r} (U+{ord(character):04X})")
+            position, character = found[0]
+            self.add_line(len(found), f"{line.place}:{position + 1}", character)
+
+    def add_line(self, count: int, place: str, character: str) -> None:
+        """Adds a line with so many of them; ``place`` is that of the first one, empty if it is not known."""
+        self.count += count
+        self.lines += 1
+        if place and len(self.places) < LINES_NAMED:
+            self.places.append(f"{place} {character!r} (U+{ord(character):04X})")
 
     def __str__(self) -> str:
-        more = f" and {self.lines - len(self.places):,} more lines" if self.lines > len(self.places) else ""
+        left = self.lines - len(self.places)
+        places = [*self.places, *([f"and {left:,} more line{'s' if left > 1 else ''}"] if left else [])]
         characters = "character" if self.count == 1 else "characters"
-        return f"{self.count:,} {characters} that the model has never seen: {', '.join(self.places)}{more}"
+        return f"{self.count:,} {characters} that the model has never seen: {', '.join(places)}"
 
 
 def check_known(line: Line, info: ModelInfo) -> None:
     """Does nothing if the model knows all characters of a line.
 
     Raises:
-        UsageError: it names file, line and column of the first unknown one.
+        UnknownCharacterError: it names file, line and column of the first unknown one.
     """
     if found := info.find_unknown(line.text):
         position, character = found[0]
-        raise UsageError(
-            f"{line.place}:{position + 1}: the model has never seen {character!r} (U+{ord(character):04X}); "
-            "leave it out, or charge it like the least likely character: --unknown charge"
-        )
+        raise UnknownCharacterError(character, position, len(found), place=f"{line.place}:{position + 1}")
 
 
+@dataclass
 class Totals:
     """Sums over scores."""
 
-    def __init__(self) -> None:
-        self.nats, self.tokens, self.items = 0.0, 0, 0
+    nats: float = 0.0
+    tokens: int = 0
+    items: int = 0
 
     def add(self, nats: float, tokens: int) -> None:
         """Adds a text or an item."""
@@ -164,41 +168,53 @@ def print_line_scores(
     sampler: Sampler,
     batches: Iterable[Sequence[Line]],
     *,
+    name: str,
     unknown: UnknownScore = "charge",
     each: bool,
     as_json: bool,
+    order: Callable[[Iterator[ItemScore]], Iterator[ItemScore]] = iter,
 ) -> None:
     """Scores lines or items one by one, and prints them and a summary.
 
     Args:
         sampler: the model.
         batches: the lines, without their ends, in lists of those that are there.
+        name: of the text, for an error.
         unknown: as for ``Sampler.score``.
         each: whether every line is printed, at once; the summary then goes to the standard error.
         as_json: whether JSON is printed: an object a line, and one for the summary.
+        order: puts the scores into the order in which they are printed.
 
     Raises:
         CharrnnError: there is nothing to score, or a text cannot be read.
-        UsageError: ``unknown`` is "error", and the model has never seen a character.
+        UnknownCharacterError: ``unknown`` is "error", and the model has never seen a character.
     """
     totals, strange = Totals(), UnknownCharacters()
     output = TextOutput(sampler.vocabulary)
-    for line, score in score_lines(sampler, batches, unknown):
-        totals.add(score.nats, len(score.log_probs))
-        if score.num_unknown:
-            strange.add(line, sampler.info)
+
+    def counted() -> Iterator[ItemScore]:
+        for line, score in score_lines(sampler, batches, unknown):
+            totals.add(score.nats, score.tokens)
+            if score.num_unknown:
+                strange.add(line, sampler.info)
+            yield score
+
+    for score in order(counted()):
         if each:
-            print_line_score(output, line.text, score, as_json=as_json)
+            print_item_score(output, score, as_json=as_json)
+    output.flush()
+    if not totals.items:
+        raise CharrnnError(f"{name}: there is nothing to score in it")
     print_item_summary(totals, strange, each=each, as_json=as_json)
 
 
 def score_lines(
     sampler: Sampler, batches: Iterable[Sequence[Line]], unknown: UnknownScore
-) -> Iterator[tuple[Line, Score]]:
+) -> Iterator[tuple[Line, ItemScore]]:
     """Lines or items with their scores, each list before the next one is asked for.
 
     Raises:
-        UsageError: ``unknown`` is "error", and the model has never seen a character: file, line and column.
+        UnknownCharacterError: ``unknown`` is "error", and the model has never seen a character; with its place.
     """
     for batch in batches:
         if unknown == "error":
@@ -207,26 +223,20 @@ def score_lines(
         yield from zip(batch, sampler.score_items([[line.text for line in batch]]), strict=True)
 
 
-def print_line_score(output: TextOutput, text: str | bytes, score: Score, *, as_json: bool) -> None:
-    """Prints a line with its score and gives it out at once: bits, bits per character and the line."""
+def print_item_score(output: TextOutput, score: ItemScore, *, as_json: bool) -> None:
+    """Prints a line or item with its score at once: bits, bits per character and the text."""
     if as_json:
-        shown = text if isinstance(text, str) else text.decode("utf-8", "replace")
-        values = {"bits": score.bits, "bits_per_char": score.bits_per_char, "unknown": score.num_unknown, "text": shown}
+        text = score.text if isinstance(score.text, str) else score.text.decode("utf-8", "replace")
+        values = {"bits": score.bits, "bits_per_char": score.bits_per_char, "unknown": score.num_unknown, "text": text}
         write_json(values)
         return
     output.write(f"{score.bits:.3f}\t{score.bits_per_char:.4f}\t")
-    output.write(text)
+    output.write(score.text)
     output.write("\n")
 
 
 def print_item_summary(totals: Totals, strange: UnknownCharacters, *, each: bool, as_json: bool) -> None:
-    """Prints the sums over lines or items; to the standard error if each of them was printed.
-
-    Raises:
-        CharrnnError: there were none.
-    """
-    if not totals.items:
-        raise CharrnnError("there is nothing to score: no line with a character in it")
+    """Prints the sums over lines or items; to the standard error if each of them was printed."""
     file = sys.stderr if each else sys.stdout
     characters = totals.tokens - totals.items
     if as_json:
@@ -256,7 +266,7 @@ def print_text_scores(
 
     Raises:
         CharrnnError: there is nothing to score in one, or it cannot be read.
-        UsageError: ``unknown`` is "error", and the model has never seen a character.
+        UnknownCharacterError: ``unknown`` is "error", and the model has never seen a character.
     """
     strange = UnknownCharacters()
     for source in inputs:
@@ -265,9 +275,8 @@ def print_text_scores(
             totals.add(-float(log_probs.sum()), len(log_probs))
         if not totals.tokens:
             raise CharrnnError(f"{source.shown}: there is nothing to score in it")
-        print_text_score(
-            totals, source.shown if len(inputs) > 1 else None, unknown=strange.count - before, as_json=as_json
-        )
+        name = source.shown if len(inputs) > 1 else None
+        print_text_score(totals, name, unknown=strange.count - before, as_json=as_json)
     print_unknown(strange)
 
 

@@ -71,7 +71,7 @@ def test_one_item_a_line_and_a_report(charrnn: Charrnn, names: Path, model: str)
     done = charrnn("sample", names / model, "--num", 300, "--seed", 1, "--length", 12, "--report", "--json")
     values = json.loads(done.out)
     texts, report = values["texts"], values["report"]
-    assert len(texts) == report["drawn"] == 300
+    assert len(texts) == report["sampled"] == 300
     assert report["empty"] == texts.count("")
     whole = {t for t in texts if t and len(t) < 12}
     assert whole <= {t for t in texts if t}
@@ -83,7 +83,7 @@ def test_one_item_a_line_and_a_report(charrnn: Charrnn, names: Path, model: str)
     assert report["known"] == len(known & set(texts)) > 0
     lines = charrnn("sample", names / model, "--num", 300, "--seed", 1, "--length", 12, "--report")
     assert lines.out == "".join(t + "\n" for t in texts)
-    assert f"300 drawn: {report['distinct']} distinct" in lines.err
+    assert f"300 sampled: {report['distinct']} distinct" in lines.err
     assert "stand in the training text" in lines.err
 
 
@@ -113,7 +113,7 @@ def test_unique_items_are_whole_and_the_same_whatever_is_asked_beside(charrnn: C
 def test_a_model_that_cannot_give_so_many_says_so(charrnn: Charrnn, names: Path) -> None:
     done = charrnn("sample", names / "model.onnx", "--num", 10, "--unique", "--greedy", "--seed", 1)
     assert done.code == 1
-    assert "1 distinct items in 2,000 drawn, not 10" in done.err
+    assert "1 distinct items in 2,000 sampled, not 10" in done.err
     assert len(done.out.splitlines()) == 1
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from charrnn_runtime.text_scores import UnknownCharacters
 
+from charrnn.inference.evaluation import TextScore
 from charrnn.runs.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
@@ -182,10 +184,11 @@ def test_eval_refuses_nonsense(run: Run, charrnn: Charrnn, tmp_path: Path) -> No
     refused(charrnn("eval", run.model, run.text, "--split", "dev"), 2, "known: all, train, val, test")
     refused(charrnn("eval", run.model, run.text, "--split", "test"), 2, "kept no text for a test", "--test-frac")
     refused(charrnn("eval", run.model, run.text, "--window", 0), 2, "window must be at least 1")
-    refused(charrnn("eval", run.model, run.text, "--unknown", "x"), 2, "error or skip")
+    refused(charrnn("eval", run.model, run.text, "--unknown", "skip"), 2, "'charge', 'error'")
     (tmp_path / "strange.txt").write_text("The Δ cat")
-    refused(charrnn("eval", run.model, tmp_path / "strange.txt"), 2, "'Δ' (U+0394) at position 4")
-    assert charrnn("eval", run.model, tmp_path / "strange.txt", "--unknown", "skip").code == 0
+    refused(
+        charrnn("eval", run.model, tmp_path / "strange.txt", "--unknown", "error"), 1, "'Δ' (U+0394)", "strange.txt"
+    )
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "one.txt").write_text("a")
     for options in ((), ("--window", 5), ("--split", "val")):
@@ -197,7 +200,8 @@ def test_eval_refuses_nonsense(run: Run, charrnn: Charrnn, tmp_path: Path) -> No
 
 
 def test_eval_of_a_hopeless_model_is_a_number_too(run: Run, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("charrnn.inference.evaluation.evaluate_text", lambda *_, **__: (5000.0, 10))
+    hopeless = TextScore(5000.0, 10, UnknownCharacters())
+    monkeypatch.setattr("charrnn.inference.evaluation.evaluate_text", lambda *_, **__: hopeless)
     outcome = charrnn("eval", run.model, run.text, "--json")
     assert json.loads(outcome.out, parse_constant=_no_constant)["nats_per_char"] == 5000.0
     assert charrnn("eval", run.model, run.text).out.startswith("5000.0000 nats/char")

@@ -31,7 +31,7 @@ def test_streams_are_evaluated_as_training_validated_them(
     folder, sampler = trained(make_trainer, split="streams", val_frac=0.2, test_frac=test_frac, steps=20)
     checkpoint = load_checkpoint(folder / "last.pt")
     text = [str(run.text)]
-    nats, count = evaluate_text(sampler, text, split="val")
+    nats, count, _ = evaluate_text(sampler, text, split="val")
     assert nats == pytest.approx(checkpoint.progress["val_loss"], abs=1e-4)
     counts = {part: evaluate_text(sampler, text, split=part)[1] for part in ("train", "val")}
     batches = checkpoint.corpus["characters"] // (8 * 16)
@@ -58,7 +58,7 @@ def test_the_test_part_of_running_text_is_its_end_and_training_never_reads_it(
     assert [e["val_loss"] for e in one.history] == [e["val_loss"] for e in two.history]
     assert all(w.equal(two.weights[name]) for name, w in one.weights.items())
     scores = {part: evaluate_text(sampler, [str(run.text)], split=part) for part in ("train", "val", "test")}
-    assert [count for _, count in scores.values()] == [len(text) - n_val - n_test, n_val, n_test]
+    assert [score.characters for score in scores.values()] == [len(text) - n_val - n_test, n_val, n_test]
     assert scores["val"][0] == pytest.approx(one.progress["val_loss"], abs=1e-4)
     assert scores["test"][0] == pytest.approx(-sampler.score(text[-n_test:]).log_probs.mean(), abs=1e-6)
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from charrnn_runtime import Sampler
+from charrnn_runtime.scoring import ItemScore
+from charrnn_runtime.text_scores import score_lines
 
 from charrnn.config import DataConfig
 from charrnn.data.item_filter import Membership, item_hash
-from charrnn.inference.item_scores import ItemScore, by_surprisal, score_items
+from charrnn.inference.item_scores import by_surprisal, item_lines
 from charrnn.inference.models import open_sampler
 from charrnn.inference.training_summary import item_config
 from charrnn.runs.checkpoint import load_checkpoint
@@ -30,7 +32,7 @@ def trained(make_trainer: MakeTrainer, name: str = "made", **settings: Any) -> t
 
 
 def scored(sampler: Sampler, path: Path, part: Any, config: DataConfig) -> list[str]:
-    return [score.text for score in score_items(sampler, [str(path)], config, split=part)]
+    return [str(line.text) for lines in item_lines(sampler, [str(path)], config, split=part) for line in lines]
 
 
 @pytest.mark.parametrize("test_frac", [0.0, 0.1])
@@ -52,7 +54,8 @@ def test_five_names_are_validated_on_the_items_that_training_took(
         assert sorted(set(scored(sampler, path, part, item_config(sampler.info)))) == sorted(names), part
     known = Membership.load(next(folder.glob("items-*.npy")))
     assert {name for name in NAMES if name in known} == set(expected["train"])
-    scores = list(score_items(sampler, [str(path)], item_config(sampler.info), split="val"))
+    lines = item_lines(sampler, [str(path)], item_config(sampler.info), split="val")
+    scores = [score for _, score in score_lines(sampler, lines, "error")]
     mean = sum(score.nats for score in scores) / sum(score.tokens for score in scores)
     assert mean == pytest.approx(load_checkpoint(folder / "last.pt").progress["val_loss"], abs=1e-4)
 

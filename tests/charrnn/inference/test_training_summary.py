@@ -14,7 +14,7 @@ from charrnn.config import DataConfig
 from charrnn.data.item_filter import item_hash
 from charrnn.errors import ConfigError
 from charrnn.inference.evaluation import evaluate_text
-from charrnn.inference.item_scores import score_items
+from charrnn.inference.item_scores import item_lines
 from charrnn.inference.models import export_checkpoint, open_sampler
 from charrnn.inference.training_summary import data_config, item_config, item_split, text_split, training_summary
 from charrnn.runs.checkpoint import load_checkpoint
@@ -32,7 +32,7 @@ def trained(make_trainer: MakeTrainer, name: str = "made", **settings: Any) -> t
 
 
 def scored(sampler: Sampler, path: Path, part: Any, config: DataConfig) -> list[str]:
-    return [score.text for score in score_items(sampler, [str(path)], config, split=part)]
+    return [str(line.text) for lines in item_lines(sampler, [str(path)], config, split=part) for line in lines]
 
 
 def test_the_limits_are_stored_only_where_the_fractions_do_not_tell_them(
@@ -103,5 +103,5 @@ def test_parts_that_do_not_exist(run: Run, make_trainer: MakeTrainer, tmp_path: 
     path.write_text("\n".join(NAMES * 20) + "\n")
     folder, sampler = trained(make_trainer, text=path, lines=True, steps=1)
     with pytest.raises(ConfigError, match="trained on items"):
-        evaluate_text(sampler, [str(path)], split="val", window=5, unknown="skip")
+        evaluate_text(sampler, [str(path)], split="val", window=5)
     assert export_checkpoint(load_checkpoint(folder / "last.pt"), parity_steps=5).info.training["item_split"]
