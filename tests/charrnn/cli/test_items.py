@@ -84,7 +84,7 @@ def test_one_item_a_line_and_a_report(charrnn: Charrnn, names: Path, model: str)
     lines = charrnn("sample", names / model, "--num", 300, "--seed", 1, "--length", 12, "--report")
     assert lines.out == "".join(t + "\n" for t in texts)
     assert f"300 sampled: {report['distinct']} distinct" in lines.err
-    assert "stand in the training text" in lines.err
+    assert "are in the training text" in lines.err
 
 
 def test_cut_items_are_counted(charrnn: Charrnn, names: Path) -> None:
