@@ -69,7 +69,7 @@ def charrnn(monkeypatch: pytest.MonkeyPatch) -> Charrnn:
             for stream in streams.values():
                 stream.flush()
                 stream.buffer.seek(0)
-                texts.append(stream.buffer.read().decode())
+                texts.append(stream.buffer.read().decode("utf-8", "surrogateescape"))
         assert code is None or isinstance(code, int)
         outcome = Outcome(code or 0, *texts)
         assert "Traceback" not in outcome.err
