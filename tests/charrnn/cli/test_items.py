@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,6 +190,25 @@ def test_lines_for_a_model_of_running_text(charrnn: Charrnn, run: Run, tmp_path:
     assert "knows no items" in refused.err
     assert "--per-line" in refused.err
     assert charrnn("eval", run.model, path, "--per-line", "--split", "val").code == 2
+
+
+def test_a_line_is_scored_when_it_has_come(run: Run) -> None:
+    command = [sys.executable, "-m", "charrnn", "eval", str(run.model), "-", "--per-line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        times = []
+        for line in (b"The cat", b"sat", b"the", b"cat sat", "snow ☃".encode(), b"the end"):
+            begin = time.monotonic()
+            process.stdin.write(line + b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline().rstrip(b"\n").split(b"\t")[2] == line
+            times.append(time.monotonic() - begin)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert "standard input:5:6 '☃'" in err.decode()
+    # The first line waits for the imports; a busy machine delays one or two more.
+    assert sorted(times[1:])[2] < 0.05, times
 
 
 def test_bad_options(charrnn: Charrnn, names: Path, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_a_known_vocabulary_grows_by_frequent_characters_only(tmp_path: Path) ->
 def test_a_fixed_vocabulary(tmp_path: Path) -> None:
     plain = Vocabulary.from_text("abc")
     assert ingest("cabbage"[:4], tmp_path, plain, "error").ids.tolist() == [2, 0, 1, 1]
-    with pytest.raises(UnknownCharacterError, match=r"'g'.* at position 5 of the text \(2 such") as caught:
+    with pytest.raises(UnknownCharacterError, match=r"text.txt:1:6: .*'g' \(U\+0067\) \(2 such") as caught:
         ingest("cabbage", tmp_path, plain, "error")
     assert (caught.value.character, caught.value.position) == ("g", 5)
     skipped = ingest("cabbage", tmp_path, plain, "skip")
