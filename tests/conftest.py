@@ -43,6 +43,19 @@ class Outcome:
     err: str
 
 
+def refused(outcome: Outcome, code: int, *parts: str) -> None:
+    """Checks that a command ended with this exit code, and with these words on the standard error alone."""
+    assert outcome.code == code, outcome
+    for part in parts:
+        assert part in outcome.err
+    assert outcome.out == ""
+
+
+def no_constant(name: str) -> Any:
+    """For ``json.loads(parse_constant=…)``: NaN and Infinity are not JSON."""
+    raise AssertionError(f"{name} is not JSON")
+
+
 class Charrnn(Protocol):
     """The command line as a function: ``charrnn("train", path, "--steps", 3)``."""
 

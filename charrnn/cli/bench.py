@@ -30,9 +30,8 @@ try:
 except OSError:
     print(0)
 """
-# Seconds in which one thread reads so many bytes again and again, the best of many: weights that fit into a cache
-# are read from there at every step, so a small array is too. In a process of its own, since numpy's threads are
-# decided when it is imported.
+# The shortest time in which one thread reads this many bytes, of many repetitions: like the weights, a small array is
+# then read from the processor's cache. In a process of its own, since numpy fixes its threads when it is imported.
 _READ = """
 import sys, time
 import numpy as np
@@ -74,7 +73,7 @@ def bench(
                 for streams in batches:
                     sampler = Sampler(file, device=place, expected_batch=streams)
                     steps = _per_second(_run(sampler, streams), seconds)
-                    # The weights are read once a step, so this machine's memory allows no more steps than that.
+                    # Every step reads all weights once, so the speed of the memory limits the number of steps.
                     share = f"{steps / bound:.0%}" if sampler.device == "cpu" else "-"
                     typer.echo(
                         f"{sampler.info.dtype:<8} {sampler.device:<9} {streams:>6} {steps * streams:>10,.0f} "
@@ -109,7 +108,7 @@ def _model_files(models: list[Path]) -> Iterator[list[tuple[Path, str]]]:
                 continue
             for dtype in ("fp32", "int8"):
                 file = Path(folder) / f"{number}-{dtype}.onnx"
-                # Speed alone is asked for: what int8 costs is not measured, and any cost allowed.
+                # Only the speed is measured, so the loss of int8 is not.
                 exported = export_checkpoint(
                     found, dtype=DTYPES[dtype], parity_steps=50, max_loss_increase=float("inf")
                 )

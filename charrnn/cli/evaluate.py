@@ -23,7 +23,7 @@ def evaluate(
         str, typer.Option(help="Which part, as the model's training divided the text: all, train, val or test.")
     ] = "all",
     window: Annotated[
-        int | None, typer.Option(help="Score in windows of so many characters, each from the zero state.")
+        int | None, typer.Option(help="Score in windows of N characters, each from the zero state.")
     ] = None,
     per_line: Annotated[
         bool, typer.Option("--per-line", help="Print each line: its bits, its bits per character, and the line.")
@@ -31,7 +31,7 @@ def evaluate(
     sort: Annotated[bool, typer.Option("--sort", help="--per-line with the strangest lines first.")] = False,
     unknown: Annotated[
         Literal["charge", "error"],
-        typer.Option(help="Characters that the model has never seen: as the least likely one there, or an error."),
+        typer.Option(help="Characters that the model has never seen: score them as the least likely one, or refuse."),
     ] = "charge",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -90,7 +90,7 @@ def _items(
     sort: bool,
     as_json: bool,
 ) -> None:
-    """Scores by item; with ``each`` they go to standard output, and the sum of them to standard error."""
+    """Scores items; with ``each`` their scores go to standard output, and the sums to standard error."""
     from dataclasses import replace
 
     from charrnn_runtime.text_scores import print_line_scores

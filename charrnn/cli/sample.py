@@ -34,13 +34,11 @@ def sample(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, auto or another provider.")] = "cpu",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the text alone, without the prompt.")] = False,
     unique: Annotated[
-        bool, typer.Option("--unique", help="Sample until so many distinct ones are there.", rich_help_panel=_ITEMS)
+        bool, typer.Option("--unique", help="Sample until there are --num distinct ones.", rich_help_panel=_ITEMS)
     ] = False,
     report: Annotated[
         bool,
-        typer.Option(
-            "--report", help="How many are distinct, empty, cut, in the training text.", rich_help_panel=_ITEMS
-        ),
+        typer.Option("--report", help="Count distinct, empty, cut and known ones.", rich_help_panel=_ITEMS),
     ] = False,
     against: Annotated[
         Path | None,
@@ -160,7 +158,7 @@ def _write_items(
 
 
 def _filter(sampler: Sampler, model: Path, against: Path | None) -> Membership | None:
-    """What to look items up in: the given text or filter, or that of the training text if it is there."""
+    """The filter to look items up in: of the given text, or else of the training text, if there is one."""
     from charrnn.data import item_filter
 
     training = sampler.info.training

@@ -171,7 +171,7 @@ def read_corpus(
             left out ("skip"), or get the id behind the last one of the vocabulary
             ("charge"), to be scored. With ``fixed``, a text with fewer than two
             distinct characters is accepted.
-        listener: is told how far the reading is, and what the user should know.
+        listener: receives the progress of the reading, and notices for the user.
 
     Raises:
         CorpusError: the text cannot be read, is not UTF-8, or has fewer than two distinct characters.

@@ -16,9 +16,9 @@ _BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
 _WIDE = (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2))
 _HIGH_BYTES = 0.9  # share of the two most common high bytes in UTF-16 of an alphabet
 _READABLE_CONTROLS = "\t\n\v\f\r\x1b\x85"
-_COMMON = frozenset(map(chr, (*range(9, 127), 0x3000, 0x3001, 0x3002)))  # any text of some length has one of them
-_FEWEST = 4  # characters from which UTF-16 can be told
-_FEWEST_BYTES = 6  # that are not ASCII, from which a guess is made; of fewer it is the most common encoding
+_COMMON = frozenset(map(chr, (*range(9, 127), 0x3000, 0x3001, 0x3002)))  # every longer text has some of these
+_FEWEST = 4  # characters that are enough to recognise UTF-16
+_FEWEST_BYTES = 6  # characters beyond ASCII that are enough for a guess; with fewer, the most common encoding is taken
 _SAMPLE = 1 << 16  # bytes from which an encoding is guessed
 
 # By preference, where several of them decode a sample to the same text. Each includes an older or smaller relative.
@@ -118,7 +118,7 @@ def is_wide(encoding: str) -> bool:
 
 
 def described(encoding: str) -> str:
-    """The name of an encoding, with an explanation where the name alone says little."""
+    """The name of an encoding, with an explanation if the name alone is unclear."""
     return f"{encoding} ({_LEGACY[encoding]})" if encoding in _LEGACY else encoding
 
 

@@ -20,9 +20,9 @@ from charrnn.errors import CorpusError
 from charrnn.files import temporary_folder
 
 CHECKED = 1 << 16  # characters of a file in a folder that are checked before the reading begins
-_HEAD = 8192  # characters at the beginning of a file that tell text from binary data
+_HEAD = 8192  # characters at the beginning of a file that show whether it is text
 _IN_MEMORY = 8 << 20  # bytes of a pipe that stay in memory
-_NAMED = 3  # files that are named for each reason for which files of a folder are left out
+_NAMED = 3  # files that are named for each reason
 _NAME_LENGTH = 60  # characters of such a name, from its end
 
 
@@ -42,7 +42,7 @@ class LeftOut:
         self._counts[reason] = self._counts.get(reason, 0) + 1
 
     def check(self, source: Source, *, encoding: str | None, as_bytes: bool, limit: int | None = None) -> bool:
-        """Whether a source can be read as text, leaves it out if not; only ``limit`` characters are read."""
+        """Returns whether a source can be read as text; if not, leaves it out. Reads only ``limit`` characters."""
         # Guessing takes a fraction of a second, so it is done for the first file only.
         guess = not self._hint
         try:
@@ -254,6 +254,6 @@ def _spooled(name: str, pipe: IO[bytes]) -> Source:
     except OSError as error:
         raise CorpusError(
             f"{name}: cannot be kept in {temporary_folder()}: {error.strerror or error}; "
-            "let TMPDIR name a folder with room, or write the text to a file and name that"
+            "set TMPDIR to a folder with enough space, or write the text to a file and name that"
         ) from error
     return Source(name=name, spool=spool)

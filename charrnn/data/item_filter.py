@@ -38,7 +38,7 @@ def _hash(data: bytes) -> bytes:
 
 
 class Membership:
-    """An exact filter up to the chance that two hashes are equal.
+    """The set of the training items, by their hashes. It is exact unless two hashes are equal by chance.
 
     Args:
         hashes: sorted, uint64 ``[M]``; may be mapped from a file.
@@ -65,14 +65,14 @@ class Membership:
         """The filter in a file that ``save`` wrote; it is mapped, and nothing in it is executed.
 
         Raises:
-            CorpusError: it cannot be read, or is no such file.
+            CorpusError: it cannot be read, or is not such a file.
         """
         try:
             hashes = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise CorpusError(f"{path}: no filter of training items, or a damaged one: {error}") from error
+            raise CorpusError(f"{path}: not a filter of training items, or a damaged one: {error}") from error
         if not isinstance(hashes, np.ndarray) or hashes.dtype != np.uint64 or hashes.ndim != 1:
-            raise CorpusError(f"{path}: no filter of training items")
+            raise CorpusError(f"{path}: not a filter of training items")
         for at in range(0, len(hashes), _BLOCK):
             part = hashes[at : at + _BLOCK + 1]
             if bool((part[1:] <= part[:-1]).any()):
@@ -86,7 +86,7 @@ def file_name(corpus_sha256: str) -> str:
 
 
 def find(model: Path, corpus_sha256: object) -> Path | None:
-    """The filter beside a model file, in its run folder or where a checkpoint is; None where there is none."""
+    """The path of the filter in a run folder, or beside a checkpoint or model file; None if it does not exist."""
     if not isinstance(corpus_sha256, str) or not corpus_sha256.isalnum():
         return None
     path = (model if model.is_dir() else model.parent) / file_name(corpus_sha256)

@@ -36,7 +36,7 @@ class TextReader:
         found: the text.
         config: how the text becomes tokens.
         known, fixed: see ``corpus.read_corpus``.
-        listener: is told how far the reading is.
+        listener: receives the progress of the reading.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TextReader:
         ends = self.ends
         if config.lines and ends.cr and not (ends.lf or ends.crlf) and config.newlines == "keep":
             raise CorpusError(
-                f"{self.description}: its lines end in carriage returns, as on the first Macintosh, so it is a single "
+                f"{self.description}: its lines end in carriage returns, as on the first Macintosh, so it is one "
                 "item; --newlines lf makes them lines"
             )
 

@@ -46,7 +46,7 @@ class Source:
         path: the file; None for standard input.
         spool: the contents of a pipe, since a pipe itself can be read only once.
         pipe: a pipe whose text is given out as it arrives; such a source can be read only once, and bytes
-            that cannot be decoded become U+FFFD, for what has arrived has been used already.
+            that cannot be decoded become U+FFFD, since the bytes before them have been used already.
         stamp: size, modification time and status change time, both in
             nanoseconds; None for a pipe. Every change of a file changes its
             stamp, since no program can set the status change time.

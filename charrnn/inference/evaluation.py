@@ -64,7 +64,7 @@ def evaluate_text(
             zero state, as a model with a context of N is scored.
         unknown: "charge" charges a character that the model has never seen as ``Sampler.score`` does; "error".
         encoding: of the text's files; see ``DataConfig``.
-        listener: is told how much of the text has been read.
+        listener: receives the progress of the reading.
 
     Raises:
         ConfigError: training kept no such part of a text.
@@ -155,7 +155,7 @@ def _streams(sampler: Sampler, ids: Ids, pieces: Pieces) -> Iterator[NDArray[np.
     streams = np.arange(len(pieces.starts_P))
     state = sampler.initial_state(len(streams))
     logits, state = sampler.step(np.full(len(streams), sampler.info.start_token), state)
-    log_probs = log_softmax(logits)  # what follows an unknown character at the very beginning
+    log_probs = log_softmax(logits)  # the prediction at the beginning, for unknown characters there
     state = sampler.initial_state(len(streams))
     for positions in (pieces.starts_P + at for at in range(pieces.length)):
         fed, targets = (_targets(ids[at % len(ids)], sampler) for at in (positions, positions + 1))

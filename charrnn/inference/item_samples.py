@@ -13,7 +13,7 @@ from charrnn.data.item_filter import Membership
 from charrnn.errors import ConfigError
 
 BATCH = 256  # items side by side; larger ones are no faster
-TRIES = 20  # items sampled for each that is wanted, before distinct ones are given up
+TRIES = 20  # items sampled for each distinct one that is requested, before sampling ends without it
 LEAST_TRIES = 2000
 
 
@@ -88,7 +88,7 @@ class ItemSampler:
         self._seen: set[str] = set()
 
     def sample(self, count: int, give: Callable[[Generation], None]) -> None:
-        """Calls ``give`` with so many items in the order of their numbers, with empty and cut ones."""
+        """Calls ``give`` with ``count`` items in the order of their numbers, with empty and cut ones."""
 
         def counted(done: Generation) -> None:
             self._count(done)
@@ -97,7 +97,7 @@ class ItemSampler:
         give_finished(self._sampler, self._request, count, counted, batch=min(BATCH, max(1, count)))
 
     def sample_distinct(self, count: int, give: Callable[[Generation], None]) -> None:
-        """Calls ``give`` with so many different items, whole and not empty.
+        """Calls ``give`` with ``count`` different items, whole and not empty.
 
         Ends early if the model cannot: after 20 items sampled for each one that is wanted.
         """
@@ -113,7 +113,7 @@ class ItemSampler:
         give_finished(self._sampler, self._request, most, counted, batch=min(BATCH, most))
 
     def _count(self, done: Generation) -> bool:
-        """Counts an item; whether it is whole, not empty and new."""
+        """Counts an item; returns whether it is whole, not empty and new."""
         item, report = self._prompt + done.text, self.report
         report.sampled += 1
         if done.finish_reason == "length":

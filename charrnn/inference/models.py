@@ -142,16 +142,17 @@ def _validation(checkpoint: Checkpoint, text: Sequence[str]) -> list[Ids]:
             f"({error.character!r}); name another text"
         ) from error
     if not text and corpus.sha256 != checkpoint.corpus.get("sha256"):
-        raise CorpusError(f"{corpus.description}: no longer the text that the model was trained on; name one: --text")
+        raise CorpusError(f"{corpus.description}: no longer the text of the training; name one with --text")
     data, train = checkpoint.data_config, checkpoint.train_config
-    if corpus.items is not None:
+    if data.has_items:
+        assert corpus.items is not None
         from charrnn.data.item_streams import Items
 
-        if text:  # those that are whole, or else the first
+        if text:  # the items that fit within the limit, at least one
             numbers = np.arange(max(1, int(np.searchsorted(corpus.items[1:], MEASURED, side="right"))))
         else:
             numbers = Items(corpus, data).validation_items(MEASURED)
-        # The begin token is what scoring feeds first.
+        # Without the begin token, which scoring feeds first.
         return [corpus.ids[corpus.items[i] + 1 : corpus.items[i + 1]].astype(np.int64) for i in numbers.tolist()]
     if text:
         return _pieces(corpus.ids[:MEASURED])

@@ -20,7 +20,7 @@ from charrnn_runtime.vocab import Vocabulary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted."""
+    """Runs the command; returns the exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted."""
     return exit_code(lambda: _run(arguments))
 
 
@@ -87,13 +87,13 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     add(
         "--per-line",
         action="store_true",
-        help="Print each line when it has come: its bits, its bits per character, and the line.",
+        help="Print each line as soon as it arrives: its bits, its bits per character, and the line.",
     )
     add(
         "--unknown",
         choices=("charge", "error"),
         default="charge",
-        help="Characters that the model has never seen: as unlikely as the least likely character there, or an error.",
+        help="Characters that the model has never seen: score them like the least likely character, or refuse them.",
     )
     _add_device(parser)
     add("--json", action="store_true", help="Print JSON, one object a text or line.")

@@ -1,15 +1,15 @@
-"""Every error that charrnn raises for something the caller can put right.
+"""Every error that charrnn raises for something that the caller can correct.
 
     CharrnnError                    exit code 1
     ├── UsageError (ValueError)     exit code 2: an argument that cannot be used
     │   └── UnknownCharacterError   text holds a character the model has never seen
     ├── ModelFileError              the model file is not one, is damaged or does not fit the format
-    ├── SnapshotError               a saved conversation is none, is damaged or is another model's
+    ├── SnapshotError               bytes are not a saved conversation, are damaged, or belong to another model
     ├── ModelOutputError            the model computed NaN or nothing that can be drawn from
     ├── BusyError                   the engine's queue is full
-    └── DeviceError                 the device or ONNX Runtime that was asked for is not there
+    └── DeviceError                 the requested device cannot be used, or ONNX Runtime is missing
 
-The trainer's own errors (``charrnn.errors``) hang from the same root, so that
+The trainer's own errors (``charrnn.errors``) derive from ``CharrnnError`` too, so
 one ``except CharrnnError`` catches all of them. Each message names the thing,
 the place and the remedy.
 """
@@ -65,7 +65,7 @@ class ModelFileError(CharrnnError):
 
 
 class SnapshotError(CharrnnError):
-    """Saved bytes are no conversation, are damaged, or belong to another model."""
+    """Bytes are not a saved conversation, are damaged, or belong to another model."""
 
 
 class ModelOutputError(CharrnnError):
@@ -77,4 +77,4 @@ class BusyError(CharrnnError):
 
 
 class DeviceError(CharrnnError):
-    """The device that was asked for cannot be used, or ONNX Runtime is missing."""
+    """The requested device cannot be used, or ONNX Runtime is missing."""

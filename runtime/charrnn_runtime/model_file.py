@@ -27,7 +27,7 @@ FORMAT = 1
 PREFIX = "charrnn."
 DIGEST_KEY = "charrnn.sha256"
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
-_PIPE_BYTES = 16 << 20  # read at once from what is not a regular file
+_PIPE_BYTES = 16 << 20  # bytes read at once from a pipe or other special file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +257,7 @@ def read_bytes(path: Path) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-# How files that are mistaken for model files begin, and what to say.
+# How files that are mistaken for model files begin, and the message for each.
 _OTHER_KINDS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file that it stands for; fetch that with: git lfs pull"),
     (
@@ -274,7 +274,7 @@ _OTHER_KINDS = (
 
 
 def other_kind(data: bytes) -> str | None:
-    """What a file is that is not a model file, if its beginning tells, and what to do."""
+    """What a file that is not a model file seems to be, and the remedy; None if its beginning does not tell."""
     if not data:
         return "empty"
     beginning = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()

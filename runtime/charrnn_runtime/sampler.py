@@ -59,9 +59,9 @@ class Sampler:
             ``onnxruntime.InferenceSession`` made from one (then ``device`` and ``threads`` are the session's own).
         device: "cpu", "cuda", "cuda:N", "coreml", "directml", "migraphx", "openvino", "rocm",
             "tensorrt", "webgpu", ONNX Runtime's own name for a provider, or "auto": CUDA if
-            it is available and pays for this size and ``expected_batch`` (``devices.AUTO_CUDA_BYTES``).
+            it is available and faster for this size and ``expected_batch`` (``devices.AUTO_CUDA_BYTES``).
         threads: threads inside an operator, no more than the process has processors; more than
-            one pays only for large batches.
+            one helps only with large batches.
         expected_batch: how many texts are to be sampled at once; only "auto" looks at it.
 
     Raises:
@@ -231,7 +231,7 @@ class Sampler:
         log_probs: bool = False,
         **options: Unpack[SamplingKwargs],
     ) -> Generation:
-        """Like ``sample``, and tells how the text came about: its seed, why it ended, its tokens.
+        """Like ``sample``, but returns the text with its seed, the reason why it ended, and its tokens.
 
         Args:
             log_probs: whether the result holds the log-probability of every token.
@@ -342,7 +342,7 @@ class Sampler:
         unknown: Unknown = "error",
         **options: Unpack[SamplingKwargs],
     ) -> Conversation:
-        """A text to which the caller and the model add by turns; see ``Conversation``. Arguments as of ``sample``."""
+        """A text to which the caller and the model add in turn; see ``Conversation``. Arguments as of ``sample``."""
         token_sampler = self._token_sampler(options)
         uniforms = UniformStream(new_seed() if seed is None else seed, index)
         conversation = Conversation(self.cell, self.info, token_sampler, uniforms)

@@ -26,7 +26,7 @@ from charrnn_runtime.sampler import Sampler
 from charrnn_runtime.vocab import Vocabulary
 
 SEPARATOR = "----"  # the line between two texts
-_FLUSH_SECONDS = 0.05  # a person or a program that follows the output waits no longer than this
+_FLUSH_SECONDS = 0.05  # seconds after which buffered output is flushed, for readers that follow it
 _CHUNK = 1 << 16  # bytes read at once
 _LONGEST_LINE = 1 << 20  # bytes after which a line is cut
 
@@ -82,7 +82,7 @@ def open_input(name: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     try:
         if os.fspath(name) == "-":
-            # A standard input put in by a host program may be one of characters only.
+            # A standard input that a host program has set may give only characters.
             yield getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode("utf-8", "surrogatepass"))
         else:
             with Path(name).open("rb") as file:

@@ -1,4 +1,4 @@
-"""Scores of texts and lines for a command line: each is printed when it has come; unknown characters are named."""
+"""Scores of texts and lines for a command line: each is printed as soon as it arrives; unknown characters are named."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class UnknownCharacters:
             self.add_line(len(found), f"{line.place}:{position + 1}", character)
 
     def add_line(self, count: int, place: str, character: str) -> None:
-        """Adds a line with so many of them; ``place`` is that of the first one, empty if it is not known."""
+        """Adds a line with ``count`` of them; ``place`` is that of the first one, empty if it is not known."""
         self.count += count
         self.lines += 1
         if place and len(self.places) < LINES_NAMED:

@@ -1,7 +1,8 @@
-"""``charrnn export`` with smaller weights."""
+"""``charrnn export``: where it writes, what it says, and smaller weights."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from charrnn_runtime import Sampler
 
 from charrnn.inference.models import _validation
 from charrnn.runs.checkpoint import load_checkpoint
+from tests.conftest import refused
 
 if TYPE_CHECKING:
     from tests.conftest import Charrnn, MakeTrainer, Run
@@ -73,3 +75,32 @@ def test_split_streams_is_measured_on_what_was_not_trained_on(make_trainer: Make
     batches = len(ids) // (8 * 16)
     streams = ids[: batches * 8 * 16].reshape(8, batches * 16)
     assert measured.tolist() == streams[:, int(batches * 0.8) * 16 :].ravel().tolist()
+
+
+def test_export_writes_one_file_and_says_how_close_it_is(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
+    outcome = charrnn("export", run.folder, tmp_path / "model.onnx")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert len(outcome.out.splitlines()) == 1
+    size = (tmp_path / "model.onnx").stat().st_size
+    for part in (f"{size:,} bytes", "opset 18", "verified: one step is within", "256 steps within"):
+        assert part in outcome.out
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    texts = {charrnn("sample", model, "--seed", 1).out for model in (tmp_path / "model.onnx", run.model)}
+    assert len(texts) == 1
+
+
+def test_export_refuses_places_and_checkpoints_that_cannot_be(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    best = tmp_path / "run" / "best.pt"
+    (tmp_path / "link.onnx").symlink_to(best)
+    before = best.read_bytes()
+    for target in (best, tmp_path / "link.onnx", tmp_path / "other.pt"):
+        refused(charrnn("export", tmp_path / "run", target), 2, "this is a checkpoint, or named like one")
+    assert best.read_bytes() == before
+    refused(charrnn("export", best, tmp_path), 1, "is a folder")
+    refused(charrnn("export", best, "/dev/null/model.onnx"), 1, "cannot be written")
+    refused(charrnn("export", best, tmp_path / "missing" / "m.onnx"), 1, "cannot be written")
+    refused(charrnn("export", run.model, tmp_path / "m.onnx"), 1, "not a charrnn checkpoint")
+    refused(charrnn("export", tmp_path / "none.pt", tmp_path / "m.onnx"), 1, "cannot be read")
+    assert not (tmp_path / "m.onnx").exists()
