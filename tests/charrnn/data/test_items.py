@@ -129,7 +129,7 @@ def test_poems_between_empty_lines_in_any_line_ends(tmp_path: Path) -> None:
             {"lines": True},
             "item|line 1 is longer .* seem to end in carriage returns: --newlines",
         ),
-        ("one\rtwo\rthree\r", {"lines": True}, "lines end in carriage returns, .* single item; --newlines lf makes"),
+        ("one\rtwo\rthree\r", {"lines": True}, "lines end in carriage returns, .* one item; --newlines lf makes"),
         (b"ab\n\xed\xa0\x80\n", {"lines": True}, "not UTF-8: byte 0xed at offset 3"),  # a lone surrogate
     ],
 )
