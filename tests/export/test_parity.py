@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,14 @@ from charrnn_export.export import describe
 from charrnn_export.trace import trace
 from charrnn_runtime import ModelInfo, Sampler, Vocabulary, read_model_file
 from charrnn_runtime.sequence import OnnxSequenceRunner as GraphRunner
+from charrnn_runtime.session import OnnxCell, open_session
 from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
 from charrnn.config import ModelConfig
 from charrnn.model.char_rnn import CharRNN
+from charrnn.runs.checkpoint import load_checkpoint
 
 CELLS = ("lstm", "gru", "rnn")
 LAYERS, HIDDEN = 2, 20
@@ -498,6 +501,29 @@ def test_a_correct_export_passes_with_any_seed(case: Case) -> None:
         assert parity["verified"] is True
         assert parity["seed"] == seed
         assert 0 < parity["of_allowed"]["onnx"] < 1
+
+
+CHAOTIC = sorted((Path(__file__).parents[1] / "fixtures" / "chaotic").glob("*.pt"))
+
+
+@pytest.mark.parametrize("path", CHAOTIC, ids=lambda path: path.stem)
+def test_a_trained_model_that_is_chaotic_on_random_tokens_passes(path: Path) -> None:
+    """Along random tokens correct implementations part, until nothing is left: that must refuse nothing."""
+    checkpoint = load_checkpoint(path)
+    model = checkpoint.build_model()
+    step, trained = StepModule(model.export_weights()), model.sequence_forward()
+    case = Case(model, step, trace(step, opset=18), describe(step, checkpoint.vocabulary), trained)
+    tokens_TB = torch.randint(len(checkpoint.vocabulary), (1000, 1), generator=torch.Generator().manual_seed(0))
+    logits_TBV, _ = trained(tokens_TB, tuple(torch.zeros(1, spec.size) for spec in case.info.states))
+    runner = OnnxCell(open_session(case.proto.SerializeToString(), device="cpu"), case.info).runner(1)
+    steps = np.stack([runner.step(token).copy() for token in tokens_TB.numpy()])
+    apart = np.abs(steps - logits_TBV.numpy()).max((1, 2)) / np.abs(steps).max()
+    assert apart[:5].max() < 1e-5 < 0.01 < apart.max()
+    for seed in range(3):
+        assert case.check(seed=seed)["verified"] is True
+    case.change_weights(lambda w: dataclasses.replace(w, head_weight=w.head_weight * 1.001))
+    with pytest.raises(ParityError, match="exported graph"):
+        case.check()
 
 
 def test_every_weight_counts(case: Case) -> None:
