@@ -116,7 +116,9 @@ export class Sampler {
     const { length, seed, index, stop, unknown, ...samplingOptions } = options;
     const { special } = this.vocabulary;
     const tokenSampler = new TokenSampler(samplingOptions, this.vocabulary);
-    const ids = this.vocabulary.encode(prompt, unknown);
+    // A model that was trained with folded line ends has never seen CR.
+    const folds = this.info.training.newlines === "lf" && typeof prompt === "string";
+    const ids = this.vocabulary.encode(folds ? prompt.replace(/\r\n?/g, "\n") : prompt, unknown);
     return this._generate(
       ids.length && !special.has("begin") ? ids : [this.info.startToken, ...ids],
       tokenSampler.penalizes ? ids : [],

@@ -33,6 +33,12 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
     ("The ", {"length": 100, "seed": 6, "allowed": "aeiou st\n"}),
     ("The X cat", {"length": 400, "seed": 8, "stop": ["dogs", "\nThe"], "unknown": "skip", "min_length": 30}),
 ]
+# The texts of a model; the others have two of the general ones.
+CHOSEN = {
+    "lstm.onnx": TEXTS,
+    "ends.onnx": [],
+    "folded.onnx": [("The cat\r\nThe\r", {"length": 200, "seed": 9})],
+}
 
 
 def with_metadata(data: bytes, **changes: str | None) -> bytes:
@@ -80,12 +86,13 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ).data,
         "ends.onnx": with_metadata(lstm, vocab=json.dumps(tokens)),
         "bytes.onnx": random_bytes_model(),
+        "folded.onnx": with_metadata(lstm, training=json.dumps({**Sampler(lstm).info.training, "newlines": "lf"})),
     }
     cases: list[dict[str, Any]] = []
     for name, data in models.items():
         (folder / name).write_bytes(data)
         sampler = Sampler(data)
-        for prompt, options in TEXTS if name == "lstm.onnx" else TEXTS[3:5] if name != "ends.onnx" else []:
+        for prompt, options in CHOSEN.get(name, TEXTS[3:5]):
             cases.append(case(sampler, name, prompt, options))
         if name == "ends.onnx":
             cases += [case(sampler, name, "The ", {"length": 90, "seed": s, "min_length": 20 * s}) for s in range(3)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-KILLS = int(os.environ.get("CHARRNN_KILLS", "10"))
+KILLS = int(os.environ.get("CHARRNN_KILLS", "7"))
 KINDS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, "broken pipe")
 OPTIONS: dict[str, Any] = {
     "steps": 200, "eval_steps": 50, "hidden_size": 32, "embedding_size": 16, "dropout": 0.1, "batch_size": 8,
