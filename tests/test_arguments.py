@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from charrnn.cli import app
 from tests.conftest import Charrnn, Run
 
-EXAMPLES = int(os.environ.get("CHARRNN_EXAMPLES", "80"))
+EXAMPLES = int(os.environ.get("CHARRNN_EXAMPLES", "30"))
 SECONDS = 60  # after which a command is said to hang
 
 pytestmark = pytest.mark.slow
