@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from charrnn.cli.config_options import with_options
+from charrnn.config import DataConfig
 
+
+@with_options(DataConfig, only=("encoding",))
 def heatmap(
     model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
     text: Annotated[str | None, typer.Option(help="The text: a file, a folder, - for standard input.")] = None,
@@ -26,25 +30,36 @@ def heatmap(
     temperature: Annotated[float, typer.Option(help="For --sample.")] = 1.0,
     seed: Annotated[int, typer.Option(help="For --sample: same seed, same text.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "cpu",
+    **options: Any,
 ) -> None:
     """Write a page that colours a text by what the model's units do, and by what surprises it."""
+    from charrnn_runtime import Request
+    from charrnn_runtime.options import SamplingKwargs
+    from charrnn_runtime.text_io import prompt_of_argument
+
+    from charrnn.data.finder import read_for
     from charrnn.errors import ConfigError
     from charrnn.files import check_writable, write_atomically
     from charrnn.inference.models import open_sampler
-    from charrnn.reports.heatmap.build import build_heatmap, model_title, source_text
+    from charrnn.reports.heatmap.build import build_heatmap, model_title
 
     if (text is None) == (not sample):
         raise ConfigError("name a text with --text FILE, or let the model sample one: --sample")
+    encoding = DataConfig(encoding=options["encoding"]).encoding
     if unknown not in ("error", "skip"):
         raise ConfigError(f"unknown={unknown!r}: use error or skip")
     check_writable(out)
     sampler = open_sampler(model, device=device)
     if text is None:
         length = 5000 if length is None else length
-        contents: str | bytes = prompt + sampler.sample(prompt, length=length, temperature=temperature, seed=seed)
+        given = prompt_of_argument(prompt, sampler.vocabulary)
+        settings = SamplingKwargs(temperature=temperature)
+        request = Request(prompt=given, length=length, seed=seed, errors="surrogateescape", options=settings)
+        sampled = "".join(sampler.stream_request(request))
+        contents = given + sampled if isinstance(given, str) else given + sampled.encode("utf-8", "surrogateescape")
         length, name = len(contents), f"the model's own, seed {seed}, temperature {temperature:g}"
     else:
-        contents = source_text(sampler, text)
+        contents = read_for(sampler.vocabulary, text, encoding=encoding)
         length, name = 100_000 if length is None else length, "standard input" if text == "-" else Path(text).name
     made = build_heatmap(
         sampler,

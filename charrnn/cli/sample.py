@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from charrnn.cli.config_options import with_options
 from charrnn.cli.sampling_options import with_sampling_options
+from charrnn.config import DataConfig
 
 if TYPE_CHECKING:
     from charrnn_runtime import Request, Sampler
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _ITEMS = "Items (for a model of items)"
 
 
+@with_options(DataConfig, only=("encoding",))
 @with_sampling_options
 def sample(
     model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
@@ -70,7 +73,7 @@ def sample(
     if not quiet and not as_json and (seed is None or device == "auto"):
         typer.echo(f"seed {chosen}, device {sampler.device}", err=True)
     request = Request(
-        prompt=_prompt(prompt, prompt_file, sampler),
+        prompt=_prompt(prompt, prompt_file, DataConfig(encoding=options["encoding"]).encoding, sampler),
         length=length,
         stop=stop or (),
         seed=chosen,
@@ -90,14 +93,14 @@ def sample(
         write_stream(sampler, request, with_prompt=not quiet)
 
 
-def _prompt(prompt: str, file: Path | None, sampler: Sampler) -> str | bytes:
+def _prompt(prompt: str, file: Path | None, encoding: str | None, sampler: Sampler) -> str | bytes:
     from charrnn_runtime.text_io import prompt_of_argument
 
-    from charrnn.data.finder import read_bytes, read_text
+    from charrnn.data.finder import read_for
 
     if file is None:
         return prompt_of_argument(prompt, sampler.vocabulary)
-    return read_bytes([str(file)]) if sampler.vocabulary.kind == "bytes" else read_text([str(file)])
+    return read_for(sampler.vocabulary, str(file), encoding=encoding)
 
 
 def _write_items(

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from charrnn_runtime import Vocabulary
+
 from charrnn.data import containers, encodings, sources
 from charrnn.data.sources import Source, SourceError, joined_pieces, text_pieces
-from charrnn.errors import CorpusError
+from charrnn.errors import ConfigError, CorpusError
 from charrnn.files import temporary_folder
 
 CHECKED = 1 << 16  # characters of a file in a folder that are checked before the reading begins
@@ -112,6 +114,20 @@ def read_bytes(arguments: Sequence[str]) -> bytes:
     """
     found = find_sources(arguments, as_bytes=True).sources
     return b"".join(chunk for source in found for chunk in source.chunks(as_bytes=True))
+
+
+def read_for(vocabulary: Vocabulary, argument: str, *, encoding: str | None = None) -> str | bytes:
+    """A prompt or another short text, named as for training: bytes as they are for a model of bytes, else text.
+
+    Raises:
+        ConfigError: an encoding is given for a model of bytes.
+        CorpusError: as ``find_sources`` and ``text_pieces``.
+    """
+    if vocabulary.kind != "bytes":
+        return read_text([argument], encoding=encoding)
+    if encoding is not None:
+        raise ConfigError("the model takes bytes as they are: leave out --encoding")
+    return read_bytes([argument])
 
 
 def find_sources(

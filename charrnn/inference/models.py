@@ -50,13 +50,13 @@ def read_model(path: str | os.PathLike[str]) -> Checkpoint | ModelFile:
     Raises:
         CharrnnError: the file cannot be read, or is neither a model file nor a checkpoint.
     """
-    from charrnn.runs.checkpoint import load_checkpoint
-
     found = find_checkpoint(Path(path))
-    if found.suffix == ".pt":
-        return load_checkpoint(found)
-    data = read_bytes(found)
-    return load_checkpoint(found, data) if data.startswith(ZIP) else read_model_file(data, name=str(found))
+    data = None if found.suffix == ".pt" else read_bytes(found)
+    if data is not None and not data.startswith(ZIP):
+        return read_model_file(data, name=str(found))
+    from charrnn.runs.checkpoint import load_checkpoint  # imports torch
+
+    return load_checkpoint(found, data)
 
 
 def open_sampler(path: str | os.PathLike[str], *, device: str = "cpu", expected_batch: int = 1) -> Sampler:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from charrnn_runtime import Sampler, UsageError
 
-from charrnn.data.finder import read_bytes
-from charrnn.data.finder import read_text as read_source_text
 from charrnn.reports.heatmap.analysis import MAX_LENGTH, Analysis, analyse, read_text
 from charrnn.reports.heatmap.page import heatmap_page
 
@@ -27,15 +25,6 @@ class Heatmap:
     page: str
     analysis: Analysis
     left_out: int
-
-
-def source_text(sampler: Sampler, argument: str) -> str | bytes:
-    """Reads a text that is named as for training; bytes for a byte model.
-
-    Raises:
-        CorpusError: it cannot be read.
-    """
-    return read_bytes([argument]) if sampler.vocabulary.kind == "bytes" else read_source_text([argument])
 
 
 def build_heatmap(

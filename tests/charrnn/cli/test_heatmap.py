@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 def test_command(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
+    wide = tmp_path / "wide.txt"
+    wide.write_text("the cat sat", encoding="utf-16")
+    for options, code in ((["--encoding", "utf-16"], 0), ([], 1), (["--encoding", "klingon"], 2)):
+        assert charrnn("heatmap", run.model, "--text", wide, "-o", page, *options).code == code
     done = charrnn("heatmap", run.model, "--text", run.text, "--length", 2000, "--units", 3, "-o", page)
     assert done.code == 0, done.err
     assert "2,000 characters" in done.out
@@ -54,12 +58,15 @@ def test_an_empty_text_and_unknown_characters_are_told(run: Run, charrnn: Charrn
 
 
 def test_an_exported_model_needs_no_torch(run: Run, tmp_path: Path) -> None:
+    model, commands = str(run.model), []
+    commands.append(["heatmap", model, "--sample", "--length", "50", "-o", str(tmp_path / "p.html")])
+    commands += [["sample", model, "--length", "9"], ["eval", model, str(run.text), "--per-line"], ["inspect", model]]
     code = (
         "import sys; from charrnn.cli import main\n"
-        f"sys.argv = ['charrnn', 'heatmap', {str(run.model)!r}, '--sample', '--length', '50', "
-        f"'-o', {str(tmp_path / 'p.html')!r}]\n"
-        "try: main()\nexcept SystemExit as e: assert not e.code\n"
-        "assert 'torch' not in sys.modules"
+        f"for command in {commands!r}:\n"
+        "    sys.argv = ['charrnn', *command]\n"
+        "    try: main()\n    except SystemExit as e: assert not e.code\n"
+        "    assert 'torch' not in sys.modules, command"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert issubclass(UsageError, CharrnnError)

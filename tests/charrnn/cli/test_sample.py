@@ -93,6 +93,10 @@ def test_prompt_file_and_standard_input(run: Run, charrnn: Charrnn, tmp_path: Pa
     refused(charrnn("sample", run.model, "--prompt-file", tmp_path / "none.txt"), 1, "none.txt")
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
     refused(charrnn("sample", run.model, "--prompt-file", tmp_path / "bad.txt"), 1, "byte 0xe9 at offset 3")
+    (tmp_path / "wide.txt").write_text("The cat", encoding="utf-16")
+    wide = ("sample", run.model, "--prompt-file", tmp_path / "wide.txt", "--length", 20, "--encoding")
+    assert charrnn(*wide, "utf-16", "--seed", 1).out.startswith("The cat")
+    refused(charrnn(*wide, "klingon"), 2, "unknown encoding 'klingon'")
 
 
 def test_unknown_characters_are_named_with_their_position(run: Run, charrnn: Charrnn) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from charrnn_runtime import Vocabulary
 
 from charrnn.config import DataConfig
 from charrnn.data import cache, finder, sources, token_buffer
 from charrnn.data.corpus import Corpus, read_corpus, read_items
-from charrnn.data.finder import LeftOut, find_sources
-from charrnn.errors import CorpusError
+from charrnn.data.finder import LeftOut, find_sources, read_for
+from charrnn.errors import ConfigError, CorpusError
 
 FRENCH = "L'été dernier, près de la forêt. « Où es-tu ? » demanda-t-elle, très gênée.\n"
 
@@ -176,3 +177,15 @@ def test_the_order_of_a_folder_is_that_of_its_paths(tmp_path: Path) -> None:
     assert [Path(s.name).relative_to(tmp_path).as_posix() for s in find_sources([str(tmp_path)]).sources] == [
         p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*")) if p.is_file()
     ]
+
+
+def test_a_prompt_is_read_as_the_model_takes_it(tmp_path: Path) -> None:
+    characters, as_bytes = Vocabulary.from_text("é"), Vocabulary.from_text("", kind="bytes")
+    path = tmp_path / "text.txt"
+    path.write_bytes("é".encode("cp1252") * 3)
+    assert read_for(characters, str(path), encoding="cp1252") == "ééé"
+    with pytest.raises(CorpusError, match="--encoding"):
+        read_for(characters, str(path))
+    assert read_for(as_bytes, str(path)) == path.read_bytes()
+    with pytest.raises(ConfigError, match="leave out --encoding"):
+        read_for(as_bytes, str(path), encoding="cp1252")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +16,7 @@ from charrnn.training.memory import parameters
 from charrnn.training.presets import presets
 
 if TYPE_CHECKING:
-    pass
+    from tests.conftest import Charrnn
 
 
 def chosen(train: TrainConfig, *, given: set[str] | None = None, characters: int = 1_000_000, **model: Any) -> Choice:
@@ -74,3 +77,25 @@ def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() ->
     assert choice.model == model
     assert choice.reason == ""
     assert chosen(TrainConfig(steps=10_000), given={"hidden_size"}, hidden_size=99).model.hidden_size == 99
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("the cat sat on the mat, the en", []),  # far less than the default batch
+        ("the cat sat on the mat, the en", ["--batch-size", 4, "--seq-len", 5]),
+        ("the cat sat on the mat. " * 300, ["--batch-size", 3, "--seq-len", 50]),
+        ("".join(f"{i}\n" for i in range(300)), ["--lines", "--batch-size", 4, "--seq-len", 30]),
+    ],
+)
+def test_the_advice_says_how_often_the_text_is_read(
+    charrnn: Charrnn, tmp_path: Path, text: str, options: list[object]
+) -> None:
+    (tmp_path / "text.txt").write_text(text)
+    out = tmp_path / "run"
+    done = charrnn("train", tmp_path / "text.txt", "--steps", 6, "--hidden-size", 8, "--out", out, *options)
+    assert done.code == 0, done.err
+    said = re.search(r"\(([\d.]+) times the text\)", done.out + done.err)
+    assert said is not None, done
+    epochs = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["epoch"]
+    assert float(said[1]) == pytest.approx(epochs, rel=0.1, abs=0.06)

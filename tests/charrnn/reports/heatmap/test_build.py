@@ -8,7 +8,7 @@ import pytest
 from charrnn_runtime import Sampler, UnknownCharacterError, UsageError, Vocabulary
 
 from charrnn.errors import CorpusError
-from charrnn.reports.heatmap.build import build_heatmap, model_title, source_text
+from charrnn.reports.heatmap.build import build_heatmap, model_title
 from tests.runtime.conftest import TinyModel
 
 
@@ -41,11 +41,5 @@ def test_what_is_refused(sampler: Sampler) -> None:
     assert skipped.analysis.shown == "ab" * 9
 
 
-def test_byte_models_read_bytes(sampler: Sampler, tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_bytes("é".encode() * 3)
-    assert source_text(sampler, str(path)) == "ééé"
-    assert (
-        source_text(Sampler(TinyModel(Vocabulary.from_text("", kind="bytes")).data()), str(path)) == path.read_bytes()
-    )
+def test_the_title_names_the_model(tmp_path: Path) -> None:
     assert model_title(tmp_path / "book.onnx") == "Heat map of book.onnx"
