@@ -1,13 +1,12 @@
 """Log-probabilities of texts.
 
-A character outside the vocabulary is charged (the rule of this module, used
-wherever a text is scored): its log-probability is that of the least likely
-character of the vocabulary at the same place. So it costs at least as many
-nats as any character that the model knows would have cost there: a strange
-character makes a text strange, and leaving it out never does the opposite. It
-is not fed to the model, which has no token for it: what follows is predicted
-from what came before it. A model with a token for unknown characters needs no
-such rule: that token is scored and fed like any other.
+A character outside the vocabulary is charged, wherever a text is scored: its
+log-probability is that of the least likely character of the vocabulary at the
+same place. So it costs at least as many nats as any known character would cost
+there, and an unknown character never makes a text more likely. It is not fed to
+the model, which has no token for it: the next character is predicted from the
+characters before it. A model with a token for unknown characters needs no such
+rule: that token is scored and fed like any other.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """exp of ``nats_per_char``: among as many equally likely characters the model would be as uncertain."""
+        """exp of ``nats_per_char``: a choice among this many equally likely characters is as uncertain."""
         return math.exp(min(self.nats_per_char, 700.0))  # near the largest float
 
 
