@@ -36,6 +36,7 @@ COMMANDS = {
     "sample checkpoint": "charrnn sample {run} --length 20 --seed 1",
     "eval": "charrnn eval {model} {text}",
     "eval lines": "charrnn eval {model} {text} --per-line",
+    "eval sorted": "charrnn eval {model} {text} --sort",
     "inspect": "charrnn inspect {model}",
     "inspect json": "charrnn inspect {run} --json",
     "plot": "charrnn plot {run} -o loss.png",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
-from charrnn_runtime import Sampler
+from charrnn_runtime import CharrnnError, Sampler
 from charrnn_runtime.scoring import ItemScore
 from charrnn_runtime.text_scores import Line
 
@@ -18,7 +18,10 @@ from charrnn.data import corpus
 from charrnn.data.item_filter import item_hash
 from charrnn.data.split import Part
 from charrnn.errors import ConfigError
+from charrnn.files import temporary_folder
 from charrnn.inference.training_summary import item_split
+
+_IN_MEMORY = 64 << 20  # bytes of texts to sort that stay in memory
 
 
 def item_texts(arguments: Sequence[str], config: DataConfig) -> Iterator[str | bytes]:
@@ -61,18 +64,28 @@ def item_lines(
 def by_surprisal(scores: Iterable[ItemScore]) -> Iterator[ItemScore]:
     """The scores sorted by bits per character, highest first.
 
-    The texts wait in a temporary file; 32 bytes of memory are needed for each.
+    The texts wait in memory, and beyond 64 MiB in a temporary file; each needs 32 bytes of memory more.
+
+    Raises:
+        CharrnnError: there are more, and no temporary file can be written.
     """
     nats, tokens, unknown, ends = array("d"), array("q"), array("q"), array("q", [0])
     as_bytes = False
-    with tempfile.TemporaryFile() as spool:
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
         for score in scores:
             as_bytes = isinstance(score.text, bytes)
             data = score.text if isinstance(score.text, bytes) else score.text.encode("utf-8", "surrogatepass")
             nats.append(score.nats)
             tokens.append(score.tokens)
             unknown.append(score.num_unknown)
-            ends.append(ends[-1] + spool.write(data))
+            try:
+                spool.write(data)
+            except OSError as error:
+                raise CharrnnError(
+                    f"{temporary_folder()}: the texts to sort cannot be written there: {error.strerror or error}; "
+                    "name another folder in the variable TMPDIR, or leave out --sort"
+                ) from error
+            ends.append(ends[-1] + len(data))
         for i in np.argsort(-np.asarray(nats) / np.asarray(tokens), kind="stable").tolist():
             spool.seek(ends[i])
             data = spool.read(ends[i + 1] - ends[i])

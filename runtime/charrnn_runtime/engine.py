@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.batching import BatchSlots, Slot, sample_rows
 from charrnn_runtime.errors import BusyError, CharrnnError, ModelOutputError, UsageError
-from charrnn_runtime.generation import Request, SequenceState, start_sequence
+from charrnn_runtime.generation import Request, SequenceState, check_request, start_sequence
 from charrnn_runtime.jobs import Job, TokenScore, token_score
 from charrnn_runtime.options import SamplingOptions, check_count
 from charrnn_runtime.sampler import Sampler
@@ -154,6 +154,7 @@ class Engine:
             UsageError: the request cannot be served, the engine does not run, or it runs in another process.
             BusyError: the queue is full.
         """
+        check_request(request)
         token_sampler = self._token_sampler(SamplingOptions.from_kwargs(request.options))
         sequence = start_sequence(request, self.sampler.info, token_sampler, min_length=0)
         sequence.wants_log_probs = False  # _sample scores the tokens, together with the most likely ones

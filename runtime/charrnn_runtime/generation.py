@@ -168,6 +168,16 @@ class SequenceState:
         )
 
 
+def check_request(request: Request) -> None:
+    """Does nothing for a ``Request``.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if not isinstance(request, Request):
+        raise UsageError(f"expected a Request, got {type(request).__name__}")
+
+
 def start_sequence(
     request: Request, info: ModelInfo, token_sampler: TokenSampler, *, min_length: int = 1
 ) -> SequenceState:

@@ -9,8 +9,9 @@ need, to the same fields.
 from __future__ import annotations
 
 import math
+import reprlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self, TypedDict, cast
@@ -305,6 +306,16 @@ def check_count(name: str, value: int, *, least: int, most: int | None = None) -
         bounds = f"at least {least}" if most is None else f"from {least} to {most}"
         raise UsageError(f"{name} must be {bounds}, got {value}")
     return int(value)
+
+
+def check_several(name: str, value: Iterable[Any], of: str) -> None:
+    """Does nothing if the value can be iterated over, and is not a single text.
+
+    Raises:
+        UsageError: it cannot; the message names the argument and what it should hold.
+    """
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise UsageError(f"{name} must be several {of}, got {reprlib.repr(value)}")
 
 
 _ANY_NUMBER = Range()

@@ -19,12 +19,13 @@ from charrnn_runtime.generation import (
     Prompt,
     Request,
     SequenceState,
+    check_request,
     encode_prompt,
     generate_one,
     start_sequence,
 )
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
-from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, new_seed
+from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, check_several, new_seed
 from charrnn_runtime.sampling import TokenSampler, UniformStream
 from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, score_many
 from charrnn_runtime.sequence import SequenceGraph
@@ -216,6 +217,7 @@ class Sampler:
 
     def stream_request(self, request: Request) -> Iterator[str]:
         """``stream`` for a ``Request``."""
+        check_request(request)
         return generate_one(self.cell, self._start_sequence(request))
 
     def generate(
@@ -316,10 +318,12 @@ class Sampler:
     ) -> Iterator[list[tuple[int, Generation]]]:
         """``generate_many``, with the texts that are finished at the same step in one list."""
         check_count("batch", batch, least=1)
+        check_several("requests", requests, "Request objects")
         token_samplers: dict[int, tuple[SamplingKwargs, TokenSampler]] = {}
 
         def sequences() -> Iterator[SequenceState]:
             for request in requests:
+                check_request(request)
                 # One sampler for all requests with one options object: its buffers and tables are made once,
                 # and their tokens are sampled together. The object is kept, so that its id stays its own.
                 key = id(request.options)
@@ -380,6 +384,7 @@ class Sampler:
 
     def score_ids(self, targets: Ids) -> Score:
         """``score`` for token ids ``[n]``; -1 (``vocab.UNKNOWN``) stands for an unknown character."""
+        targets = self.vocabulary.check_ids(targets, least=UNKNOWN)
         scorer = StreamScorer(self._sequence_runner(len(targets)), self.info)
         return Score(scorer.score(targets), int((targets == UNKNOWN).sum()))
 
@@ -392,13 +397,15 @@ class Sampler:
         Pieces are encoded one by one: a character that a normal form would join,
         and a CRLF that is to become LF, must not be cut in two.
         """
+        check_several("pieces", pieces, "texts")
         return self.score_blocks(self.encode_targets(piece, unknown) for piece in pieces)
 
     def score_blocks(self, blocks: Iterable[Ids]) -> Iterator[NDArray[np.float64]]:
         """``score_stream`` for token ids, ``[n]`` each."""
+        check_several("blocks", blocks, "sequences of token ids")
         scorer = StreamScorer(self._sequence_runner(None), self.info)
         for targets in blocks:
-            yield scorer.score(targets)
+            yield scorer.score(self.vocabulary.check_ids(targets, least=UNKNOWN))
 
     def score_batch(
         self, texts: Sequence[str | bytes], *, unknown: UnknownScore = "charge", batch: int = 64
@@ -414,7 +421,10 @@ class Sampler:
     def score_many(self, targets: Sequence[Ids], *, batch: int = 64) -> list[NDArray[np.float64]]:
         """Log-probabilities of the tokens of each text of ids ``[n]``; an end token may be the last of them."""
         check_count("batch", batch, least=1)
-        return score_many(self.cell, self.info, targets, batch)
+        check_several("targets", targets, "sequences of token ids")
+        return score_many(
+            self.cell, self.info, [self.vocabulary.check_ids(ids, least=UNKNOWN) for ids in targets], batch
+        )
 
     def encode_targets(self, text: str | bytes, unknown: UnknownScore) -> Ids:
         """Token ids of a text to score ``[n]``; with "charge", -1 (``vocab.UNKNOWN``) for an unknown character.
@@ -454,12 +464,14 @@ class Sampler:
         end = self.vocabulary.special.get("end", self.vocabulary.token("\n"))
         if end is None:
             raise UsageError("the model knows neither an end of items nor a newline; score the text as a whole")
+        check_several("batches", batches, "lists of items")
         return self._score_items(batches, end, unknown)
 
     def _score_items(
         self, batches: Iterable[Sequence[str | bytes]], end: int, unknown: UnknownScore
     ) -> Iterator[ItemScore]:
         for batch in batches:
+            check_several("an entry of batches", batch, "items")
             for items in _bounded(batch):
                 targets = [np.append(self.encode_targets(item, unknown), end) for item in items]
                 scores = self.score_many(targets, batch=_ITEMS_TOGETHER)
@@ -472,6 +484,11 @@ class Sampler:
         Every window starts from the zero state, as a model with a limited context would score it;
         -1 (``vocab.UNKNOWN``) stands for an unknown character.
         """
+        windows = np.asarray(windows)
+        if windows.ndim != 2 or not windows.size or windows.dtype.kind not in "iu":
+            shape = list(windows.shape)
+            raise UsageError(f"windows must be whole numbers [windows, n], got {windows.dtype} {shape}")
+        windows = self.vocabulary.check_ids(windows.ravel(), least=UNKNOWN).reshape(windows.shape)
         first = np.where(windows[:, 0] == UNKNOWN, self.info.start_token, windows[:, 0])
         return np.array(score_many(self.cell, self.info, list(windows[:, 1:]), len(windows), first=first))
 
@@ -518,10 +535,8 @@ class Sampler:
         Raises:
             UsageError: an id outside the vocabulary.
         """
-        if len(token_ids) and not 0 <= token_ids.min() <= token_ids.max() < len(self.vocabulary):
-            raise UsageError(f"token ids must be from 0 to {len(self.vocabulary) - 1}")
         runner = self.cell.runner(1)
-        for token in token_ids:
+        for token in self.vocabulary.check_ids(token_ids):
             yield runner.step(token)[0], tuple(s[0] for s in runner.state())
 
     def _token_sampler(self, options: SamplingKwargs) -> TokenSampler:

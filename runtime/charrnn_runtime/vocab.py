@@ -139,8 +139,12 @@ class Vocabulary:
         position = int(np.argmin(known))
         raise UnknownCharacterError(chr(int(symbols[position])), position, int((~known).sum()))
 
-    def check_ids(self, ids: Sequence[int]) -> Ids:
+    def check_ids(self, ids: Sequence[int] | Ids, *, least: int = 0) -> Ids:
         """Checks token ids that a caller gave; returns them as int64 ``[n]``.
+
+        Args:
+            ids: token ids ``[n]``.
+            least: the smallest id: 0, or ``UNKNOWN`` (-1) in a text to score.
 
         Raises:
             UsageError: they are not a sequence of whole numbers, or the model has no such token.
@@ -150,8 +154,8 @@ class Vocabulary:
         except (TypeError, ValueError):  # not a sequence; lists of several lengths
             array = np.empty(())
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise UsageError(f"a prompt is a text or a sequence of token ids, got {reprlib.repr(ids)}")
-        wrong = array[(array < 0) | (array >= len(self))]
+            raise UsageError(f"expected a text or a sequence of token ids, got {reprlib.repr(ids)}")
+        wrong = array[(array < least) | (array >= len(self))]
         if wrong.size:
             raise UsageError(f"the model has no token {wrong[0]}; its ids are 0 to {len(self) - 1}")
         return array.astype(np.int64)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import inspect
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +15,10 @@ import pytest
 from charrnn_runtime import (
     DeviceError,
     ModelOutputError,
+    Request,
     Sampler,
     SamplingOptions,
+    SnapshotError,
     UnknownCharacterError,
     UsageError,
     Vocabulary,
@@ -285,3 +289,48 @@ def test_cuda_gives_the_same_text(tiny: TinyModel, sampler: Sampler) -> None:
     assert on_card.sample("ab", length=2000, seed=1) == sampler.sample("ab", length=2000, seed=1)
     prompts = ["a", "bad", ""]
     assert on_card.sample_batch(prompts, length=300, seed=1) == sampler.sample_batch(prompts, length=300, seed=1)
+
+
+WRONG: list[Any] = [
+    None, 7, -1, 1.5, math.nan, True, "x", b"x", (), [None], [[]], ["x", 3], {"a": 1}, object(), np.zeros(2),
+]  # fmt: skip
+# A call of each method with arguments that are right.
+CALLS: dict[str, dict[str, Any]] = {
+    "sample": {"prompt": "a", "length": 3, "stop": "q", "seed": 1, "index": 0, "unknown": "error", "errors": "replace"},
+    "stream": {"prompt": "a", "length": 3, "stop": "q", "seed": 1, "index": 0, "unknown": "error"},
+    "generate": {"prompt": "a", "length": 3, "stop": "q", "seed": 1, "index": 0},
+    "sample_batch": {"prompts": ["a"], "length": 3, "stop": "q", "seed": 1, "unknown": "error", "batch": 2},
+    "stream_request": {"request": Request(prompt="a", length=3)},
+    "generate_many": {"requests": [Request(prompt="a", length=3)], "batch": 2},
+    "generate_groups": {"requests": [Request(prompt="a", length=3)], "batch": 2},
+    "start": {"prompt": "a", "seed": 1, "index": 0, "unknown": "error"},
+    "resume": {"data": b""},
+    "score": {"text": "a", "unknown": "error"},
+    "score_ids": {"targets": [1]},
+    "score_stream": {"pieces": ["a"], "unknown": "error"},
+    "score_blocks": {"blocks": [[1]]},
+    "score_batch": {"texts": ["a"], "unknown": "error", "batch": 2},
+    "score_many": {"targets": [[1]], "batch": 2},
+    "score_items": {"batches": [["a"]], "unknown": "error"},
+    "score_windows": {"windows": np.array([[1, 2]])},
+    "encode_targets": {"text": "a", "unknown": "error"},
+    "initial_state": {"batch": 1},
+    "step": {"token_ids": [1], "state": ()},
+    "steps": {"token_ids": [1]},
+}
+
+
+METHODS = [name for name, _ in inspect.getmembers(Sampler, inspect.isfunction) if name[0] != "_"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_wrong_type_is_a_usage_error(sampler: Sampler, name: str) -> None:
+    right = CALLS[name]
+    for argument in [*right, *(SamplingOptions.names() if name in ("sample", "sample_batch", "start") else ())]:
+        for wrong in WRONG:
+            if isinstance(wrong, np.ndarray) and isinstance(right.get(argument), str):
+                continue  # numpy answers == with an array
+            with contextlib.suppress(UsageError, SnapshotError):
+                done = getattr(sampler, name)(**{**right, argument: wrong})
+                if isinstance(done, Iterator):
+                    list(itertools.islice(done, 9))

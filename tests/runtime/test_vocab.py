@@ -97,7 +97,7 @@ def test_ids_from_outside_are_checked() -> None:
         with pytest.raises(UsageError, match=f"no token {wrong[0]}; its ids are 0 to 2"):
             vocabulary.check_ids(wrong)
     for other in (None, 5, 1.5, [1.0], ["a"], [True], [[1]], [1, [2]], [2**70], b"ab", {"a": 1}, {1}):
-        with pytest.raises(UsageError, match="a prompt is a text or a sequence of token ids"):
+        with pytest.raises(UsageError, match="a text or a sequence of token ids"):
             vocabulary.check_ids(other)  # type: ignore[arg-type]
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from charrnn_runtime import Sampler
+from charrnn_runtime import CharrnnError, Sampler
 from charrnn_runtime.scoring import ItemScore
 from charrnn_runtime.text_scores import score_lines
 
 from charrnn.config import DataConfig
 from charrnn.data.item_filter import Membership, item_hash
+from charrnn.inference import item_scores
 from charrnn.inference.item_scores import by_surprisal, item_lines
 from charrnn.inference.models import open_sampler
 from charrnn.inference.training_summary import item_config
@@ -67,3 +69,12 @@ def test_the_least_likely_come_first_and_equal_ones_stay_in_order() -> None:
     ]
     assert list(by_surprisal(iter(scores))) == [scores[3], scores[1], scores[0], scores[2]]
     assert scores[1].bits_per_char == pytest.approx(3 / math.log(2))
+
+
+def test_without_a_temporary_folder_what_fits_in_memory_is_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/missing")
+    scores = [ItemScore(text=text, nats=nats, tokens=1) for text, nats in [("a", 1.0), ("bb", 2.0)]]
+    assert list(by_surprisal(scores)) == scores[::-1]
+    monkeypatch.setattr(item_scores, "_IN_MEMORY", 2)
+    with pytest.raises(CharrnnError, match="TMPDIR, or leave out --sort"):
+        list(by_surprisal(scores))
