@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charrnn_runtime import CharrnnError
 from charrnn_runtime.command_line import discard_unwritten
@@ -42,6 +43,7 @@ def serve(paths: Sequence[str | Path], options: ServerOptions) -> None:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn
+        from uvicorn.protocols.http.auto import AutoHTTPProtocol
     except ImportError as error:
         raise ServerError(f"{error.name} is missing; run: pip install 'charrnn[serve]'") from error
     from charrnn_server.app import make_app
@@ -53,11 +55,50 @@ def serve(paths: Sequence[str | Path], options: ServerOptions) -> None:
         # Without a bound on the time for open requests an endless stream would keep the server running.
         # Without use_colors=False uvicorn asks standard output for its terminal, even if there is no standard output.
         config = uvicorn.Config(
-            app, log_level="warning", server_header=False, timeout_graceful_shutdown=3, use_colors=False
+            app,
+            http=_with_header_timeout(AutoHTTPProtocol, options.stall),
+            log_level="warning",
+            server_header=False,
+            timeout_graceful_shutdown=3,
+            use_colors=False,
         )
         server = uvicorn.Server(config)
         with _ended_by_signals(server):
             server.run([listener])
+
+
+def _with_header_timeout(protocol: type[Any], seconds: float) -> type[Any]:
+    """uvicorn's HTTP protocol, closing connections on which a request's headers do not arrive within some seconds.
+
+    uvicorn itself waits for them without a limit, so that slow or silent clients could use up all connections.
+    """
+
+    class WithHeaderTimeout(protocol):  # type: ignore[misc]
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            self._update_timer()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._update_timer()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            super().connection_lost(error)
+
+        def _update_timer(self) -> None:
+            # uvicorn makes a cycle when all headers of a request are there.
+            if self.cycle is not None and not self.cycle.response_complete:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = None
+            elif self._timer is None:  # not set anew for each byte
+                self._timer = self.loop.call_later(seconds, self.transport.close)
+
+    return WithHeaderTimeout
 
 
 def _announce(options: ServerOptions, port: int) -> None:

@@ -166,7 +166,7 @@ def test_where_there_is_little(model: Path, tmp_path: Path) -> None:
 
 def test_in_a_thread_of_another_program(model: Path) -> None:
     port = free_port()
-    options = ServerOptions(port=port)
+    options = ServerOptions(port=port, stall=1)
     before = [signal.getsignal(number) for number in SIGNALS]
     threading.Thread(target=serve, args=([model], options), daemon=True).start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, verify=False) as client:
@@ -176,6 +176,20 @@ def test_in_a_thread_of_another_program(model: Path) -> None:
                 assert client.get("/health").json() == {"status": "ok"}
                 break
             time.sleep(0.02)
+        assert texts(client)
+        whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for first in (b"", whole):  # headers that come too slowly, in a first or in a second request
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+                slow.sendall(first + whole[:10])
+                begin = time.monotonic()
+                with contextlib.suppress(OSError):
+                    for byte in whole[10:]:
+                        time.sleep(0.1)
+                        slow.sendall(bytes([byte]))
+                with contextlib.suppress(OSError):
+                    while slow.recv(4096):
+                        pass
+                assert time.monotonic() - begin < 0.1 * len(whole) - 1
         assert texts(client)
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
