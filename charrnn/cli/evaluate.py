@@ -93,6 +93,7 @@ def _items(
     """Scores items; with ``each`` their scores go to standard output, and the sums to standard error."""
     from dataclasses import replace
 
+    from charrnn_runtime.text_io import shown_name
     from charrnn_runtime.text_scores import print_line_scores
 
     from charrnn.inference.item_scores import by_surprisal, item_lines
@@ -104,7 +105,7 @@ def _items(
     print_line_scores(
         sampler,
         item_lines(sampler, text, config, split=split),
-        name=text[0],
+        name=shown_name(text[0]),
         unknown=unknown,
         each=each,
         as_json=as_json,

@@ -214,6 +214,8 @@ def test_a_line_is_scored_when_it_has_come(run: Run) -> None:
 def test_bad_options(charrnn: Charrnn, names: Path, tmp_path: Path) -> None:
     assert charrnn("eval", names / "model.onnx", names / "names.txt", "--lines", "--window", 5).code == 2
     (tmp_path / "empty").write_text("\n\n\n")
+    done = charrnn("eval", names / "model.onnx", "-", "--per-line", stdin=b"\n")
+    assert (done.code, done.err) == (1, "error: standard input: there is nothing to score in it\n")
     done = charrnn("eval", names / "model.onnx", tmp_path / "empty", "--lines")
     assert done.code == 1
     assert "nothing to score" in done.err
