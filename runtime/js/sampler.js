@@ -74,6 +74,9 @@ export class Sampler {
       throw new ModelFileError(`ONNX Runtime cannot load the model: ${firstLine(error)}`);
     }
     checkGraph(session, info);
+    if (info.parity.verified === false) {
+      console.warn("charrnn: the model file is not verified: when it was exported, it did not compute what was trained");
+    }
     return new Sampler(ort, session, info);
   }
 

@@ -53,6 +53,14 @@ test("arguments are checked at the call", { skip }, async () => {
   assert.throws(() => sampler.stream("漢", { length: 9 }), /never seen "漢" \(U\+6F22\) at position 0/);
 });
 
+test("a file that is not verified loads with a warning", { skip }, async (t) => {
+  const warn = t.mock.method(console, "warn", () => {});
+  await Sampler.load(ort, read("lstm.onnx"));
+  assert.equal(warn.mock.callCount(), 0);
+  await Sampler.load(ort, read("unverified.bin"));
+  assert.match(warn.mock.calls[0].arguments[0], /not verified/);
+});
+
 test("damaged model files", { skip }, async () => {
   const good = read("lstm.onnx");
   for (let i = 0; i < 60; i++) {

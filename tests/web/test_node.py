@@ -98,6 +98,7 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             cases += [case(sampler, name, "The ", {"length": 90, "seed": s, "min_length": 20 * s}) for s in range(3)]
     assert {c["finish_reason"] for c in cases} == {"length", "stop", "end"}
     (folder / "texts.json").write_text(json.dumps(cases))
+    (folder / "unverified.bin").write_bytes(with_metadata(lstm, parity='{"verified":false}'))
     wider = [{**state, "shape": ["batch", 33]} for state in states]
     wrong = {
         "no model": (b"<!doctype html>", "not an ONNX"),
@@ -141,4 +142,4 @@ def test_node_draws_what_python_draws(vectors: Path) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "# skipped 0" in done.stdout
     count = len(json.loads((vectors / "texts.json").read_text()))
-    assert f"# tests {9 + count + 5}" in done.stdout
+    assert f"# tests {9 + count + 6}" in done.stdout
