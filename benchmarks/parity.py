@@ -134,7 +134,7 @@ def texts() -> dict[str, str]:
         "20 kB": source[:20_000],
         "10 kB": source[:10_000],
         "names": _names(),
-        "characters": named[:300_000],
+        "characters": named[:60_000],
     }
 
 
