@@ -156,9 +156,9 @@ def old_figure(model: CharRNN, onnx_model: bytes, info: ModelInfo) -> float:
 
 def row(case: Case, text: str, folder: Path, seeds: int) -> str:
     """Trains, exports and checks a model; its row of the table."""
-    if not (folder / "best.pt").exists():
+    if not (folder / "last.pt").exists():
         charrnn.train(text=text, out=folder, progress=False, **case.options)
-    checkpoint = load_checkpoint(folder / "best.pt")
+    checkpoint = load_checkpoint(folder / "last.pt")
     model = checkpoint.build_model()
     step = StepModule(model.export_weights())
     proto, info = trace(step, opset=DEFAULT_OPSET), describe(step, checkpoint.vocabulary)
