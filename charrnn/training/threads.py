@@ -49,7 +49,8 @@ def computing(
     """Sets the number of threads inside the ``with`` block, and the number of before after it.
 
     Args:
-        number: the number to use throughout, or None for ``default_threads`` under a ``ThreadGovernor``.
+        number: the number to use throughout, at most one for each processor of this process; or None for
+            ``default_threads`` under a ``ThreadGovernor``.
         on_notice: called with a message for the user.
         alone: whether this is the only process of the run; otherwise the number stays as it is set first.
 
@@ -57,9 +58,13 @@ def computing(
         A function to call after each step with the seconds that it took.
     """
     import torch
+    from charrnn_runtime.session import usable_cpus
 
     before = torch.get_num_threads()
     most = number or default_threads()
+    if most > usable_cpus():
+        on_notice(f"--threads {most}: this process may use {usable_cpus()} processors, and takes as many threads")
+        most = usable_cpus()
     # A governor of one thread changes nothing.
     governor = ThreadGovernor(most if number is None and alone else 1, torch.set_num_threads, on_notice)
     torch.set_num_threads(most)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from charrnn_runtime.session import usable_cpus
 
 from charrnn.training import threads
 from charrnn.training.threads import ThreadGovernor
@@ -123,3 +125,13 @@ def test_a_quota_bounds_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_waiting_is_told() -> None:
     waited = threads.waiting_seconds()
     assert waited is None or waited >= 0
+
+
+def test_more_threads_than_processors_are_not_taken() -> None:
+    before = torch.get_num_threads()
+    notices: list[str] = []
+    with threads.computing(1000, notices.append):
+        assert torch.get_num_threads() == usable_cpus()
+    assert torch.get_num_threads() == before
+    assert len(notices) == 1
+    assert "--threads 1000" in notices[0]
