@@ -106,6 +106,16 @@ CASES = (
         for cell in ("lstm", "gru", "rnn")
     ),
     Case(name="an hour on a small text", text="20 kB", options={"hidden_size": 64, "time": "1h"}),
+    Case(
+        name="rate × 5, items, lstm 2×64",
+        text="names",
+        options={"lines": True, "num_layers": 2, "hidden_size": 64, "steps": 500, "lr": 0.03},
+    ),
+    Case(
+        name="bytes of a large alphabet",
+        text="characters",
+        options={"cell": "gru", "bytes": True, "hidden_size": 64, "steps": 300},
+    ),
 )
 
 
