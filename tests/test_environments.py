@@ -1,7 +1,7 @@
 """Every command in every environment that people run it in: no traceback, no hang, a sensible exit code.
 
-To add a command or an environment, add a line to COMMANDS or ENVIRONMENTS. The suite takes a third of the pairs, so
-that each command meets a third of the environments; ``CHARRNN_ENVIRONMENTS=all`` takes all of them.
+To add a command or an environment, add a line to COMMANDS or ENVIRONMENTS. The suite takes a fifth of the pairs, so
+that each command meets a fifth of the environments; ``CHARRNN_ENVIRONMENTS=all`` takes all of them.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ PAIRS = [
     (command, environment)
     for i, command in enumerate(COMMANDS)
     for j, environment in enumerate(ENVIRONMENTS)
-    if (i + j) % 3 == 0 or os.environ.get("CHARRNN_ENVIRONMENTS") == "all"
+    if (i + 2 * j) % 5 == 0 or os.environ.get("CHARRNN_ENVIRONMENTS") == "all"
 ]
 # Training goes on to its end whatever becomes of its output.
 ALWAYS_SUCCEEDS = {"train", "resume"}
