@@ -25,8 +25,8 @@ from tests.charrnn.training.distributed_worker import run as run_job
 
 needs_gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
 WORKER = Path(__file__).with_name("distributed_worker.py")
-# Muon computes its directions in bfloat16, where a last bit that differs is a difference of 0.4 %: with the default
-# rate 5e-5 nats after 50 steps. AdamW stays below 1e-6.
+# Where the processor has instructions for it, Muon computes its directions in bfloat16. There a last bit that differs
+# is a difference of 0.4 %: with the default rate 5e-5 nats after 50 steps. AdamW stays below 1e-6.
 MUON = {"batch_size": 6, "steps": 50, "eval_steps": 25, "lr": 0.006, "warmup_steps": 100}
 ODD = {"batch_size": 5, "steps": 50, "eval_steps": 25, "optimizer": "adamw"}
 HALF = {"batch_size": 4, "steps": 20, "eval_steps": 10, "optimizer": "adamw"}
