@@ -61,10 +61,10 @@ def computing(
     from charrnn_runtime.session import usable_cpus
 
     before = torch.get_num_threads()
-    most = number or default_threads()
-    if most > usable_cpus():
-        on_notice(f"--threads {most}: this process may use {usable_cpus()} processors, and takes as many threads")
-        most = usable_cpus()
+    most, processors = number or default_threads(), usable_cpus()
+    if most > processors:
+        on_notice(f"--threads {most}: this process may use {processors} processors, and takes as many threads")
+        most = processors
     # A governor of one thread changes nothing.
     governor = ThreadGovernor(most if number is None and alone else 1, torch.set_num_threads, on_notice)
     torch.set_num_threads(most)

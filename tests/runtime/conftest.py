@@ -19,6 +19,15 @@ from onnx import TensorProto, helper, numpy_helper
 Change = Callable[[onnx.ModelProto], None]
 Forked = Callable[[Callable[[], object]], None]
 SIZES = (8, 6)
+# The beginning of a program that finds neither the trainer nor what only the trainer needs.
+WITHOUT_TRAINER = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'onnx', 'charrnn', 'charrnn_export', 'typer', 'rich'):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+"""
 
 
 @dataclass

@@ -11,6 +11,8 @@ import charrnn_runtime
 import pytest
 from charrnn_runtime import CharrnnError
 
+from tests.runtime.conftest import WITHOUT_TRAINER
+
 if TYPE_CHECKING:
     from tests.runtime.conftest import TinyModel
 
@@ -59,13 +61,7 @@ def test_nothing_is_imported_before_it_is_needed() -> None:
 
 def test_sampling_needs_numpy_and_onnxruntime_alone(model: str) -> None:
     out = python(
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'onnx', 'charrnn', 'charrnn_export', 'typer', 'rich'):\n"
-        "            raise ImportError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "from charrnn_runtime import Sampler\n"
+        WITHOUT_TRAINER + "from charrnn_runtime import Sampler\n"
         "sampler = Sampler(sys.argv[1])\n"
         "print(len(sampler.sample('ab', length=20, seed=1)), sampler.score('ab').nats_per_char > 0)\n",
         model,

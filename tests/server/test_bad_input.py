@@ -12,20 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from charrnn_runtime import Sampler
 
-from tests.server.conftest import Served, serving
-
-
-async def post(url: str, body: dict[str, Any]) -> tuple[int, bytes]:
-    """A whole answer, over a connection of its own."""
-    where = urlsplit(url)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
-    answer = await reader.read()
-    writer.close()
-    head_bytes, _, rest = answer.partition(b"\r\n\r\n")
-    return int(head_bytes.split()[1]), rest
+from tests.server.conftest import Served, post, serving
 
 
 def request(served: Served, body: dict[str, Any]) -> socket.socket:

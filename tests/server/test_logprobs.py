@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 
-from tests.server.conftest import Served
-
-
-def events(served: Served, **body: Any) -> list[dict[str, Any]]:
-    with (
-        served.client() as client,
-        client.stream("POST", "/v1/completions", json={"model": "tiny", "stream": True, **body}) as answer,
-    ):
-        assert answer.status_code == 200
-        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-        lines = [line for line in answer.iter_lines() if line]
-    assert lines[-1] == "data: [DONE]"
-    return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+from tests.server.conftest import Served, events
 
 
 def test_logprobs_and_echo(server: Served) -> None:

@@ -9,7 +9,6 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from charrnn_runtime import Sampler, Vocabulary
@@ -17,33 +16,12 @@ from charrnn_server.__main__ import _parser
 from charrnn_server.options import ServerOptions
 
 from tests.conftest import Charrnn, Run
-from tests.runtime.conftest import TinyModel
-
-
-async def post(url: str, body: dict[str, Any]) -> tuple[int, bytes]:
-    """A whole answer, over a connection of its own."""
-    where = urlsplit(url)
-    reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\n"
-    writer.write(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
-    answer = await reader.read()
-    writer.close()
-    head_bytes, _, rest = answer.partition(b"\r\n\r\n")
-    return int(head_bytes.split()[1]), rest
+from tests.runtime.conftest import WITHOUT_TRAINER, TinyModel
+from tests.server.conftest import post
 
 
 def test_the_server_runs_where_no_torch_is(tmp_path: Path) -> None:
-    code = (
-        "import sys\n"
-        "class Refuse:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'onnx', 'charrnn', 'charrnn_export', 'typer', 'rich'):\n"
-        "            raise ImportError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
-        "from charrnn_server.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
+    code = WITHOUT_TRAINER + "from charrnn_server.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
     path = tmp_path / "own.onnx"
     path.write_bytes(TinyModel(Vocabulary.from_text("\n abc")).data())
     command = [sys.executable, "-c", code, str(path), "--port", "0"]

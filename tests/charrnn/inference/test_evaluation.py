@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from charrnn_runtime import Sampler
 
 from charrnn.inference.evaluation import evaluate_text
-from charrnn.inference.models import open_sampler
 from charrnn.runs.checkpoint import load_checkpoint
+from tests.charrnn.inference.helpers import trained
 
 if TYPE_CHECKING:
     from tests.conftest import Charrnn, MakeTrainer, Run
-
-
-def trained(make_trainer: MakeTrainer, name: str = "made", **settings: Any) -> tuple[Path, Sampler]:
-    trainer = make_trainer(name, **settings)
-    trainer.train()
-    return trainer.folder, open_sampler(trainer.folder / "last.pt")
 
 
 @pytest.mark.parametrize("test_frac", [0.0, 0.2])

@@ -8,33 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from charrnn_runtime import CharrnnError, Sampler
+from charrnn_runtime import CharrnnError
 from charrnn_runtime.scoring import ItemScore
 from charrnn_runtime.text_scores import score_lines
 
-from charrnn.config import DataConfig
 from charrnn.data.item_filter import Membership, item_hash
 from charrnn.inference import item_scores
 from charrnn.inference.item_scores import by_surprisal, item_lines
-from charrnn.inference.models import open_sampler
 from charrnn.inference.training_summary import item_config
 from charrnn.runs.checkpoint import load_checkpoint
+from tests.charrnn.inference.helpers import NAMES, scored, trained
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrainer
-
-
-NAMES = ["anna", "bella", "clara", "dana", "ella"]
-
-
-def trained(make_trainer: MakeTrainer, name: str = "made", **settings: Any) -> tuple[Path, Sampler]:
-    trainer = make_trainer(name, **settings)
-    trainer.train()
-    return trainer.folder, open_sampler(trainer.folder / "last.pt")
-
-
-def scored(sampler: Sampler, path: Path, part: Any, config: DataConfig) -> list[str]:
-    return [str(line.text) for lines in item_lines(sampler, [str(path)], config, split=part) for line in lines]
 
 
 @pytest.mark.parametrize("test_frac", [0.0, 0.1])

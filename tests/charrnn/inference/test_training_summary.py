@@ -14,25 +14,13 @@ from charrnn.config import DataConfig
 from charrnn.data.item_filter import item_hash
 from charrnn.errors import ConfigError
 from charrnn.inference.evaluation import evaluate_text
-from charrnn.inference.item_scores import item_lines
-from charrnn.inference.models import export_checkpoint, open_sampler
+from charrnn.inference.models import export_checkpoint
 from charrnn.inference.training_summary import data_config, item_config, item_split, text_split, training_summary
 from charrnn.runs.checkpoint import load_checkpoint
+from tests.charrnn.inference.helpers import NAMES, scored, trained
 
 if TYPE_CHECKING:
     from tests.conftest import Charrnn, MakeTrainer, Run
-
-NAMES = ["anna", "bella", "clara", "dana", "ella"]
-
-
-def trained(make_trainer: MakeTrainer, name: str = "made", **settings: Any) -> tuple[Path, Sampler]:
-    trainer = make_trainer(name, **settings)
-    trainer.train()
-    return trainer.folder, open_sampler(trainer.folder / "last.pt")
-
-
-def scored(sampler: Sampler, path: Path, part: Any, config: DataConfig) -> list[str]:
-    return [str(line.text) for lines in item_lines(sampler, [str(path)], config, split=part) for line in lines]
 
 
 def test_the_limits_are_stored_only_where_the_fractions_do_not_tell_them(
