@@ -26,7 +26,9 @@ from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
 from charrnn.training.device import cpu_can_bf16
 from charrnn.training.trainer import Trainer
+from tests.forkserver import keep_operator_table
 
+keep_operator_table()
 torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("fixed")

@@ -8,6 +8,7 @@ imports happened before. Linux and macOS alone.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import select
@@ -29,6 +30,7 @@ PRELOADED = [
     "onnx_ir",
     "onnxruntime",
     "onnxscript",
+    "pydantic",  # by typer, for the first command
     "rich.progress",
     "torch.onnx._internal.exporter",
 ]
@@ -130,6 +132,15 @@ def wait(pid: int, seconds: float, terminal: int) -> dict[str, Any]:
     return {"code": None}
 
 
+def keep_operator_table() -> None:
+    """Lets torch's exporter build its table of operators once a process, not at each export: half of its time."""
+    import functools
+
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+
+
 def _export_once() -> None:
     """Traces a small step: torch's exporter prepares much at its first use, and every fork is spared that."""
     import torch
@@ -149,7 +160,10 @@ def main() -> None:
 
     for name in PRELOADED:
         importlib.import_module(name)
+    keep_operator_table()
     _export_once()
+    gc.collect()
+    gc.freeze()  # a collection in a fork would touch, and so copy, each page of these objects
     jobs, results = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     for handle in (jobs, results):
         os.set_inheritable(handle.fileno(), False)
