@@ -6,7 +6,7 @@ import io
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +17,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["COLUMNS"] = "200"
 os.environ["NO_COLOR"] = "1"
 
+import charrnn_export.export as export_module
+import onnx
 import pytest
 import torch
+from charrnn_export.step import StepModule
+from charrnn_export.trace import trace
 from hypothesis import settings
 
 from charrnn.cli import main
@@ -97,6 +101,40 @@ def charrnn(monkeypatch: pytest.MonkeyPatch) -> Charrnn:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """No test reads or writes the user's cache."""
     os.environ["CHARRNN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces() -> Iterator[None]:
+    """A step with the same weights is traced once, because a second takes as long: many tests open one checkpoint.
+
+    Tests of ``charrnn_export.trace`` call it directly; a test of a whole export that must trace asks for ``traced``.
+    """
+    traces: dict[tuple[Any, ...], onnx.ModelProto] = {}
+
+    def trace_once(step: StepModule, *, opset: int) -> onnx.ModelProto:
+        modules = tuple((name, type(module)) for name, module in step.named_modules())
+        weights = tuple((name, str(t.dtype), tuple(t.shape), t.numpy().tobytes()) for name, t in _tensors(step))
+        key = (opset, step.cell, modules, weights)
+        if key not in traces:
+            traces[key] = trace(step, opset=opset)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(traces[key])
+        return copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "trace", trace_once)
+        yield
+
+
+def _tensors(step: StepModule) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from step.named_parameters()
+    yield from step.named_buffers()
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each export of this test traces its step."""
+    monkeypatch.setattr(export_module, "trace", trace)
 
 
 @pytest.fixture(scope="session")

@@ -67,11 +67,13 @@ def test_only_the_batch_is_dynamic(cell: str, exported: Callable[[str, int], Exp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 def test_same_weights_same_bytes(trained: Callable[[str, int], Trained]) -> None:
     for cell in CELLS:
         assert trained(cell, 1).export(steps=3).data == trained(cell, 1).export(steps=3).data
 
 
+@pytest.mark.usefixtures("traced")
 def test_exporter_is_quiet(trained: Callable[[str, int], Trained], capfd: pytest.CaptureFixture[str]) -> None:
     trained("gru", 1).export(steps=3)
     assert capfd.readouterr() == ("", "")
