@@ -1,9 +1,7 @@
-"""One of two processes in test_distributed.py: several small runs, one after the other, in one process group."""
+"""What test_distributed.py trains, in one process or in one of two: small runs, one after the other."""
 
 from __future__ import annotations
 
-import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,9 +43,9 @@ def run(folder: Path, job: dict[str, Any], group: Processes | None = None) -> Tr
     return trainer
 
 
-if __name__ == "__main__":
-    path = Path(sys.argv[1])
+def run_jobs(folder: Path, jobs: list[dict[str, Any]]) -> None:
+    """Trains as each job says, as one of several processes."""
     with processes("cpu") as joined:
-        for each in json.loads((path / "jobs.json").read_text()):
-            run(path, each, joined)
+        for each in jobs:
+            run(folder, each, joined)
             joined.all_gather(0)  # a folder that the next job resumes from is written by rank 0

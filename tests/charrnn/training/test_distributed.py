@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -10,6 +9,8 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from charrnn.cli import main
 from charrnn.errors import ConfigError
 from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.runs.metrics import read_metrics
 from charrnn.training.distributed import SINGLE, Processes, processes
 from tests.charrnn.training.distributed_worker import run as run_job
+from tests.charrnn.training.distributed_worker import run_jobs
 
 needs_gloo = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
-WORKER = Path(__file__).with_name("distributed_worker.py")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 # Where the processor has instructions for it, Muon computes its directions in bfloat16. There a last bit that differs
 # is a difference of 0.4 %: with the default rate 5e-5 nats after 50 steps. AdamW stays below 1e-6.
 MUON = {"batch_size": 6, "steps": 50, "eval_steps": 25, "lr": 0.006, "warmup_steps": 100}
@@ -57,33 +60,71 @@ def val_losses(folder: Path) -> list[float]:
     return [line["val_loss"] for line in read_metrics(folder) if "val_loss" in line]
 
 
+def start(program: Callable[[], object], said: Path, ranks: int) -> list[int]:
+    """Forks of this process that run the program, if several with what torchrun tells its processes.
+
+    What they say is appended to a file.
+    """
+    port, pids = free_port(), []
+    for rank in range(ranks):
+        if pid := os.fork():
+            pids.append(pid)
+            continue
+        code: Any = 1
+        try:
+            sys.stdout = sys.stderr = said.open("a", buffering=1)
+            if ranks > 1:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+                os.environ.update({name: str(value) for name, value in place.items()})
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "CHARRNN_PROCESS_TIMEOUT": "60"}
+            program()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pids
+
+
+def wait(pids: list[int], said: Path) -> None:
+    """Until all have ended well."""
+    until = time.monotonic() + 120
+    left = list(pids)
+    try:
+        while left:
+            assert time.monotonic() < until, said.read_text()
+            done, status = os.waitpid(left[0], os.WNOHANG)
+            if done:
+                left.pop(0)
+                assert status == 0, said.read_text()
+            else:
+                time.sleep(0.01)
+    finally:
+        kill(left)
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    for pid in pids:
+        os.waitpid(pid, 0)
+
+
 @pytest.fixture(scope="module")
 def folder(text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All jobs done by two processes; "alone" by one, before them."""
     folder = tmp_path_factory.mktemp("distributed")
     (folder / "text.txt").write_text(text)
     run_job(folder, {"name": "alone", "train": HALF, "stop_after": 13})
-    (folder / "jobs.json").write_text(json.dumps(JOBS))
-    port = free_port()
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(folder)],
-            env=environment(
-                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-                CHARRNN_PROCESS_TIMEOUT="60",
-            ),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], errors
+    wait(start(lambda: run_jobs(folder, JOBS), folder / "said", 2), folder / "said")
     return folder
 
 
 @pytest.mark.slow
 @needs_gloo
+@needs_fork
 @pytest.mark.parametrize(
     ("job", "allowed"),
     [(JOBS[0], 1e-4), (JOBS[1], 1e-5), (JOBS[2], 1e-5)],
@@ -104,6 +145,7 @@ def test_two_processes_have_the_losses_of_one(folder: Path, job: dict[str, Any],
 
 @pytest.mark.slow
 @needs_gloo
+@needs_fork
 def test_begun_as_two_and_resumed_as_one_and_the_other_way_round(folder: Path) -> None:
     straight = run_job(folder, {"name": "straight", "train": HALF})
     resumed = run_job(folder, {"name": "half", "train": HALF, "resume": "half"})
@@ -118,58 +160,52 @@ def test_begun_as_two_and_resumed_as_one_and_the_other_way_round(folder: Path) -
     assert other_way.progress["position"] == straight.run.text.position
 
 
-def begin(*arguments: object, together: bool) -> subprocess.Popen[str]:
-    """``charrnn train`` in a process, or in two under torchrun, all in one process group of the system's."""
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    command = [sys.executable, *(torchrun if together else []), "-m", "charrnn", "train", *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+def train(folder: Path, *arguments: object, ranks: int) -> list[int]:
+    """Processes of ``charrnn train``."""
+
+    def program() -> None:
+        sys.argv = ["charrnn", "train", str(folder / "text.txt"), *map(str, arguments)]
+        main()
+
+    return start(program, folder / "said", ranks)
 
 
 RECIPE = ["--device", "cpu", "--precision", "fp32", "--hidden-size", "16", "--optimizer", "adamw", "--lr", "0.002"]
-RECIPE += ["--dropout", "0", "--batch-size", "6", "--seq-len", "16", "--steps", "300", "--eval-steps", "20"]
+RECIPE += ["--dropout", "0", "--batch-size", "6", "--seq-len", "16", "--steps", "160", "--eval-steps", "20"]
 
 
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """The run that no signal breaks off."""
-    whole = folder / "whole"
-    run = begin(folder / "text.txt", "--out", whole, *RECIPE, together=False)
-    _, err = run.communicate(timeout=120)
-    assert run.returncode == 0, err
-    return whole
+    wait(train(folder, "--out", folder / "whole", *RECIPE, ranks=1), folder / "said")
+    return folder / "whole"
 
 
 @needs_gloo
+@needs_fork
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("together", [True, False], ids=["two, then one", "one, then two"])
-def test_killed_and_resumed_by_another_number(folder: Path, whole: Path, tmp_path: Path, together: bool) -> None:
+@pytest.mark.parametrize("ranks", [2, 1], ids=["two, then one", "one, then two"])
+def test_killed_and_resumed_by_another_number(folder: Path, whole: Path, tmp_path: Path, ranks: int) -> None:
     killed = tmp_path / "killed"
-    started = begin(folder / "text.txt", "--out", killed, *RECIPE, together=together)
+    pids = train(folder, "--out", killed, *RECIPE, ranks=ranks)
     try:
         until = time.monotonic() + 60
         while not (killed / "last.pt").exists():
-            assert started.poll() is None, started.communicate()
-            assert time.monotonic() < until
+            assert time.monotonic() < until, (folder / "said").read_text()
             time.sleep(0.01)
     finally:
-        for pid in [started.pid, *children(started.pid)]:
-            os.kill(pid, signal.SIGKILL)
-        started.communicate()
-    assert 20 <= load_checkpoint(killed / "last.pt").progress["step"] < 300
-    run = begin(folder / "text.txt", "--out", killed, "--resume", together=not together)
-    _, err = run.communicate(timeout=120)
-    assert run.returncode == 0, err
+        kill(pids)
+    assert 20 <= load_checkpoint(killed / "last.pt").progress["step"] < 160
+    wait(train(folder, "--out", killed, "--resume", ranks=3 - ranks), folder / "said")
     one, other = (load_checkpoint(path / "last.pt") for path in (killed, whole))
-    assert one.progress["step"] == other.progress["step"] == 300
+    assert one.progress["step"] == other.progress["step"] == 160
     assert one.progress["position"] == other.progress["position"]
     assert abs(one.history[-1]["val_loss"] - other.history[-1]["val_loss"]) < 1e-4
 
 
 @pytest.mark.slow
 @needs_gloo
+@needs_fork
 def test_the_same_number_of_processes_resumes_bit_by_bit_dropout_included(folder: Path) -> None:
     straight, resumed = (load_checkpoint(folder / name / "last.pt") for name in ("wet", "wet rest"))
     for name, weight in straight.weights.items():
@@ -180,6 +216,7 @@ def test_the_same_number_of_processes_resumes_bit_by_bit_dropout_included(folder
 
 @pytest.mark.slow
 @needs_gloo
+@needs_fork
 def test_only_one_process_writes(folder: Path) -> None:
     steps = [line["step"] for line in read_metrics(folder / "plain") if "val_loss" in line]
     assert steps == [25, 50]
@@ -187,11 +224,16 @@ def test_only_one_process_writes(folder: Path) -> None:
 
 @pytest.mark.slow
 @needs_gloo
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@needs_fork
 def test_a_process_that_dies_ends_the_others_with_a_message(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     recipe = ["--device", "cpu", "--hidden-size", "16", "--dropout", "0", "--steps", "1000000", "--eval-steps", "20"]
-    started = begin(folder / "text.txt", "--out", run, *recipe, together=True)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    command = [sys.executable, *torchrun, "-m", "charrnn", "train", str(folder / "text.txt"), "--out", str(run)]
+    started = subprocess.Popen(
+        [*command, *recipe],
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     try:
         until = time.monotonic() + 60
         while not (run / "best.pt").exists():

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ TINY: dict[str, Any] = {
     "lr": 0.01,
     "eval_steps": 6,
 }
+Base = tuple[Path, Callable[[dict[str, Any]], Any]]
 LINE = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", value)]
 DECAY = {"schedule": "decay", "lr_decay": 0.5, "lr_decay_every": 0.01}
 # A value for each option, and the options without which it would change nothing.
@@ -115,13 +117,31 @@ TOGETHER: list[set[str]] = [
 WITHOUT_A_CPU_VALUE = {"device", "precision"}  # what they accept depends on the machine
 
 
-@pytest.fixture
-def book(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def write_book(folder: Path, text: str) -> Path:
     """A table with one column: lines that also are a text with CRLF, an accent and rare characters."""
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "book.csv"
+    path = folder / "book.csv"
     path.write_bytes(b"text\r\n" + text[:2500].replace("\n", "\r\n").encode() + "été zoë\r\n".encode())
     return path
+
+
+@pytest.fixture
+def book(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return write_book(tmp_path, text)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, text: str) -> Base:
+    """A text, and what a run on it is with some options, trained once."""
+    folder = tmp_path_factory.mktemp("base")
+    book, known = write_book(folder, text), dict[str, Any]()
+
+    def get(given: dict[str, Any]) -> Any:
+        if repr(given) not in known:
+            known[repr(given)] = outcome(book, str(folder / f"{len(known)}"), given)
+        return known[repr(given)]
+
+    return book, get
 
 
 class Recorder(Listener):
@@ -157,16 +177,22 @@ def test_there_is_a_change_for_every_option() -> None:
     assert set().union(*TOGETHER) == set(OPTIONS) - WITHOUT_A_CPU_VALUE
 
 
+def test_the_same_options_give_the_same_run(base: Base, tmp_path: Path) -> None:
+    book, outcome_of = base
+    assert outcome(book, str(tmp_path / "again"), TINY) == outcome_of(TINY)
+
+
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_reaches_the_run_and_changes_it(book: Path, name: str) -> None:
+def test_every_option_reaches_the_run_and_changes_it(base: Base, tmp_path: Path, name: str) -> None:
+    book, outcome_of = base
     value, needed = CHANGES[name]
     given = TINY | needed
     assert given.get(name, OPTIONS[name].default) != value
     kept = {key: given[key] for key in given if not (name in BUDGETS and key in BUDGETS)}
-    changed = outcome(book, "changed", kept | {name: value})
-    assert changed != outcome(book, "base", given)
+    changed = outcome(book, str(tmp_path / "changed"), kept | {name: value})
+    assert changed != outcome_of(given)
     if not isinstance(changed, str):
-        config = json.loads(Path("changed/config.json").read_text())
+        config = json.loads((tmp_path / "changed" / "config.json").read_text())
         assert (config["model"] | config["data"] | config["train"])[name] == value
 
 
