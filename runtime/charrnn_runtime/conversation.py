@@ -14,6 +14,7 @@ from charrnn_runtime.errors import SnapshotError, UsageError
 from charrnn_runtime.generation import Prompt, encode_prompt, prefill, with_start_token
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import check_count
+from charrnn_runtime.pattern import PatternState
 from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream
 from charrnn_runtime.session import Cell, Logits, State
 from charrnn_runtime.vocab import Unknown
@@ -98,10 +99,11 @@ class Conversation:
     """One text that grows by ``feed`` (the caller's part) and ``sample`` (the model's part). For one thread at a time.
 
     ``start(prompt, seed=s).sample(n)`` is ``Sampler.sample(prompt, length=n, seed=s)``, and
-    sampling 100 tokens twice is sampling 200. Made by ``Sampler.start`` and ``Sampler.resume``.
+    sampling 100 tokens twice is sampling 200. With a pattern, what each ``sample`` returns matches it.
+    Made by ``Sampler.start`` and ``Sampler.resume``.
 
     Attributes:
-        finish_reason: why the last ``sample`` ended: "length", "stop" or "end"; None before the first.
+        finish_reason: why the last ``sample`` ended: "length", "stop", "end" or "pattern"; None before the first.
     """
 
     def __init__(self, cell: Cell, info: ModelInfo, token_sampler: TokenSampler, uniforms: UniformStream) -> None:
@@ -160,24 +162,35 @@ class Conversation:
     def stream(self, length: int, *, stop: str | Sequence[str] = ()) -> Iterator[str]:
         """``sample``, in pieces. If the iterator is given up, the text ends with the last sampled token."""
         check_count("length", length, least=1)
-        return self._stream(length, StopStrings(stop))
+        return self._stream(length, StopStrings(stop), self._token_sampler.start_pattern(length))
 
-    def _stream(self, length: int, stop: StopStrings) -> Iterator[str]:
+    def _stream(self, length: int, stop: StopStrings, pattern: PatternState | None) -> Iterator[str]:
         end = self._info.vocabulary.special.get("end")
         self.finish_reason = "length"
-        for _ in range(length):
+        for drawn in range(1, length + 1):
             if self._pending is None:
                 self._pending = self._info.start_token
+            # The next token may end the text without being part of it; the pending one is then fed again.
+            before = self._runner.state() if pattern is not None and pattern.open and self._logits is None else None
             logits = self._runner.step(self._pending) if self._logits is None else self._logits
             position = self._uniforms.position
             try:
-                token = self._token_sampler.sample(logits[0], self._uniforms.next(), self._history, self._num_generated)
+                token = self._token_sampler.sample(
+                    logits[0], self._uniforms.next(), self._history, self._num_generated, pattern
+                )
             except BaseException:
                 # A logits processor raised. The pending token has been fed: the next call starts from its logits.
                 self._logits = logits.copy()
                 self._uniforms = UniformStream(self._uniforms.seed, self._uniforms.index, position)
                 raise
             self._logits = None
+            if pattern is not None and token != end and not pattern.advance(token):
+                self.finish_reason = "pattern"
+                if before is None:
+                    self._logits = logits.copy()
+                else:
+                    self._runner = self._cell.runner(1, before)
+                break
             self._pending = token
             self._num_generated += 1
             self._history.append(token)
@@ -194,6 +207,9 @@ class Conversation:
             if stop.stopped:
                 self.finish_reason = "stop"
                 return
+            if pattern is not None and pattern.complete and drawn < length:
+                self.finish_reason = "pattern"
+                break
         if rest := stop.flush():
             yield rest
 

@@ -2,7 +2,8 @@
 
     CharrnnError                    exit code 1
     ├── UsageError (ValueError)     exit code 2: an argument that cannot be used
-    │   └── UnknownCharacterError   text holds a character the model has never seen
+    │   ├── UnknownCharacterError   text holds a character the model has never seen
+    │   └── PatternError            a pattern is malformed, too large, or no text matches it
     ├── ModelFileError              the model file is not one, is damaged or does not fit the format
     ├── SnapshotError               bytes are not a saved conversation, are damaged, or belong to another model
     ├── ModelOutputError            the model computed NaN or nothing that can be drawn from
@@ -58,6 +59,10 @@ class UnknownCharacterError(UsageError):
             self.problem = f"{place}: {self.problem}{more}"
             remedy = ", or charge it like the least likely character: --unknown charge"
         super().__init__(f"{self.problem}; leave it out{remedy}")
+
+
+class PatternError(UsageError):
+    """A pattern is malformed or too large, has parts that are not supported, or no text of the model matches it."""
 
 
 class ModelFileError(CharrnnError):

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from charrnn_runtime.errors import UsageError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import SamplingKwargs, check_count, new_seed
+from charrnn_runtime.pattern import PatternState
 from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
 from charrnn_runtime.session import Cell, Runner
 from charrnn_runtime.vocab import DecodeErrors, Ids, Unknown, Vocabulary
 
 _PREFILL_BLOCK = 256  # tokens of a long prompt that one call of a sequence runner reads
 
-FinishReason = Literal["length", "stop", "end"]
+FinishReason = Literal["length", "stop", "end", "pattern"]
 Prompt = str | bytes | Sequence[int]  # a text, bytes for a model of bytes, or token ids
 
 
@@ -46,9 +47,11 @@ class Generation:
 
     Attributes:
         text: the continuation, without the prompt and the stop string.
-        finish_reason: "length", "stop" (a stop string) or "end" (the model's end token).
+        finish_reason: "length", "stop" (a stop string), "end" (the model's end token) or "pattern" (the text
+            matches, and the next character would not be part of the match).
         seed, index: with these the same text is generated again.
-        tokens: ids of all sampled tokens, including those of a stop string and the end token.
+        tokens: ids of all sampled tokens, including those of a stop string, the end token and
+            the one that ended a match.
         log_probs: the model's own log-probability of each of them, before penalties,
             temperature and filters; float64 ``[n]``. None unless asked for.
     """
@@ -88,6 +91,7 @@ class SequenceState:
     uniforms: UniformStream
     stop: StopStrings
     length: int
+    pattern: PatternState | None = None
     errors: DecodeErrors = "replace"
     keeps_tokens: bool = False
     wants_log_probs: bool = False
@@ -102,7 +106,7 @@ class SequenceState:
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Samples the next token from the logits ``[vocab]``."""
-        token = self.token_sampler.sample(logits, self.uniforms.next(), self.history, self.num_generated)
+        token = self.token_sampler.sample(logits, self.uniforms.next(), self.history, self.num_generated, self.pattern)
         if self.wants_log_probs:
             self.log_probs.append(float(log_softmax(logits)[token]))
         return token
@@ -125,6 +129,9 @@ class SequenceState:
         if token == self.end:
             self.finish_reason = "end"
             return self._rest()
+        if self.pattern is not None and not self.pattern.advance(token):
+            self.finish_reason = "pattern"
+            return self._rest()
         piece = self._decoder.decode(token)
         if self.num_generated > options.min_length:
             piece = self.stop.feed(piece)
@@ -133,6 +140,9 @@ class SequenceState:
                 return piece
         if self.num_generated == self.length:
             self.finish_reason = "length"
+            return piece + self._rest()
+        if self.pattern is not None and self.pattern.complete:
+            self.finish_reason = "pattern"
             return piece + self._rest()
         return piece
 
@@ -194,6 +204,7 @@ def start_sequence(
         UnknownCharacterError: the prompt has a character the model has never seen.
     """
     ids = encode_prompt(request.prompt, info, request.unknown)
+    length = check_count("length", request.length, least=min_length)
     return SequenceState(
         prompt=with_start_token(ids, info),
         prompt_tokens=len(ids),
@@ -202,7 +213,8 @@ def start_sequence(
         token_sampler=token_sampler,
         uniforms=UniformStream(new_seed() if request.seed is None else request.seed, request.index),
         stop=StopStrings(request.stop),
-        length=check_count("length", request.length, least=min_length),
+        length=length,
+        pattern=token_sampler.start_pattern(length) if length else None,
         errors=request.errors,
         wants_log_probs=request.log_probs,
     )

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import UsageError
+from charrnn_runtime.pattern_syntax import parse_pattern
 
 Logits64 = NDArray[np.float64]
 # (ids of the prompt and of all sampled tokens, logits [vocab] to change in place) → None
@@ -42,6 +43,7 @@ class SamplingKwargs(TypedDict, total=False):
     penalty_window: int
     logit_bias: Mapping[str, float] | None
     allowed: str | None
+    pattern: str | None
     min_length: int
     logits_processor: LogitsProcessor | None
 
@@ -90,8 +92,8 @@ def _option(default: Any, help: str, range: Range | None = None) -> Any:
 class SamplingOptions:
     """How the next token is sampled from the logits, and what may be sampled.
 
-    The options act in this order: penalties, ``logit_bias``, ``logits_processor``, ``allowed`` and
-    ``min_length``, temperature, and the filters ``top_k``, ``typical_p``, ``top_p``, ``min_p``.
+    The options act in this order: penalties, ``logit_bias``, ``logits_processor``, ``allowed``, ``pattern``
+    and ``min_length``, temperature, and the filters ``top_k``, ``typical_p``, ``top_p``, ``min_p``.
 
     The metadata of each field hold what it does (``help``; see also ``SamplingOptions.help``) and the
     numbers that it takes (``range``). Other front ends, such as the server, make their own form of the
@@ -141,6 +143,10 @@ class SamplingOptions:
         None, "Maps characters to numbers that are added to their logits; minus infinity forbids a character."
     )
     allowed: str | None = _option(None, "Only these characters (and the end of the text) are sampled.")
+    pattern: str | None = _option(
+        None,
+        "The sampled text (without the prompt) matches this regular expression from its first to its last character.",
+    )
     min_length: int = _option(
         0,
         "The text cannot end before this many tokens, and stop strings are not looked for until then.",
@@ -164,6 +170,8 @@ class SamplingOptions:
                 _ANY_NUMBER.check(f"logit_bias[{character!r}]", bias)
         if self.allowed is not None and (not isinstance(self.allowed, str) or not self.allowed):
             raise UsageError("allowed must be a string of at least one character")
+        if self.pattern is not None:
+            parse_pattern(self.pattern)
         if self.logits_processor is not None and not callable(self.logits_processor):
             raise UsageError("logits_processor must be callable")
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.errors import ModelOutputError, UnknownCharacterError, UsageError
 from charrnn_runtime.options import MAX_SEED, Logits64, SamplingOptions, check_count, check_seed
+from charrnn_runtime.pattern import PatternState, compile_pattern
 from charrnn_runtime.vocab import Ids, Vocabulary
 
 Weights = NDArray[np.float64]
@@ -151,6 +152,7 @@ class TokenSampler:
 
     Raises:
         UnknownCharacterError: ``logit_bias`` or ``allowed`` names a character the model does not know.
+        UsageError: no text of the model's characters matches the pattern, or it is too large.
     """
 
     def __init__(self, options: SamplingOptions, vocabulary: Vocabulary) -> None:
@@ -168,32 +170,63 @@ class TokenSampler:
             self._forbidden[_encode_option(vocabulary, "allowed", options.allowed)] = False
             if self._end is not None:
                 self._forbidden[self._end] = False
+        self._automaton = None
+        if options.pattern is not None:
+            usable = None if self._forbidden is None else ~self._forbidden
+            if self._bias is not None and self._bias.min() == -math.inf:
+                usable = (self._bias > -math.inf) & (True if usable is None else usable)
+            self._automaton = compile_pattern(options.pattern, vocabulary, usable, options.min_length)
         self._size = size
         # Whether options change the logits; if not, the faster paths below are used.
         self.needs_history = options.penalizes or options.logits_processor is not None
         adjusts = self.needs_history or self._bias is not None or self._forbidden is not None
         self._adjusts = adjusts or (options.min_length > 0 and self._end is not None)
         # Below 1e-30 a quotient may overflow, which only the slow path handles.
-        self.only_temperature = not self._adjusts and not options.filters and options.temperature > 1e-30
-        self._sample_directly = _temperature_sampler(size, options.temperature) if self.only_temperature else None
+        direct = not self._adjusts and not options.filters and options.temperature > 1e-30
+        self.only_temperature = direct and self._automaton is None
+        self._sample_directly = _temperature_sampler(size, options.temperature) if direct else None
         self._rows = np.empty((0, size))
 
-    def sample(self, logits: NDArray[np.float32], uniform: float, history: Sequence[int] = (), drawn: int = 0) -> int:
-        """One token for the logits ``[vocab]``; ``history`` is prompt and drawn tokens, ``drawn`` how many of them.
+    def start_pattern(self, length: int) -> PatternState | None:
+        """The state of a text of at most ``length`` tokens in the pattern, or None without a pattern.
+
+        Raises:
+            UsageError: ``length`` is shorter than every match.
+        """
+        return None if self._automaton is None else self._automaton.start(length)
+
+    def sample(
+        self,
+        logits: NDArray[np.float32],
+        uniform: float,
+        history: Sequence[int] = (),
+        drawn: int = 0,
+        pattern: PatternState | None = None,
+    ) -> int:
+        """One token for the logits ``[vocab]``.
+
+        Args:
+            logits: of the model.
+            uniform: a number in [0, 1).
+            history: tokens of the prompt and all drawn ones; needed if ``needs_history``.
+            drawn: how many tokens have been drawn.
+            pattern: where the text stands in the pattern; it is not advanced.
 
         Raises:
             ModelOutputError: the logits hold NaN or infinity.
             UsageError: the options leave nothing to draw.
         """
         if self._sample_directly is not None:
-            return self._sample_directly(logits, uniform)
-        if not self._adjusts:
+            return self._sample_directly(logits, uniform, None if pattern is None else pattern.mask())
+        if not self._adjusts and pattern is None:
             return sample_token(logits, self.options, uniform)
         if not math.isfinite(logits.max()):
             raise _unusable(logits)
         adjusted = self._adjusted(logits, history, drawn)
+        if pattern is not None and (mask := pattern.mask()) is not None:
+            adjusted += mask
         if not adjusted.max() > -math.inf:
-            raise UsageError("the options leave no character to draw (allowed, logit_bias or logits_processor)")
+            raise _nothing_left()
         return sample_token(adjusted, self.options, uniform)
 
     def sample_rows(self, logits: NDArray[np.float32], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -240,8 +273,10 @@ class TokenSampler:
         return adjusted
 
 
-def _temperature_sampler(size: int, temperature: float) -> Callable[[NDArray[np.float32], float], int]:
-    """``draw`` for a temperature and nothing else, at a third of the cost.
+def _temperature_sampler(
+    size: int, temperature: float
+) -> Callable[[NDArray[np.float32], float, NDArray[np.float64] | None], int]:
+    """``draw`` for a temperature and a mask that is added to the logits, and nothing else, at a third of the cost.
 
     The specification's float64 steps, in buffers of its own. Most of the time of a
     call is the overhead of numpy's functions, so the cheapest ones are used:
@@ -250,16 +285,22 @@ def _temperature_sampler(size: int, temperature: float) -> Callable[[NDArray[np.
     """
     weights, sums = np.empty(size), np.empty(size)
     largest, divisor = np.empty(()), np.array(temperature, np.float64)
-    subtract, divide, exp, accumulate, isfinite = np.subtract, np.divide, np.exp, np.add.accumulate, math.isfinite
+    add, subtract, divide, exp = np.add, np.subtract, np.divide, np.exp
+    accumulate, isfinite = np.add.accumulate, math.isfinite
     divides = temperature != 1
     last = size - 1
 
-    def sample(logits: NDArray[np.float32], uniform: float) -> int:
+    def sample(logits: NDArray[np.float32], uniform: float, mask: NDArray[np.float64] | None) -> int:
         top = logits.item(logits.argmax())  # argmax finds NaN first
         if not isfinite(top):
             raise _unusable(logits)
-        largest[()] = top
         weights[:] = logits
+        if mask is not None:
+            add(weights, mask, weights)
+            top = weights.item(weights.argmax())
+            if top == -math.inf:
+                raise _nothing_left()
+        largest[()] = top
         subtract(weights, largest, weights)
         if divides:
             divide(weights, divisor, weights)
@@ -329,6 +370,10 @@ class StopStrings:
         """Length of the longest end of the text that a stop string may begin with."""
         longest = min(len(text), len(string) - 1)
         return next((n for n in range(longest, 0, -1) if string.startswith(text[-n:])), 0)
+
+
+def _nothing_left() -> UsageError:
+    return UsageError("the options leave no character to draw (allowed, pattern, logit_bias or logits_processor)")
 
 
 def _unusable(logits: Logits) -> ModelOutputError:

@@ -195,7 +195,7 @@ class Completion(Answer):
                         "text": text,
                         "index": item.index,
                         "logprobs": logprobs,
-                        "finish_reason": "stop" if reason == "end" else reason,
+                        "finish_reason": "stop" if reason in ("end", "pattern") else reason,
                     }
 
     async def _stream(self, send: Send) -> None:

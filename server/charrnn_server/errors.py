@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from charrnn_runtime import BusyError, CharrnnError, UnknownCharacterError, UsageError
+from charrnn_runtime import BusyError, CharrnnError, PatternError, UnknownCharacterError, UsageError
 from starlette.responses import Response
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -27,6 +27,8 @@ class ApiError(Exception):
             policy = "charge" if param == "text" else "skip"  # text: what is scored
             remedy = "leave it out" if error.option else f'leave it out, or send "unknown": "{policy}"'
             return cls(400, f"{error.problem}; {remedy}", param=error.option or param, code="unknown_character")
+        if isinstance(error, PatternError):
+            return cls(400, str(error), param="pattern", code="invalid_value")
         if isinstance(error, UsageError):
             return cls(400, str(error), param=param, code="invalid_value")
         return cls(500, str(error))
