@@ -20,11 +20,11 @@ demo: $(VENV)/.installed
 	@echo "    charrnn sample book.onnx --prompt 'It was' --temperature 0.8"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # The fast loop while you change something.
 test-fast: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # The JavaScript sampler under Node, and pages in Chromium (Debian: apt-get install nodejs npm chromium).
 # Scripts of npm packages are not run: onnxruntime-node's would fetch CUDA.

@@ -40,6 +40,16 @@ settings.load_profile("fixed")
 NEEDS_BF16 = pytest.mark.skipif(not cpu_can_bf16(), reason="torch has no bf16 kernels for this processor")
 
 
+# The files that take longest; they come first, so that no worker of ``make test`` begins one when the other is done.
+LONG = ("test_environments.py", "test_parity.py", "test_distributed.py", "test_readme.py", "test_description.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files: the longest, those with slow tests, the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name not in LONG, item.path not in slow))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended, and what it wrote."""

@@ -29,10 +29,11 @@ COMMANDS = [
 ]
 # EncodingWarning is Python's own: it names each place that relies on the locale. Other packages may have such places.
 PROGRAM = """
-import json, sys, warnings
+import json, runpy, sys, warnings
 warnings.simplefilter("ignore", EncodingWarning)
 warnings.filterwarnings("error", category=EncodingWarning, module="charrnn")
 from charrnn.cli import main
+runpy.run_path(sys.argv[2])["keep_operator_table"]()
 for argv in json.loads(sys.argv[1]):
     sys.argv[:] = ["charrnn", *argv]
     try:
@@ -46,8 +47,9 @@ for argv in json.loads(sys.argv[1]):
 def test_no_command_relies_on_the_locale(run: Run, tmp_path: Path) -> None:
     files = {"text": run.text, "model": run.model, "run": run.folder}
     commands = [[part.format(**files) for part in command] for command in COMMANDS]
+    server = str(Path(__file__).with_name("forkserver.py"))
     done = subprocess.run(
-        [sys.executable, "-P", "-X", "warn_default_encoding", "-c", PROGRAM, json.dumps(commands)],
+        [sys.executable, "-P", "-X", "warn_default_encoding", "-c", PROGRAM, json.dumps(commands), server],
         cwd=tmp_path,
         capture_output=True,
         encoding="utf-8",

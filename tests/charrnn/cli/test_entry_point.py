@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from charrnn.cli import main
 from charrnn.runs.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
-    from tests.conftest import Run
+    from tests.conftest import Charrnn, Run
 
 COMMAND = [sys.executable, "-m", "charrnn"]
 SMALL = ["--hidden-size", "8", "--embedding-size", "4", "--batch-size", "4", "--seq-len", "16", "--dropout", "0"]
@@ -73,7 +75,9 @@ print("loaded:", [name for name in ("torch",) if name in sys.modules])
 
 
 @pytest.mark.slow
-def test_an_interrupt_saves_exits_with_130_and_the_run_resumes(run: Run, tmp_path: Path) -> None:
+def test_an_interrupt_saves_exits_with_130_and_the_run_resumes(
+    run: Run, tmp_path: Path, charrnn: Charrnn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = [*COMMAND, "train", str(run.text), "--out", "run", *SMALL]
     process = subprocess.Popen(
         [*arguments, "--steps", "1000000", "--eval-steps", "20"],
@@ -95,22 +99,31 @@ def test_an_interrupt_saves_exits_with_130_and_the_run_resumes(run: Run, tmp_pat
     step = load_checkpoint(tmp_path / "run" / "last.pt").progress["step"]
     assert step >= 20
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.endswith(".tmp")]
-    resume = [*COMMAND, "train", "--resume", "--out", "run", "--steps", str(step + 5)]
-    done = subprocess.run(resume, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr
-    assert f"resumed at step {step:,}" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    done = charrnn("train", "--resume", "--out", "run", "--steps", step + 5)
+    assert done.code == 0, done.err
+    assert f"resumed at step {step:,}" in done.out
     assert load_checkpoint(tmp_path / "run" / "last.pt").progress["step"] == step + 5
 
 
-def test_text_from_a_pipe_and_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*COMMAND, "train", "-", "--out", "run", "--steps", "3", *SMALL],
-        cwd=tmp_path, input=("Grüße, 世界! " * 60).encode(), capture_output=True, timeout=180, check=False,
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == b""
-    assert b"1x8" in done.stdout  # 1×8, in what ASCII has
+def test_text_from_a_pipe_and_a_terminal_that_knows_ascii_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, with the streams that Python makes for such a terminal."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as pipe:
+        pipe.write(("Grüße, 世界! " * 60).encode())
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["charrnn", "train", "-", "--out", "run", "--steps", "3", *SMALL])
+    with os.fdopen(reading, encoding="ascii") as piped, monkeypatch.context() as patch:
+        for name, stream in (("stdin", piped), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, stream)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out.flush()
+        err.flush()
+    assert ended.value.code in (0, None), err.buffer.getvalue()
+    assert err.buffer.getvalue() == b""
+    assert b"1x8" in out.buffer.getvalue()  # 1×8, in what ASCII has
 
 
 def test_exit_codes(run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 CELLS = [
     """
 import charrnn
-run = charrnn.train("book.txt", time="3s", hidden_size=32, dropout=0)
+run = charrnn.train("book.txt", time="1s", hidden_size=32, dropout=0)
 """,
     "run",
     "run.plot()",
