@@ -27,6 +27,7 @@ from charrnn_runtime.errors import (
 )
 
 if TYPE_CHECKING:
+    from charrnn_runtime.completing import Completion, Completions
     from charrnn_runtime.conversation import Conversation, Snapshot
     from charrnn_runtime.engine import Engine
     from charrnn_runtime.generation import Generation, Request
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Completion": "completing",
+    "Completions": "completing",
     "Conversation": "conversation",
     "Engine": "engine",
     "Generation": "generation",
@@ -60,6 +63,8 @@ _LAZY = {
 __all__ = [
     "BusyError",
     "CharrnnError",
+    "Completion",
+    "Completions",
     "Conversation",
     "DeviceError",
     "Engine",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.batching import generate_batch
+from charrnn_runtime.completing import Completions, complete, next_tokens
 from charrnn_runtime.conversation import Conversation, Snapshot
 from charrnn_runtime.devices import device_name, log, warn_about_conflicting_wheels
 from charrnn_runtime.errors import ModelFileError, UsageError
@@ -366,6 +367,67 @@ class Sampler:
         conversation = Conversation(self.cell, self.info, token_sampler, UniformStream(snapshot.seed, snapshot.index))
         conversation.restore(snapshot)
         return conversation
+
+    def next(self, prompt: Prompt = "", *, unknown: Unknown = "error") -> dict[str | bytes, float]:
+        """The probabilities of what comes after a prompt, the most probable first.
+
+        Args:
+            prompt: text to continue, or the ids of its tokens; empty for the beginning of a text.
+            unknown: "error", or "skip" to leave out prompt characters the model does not know.
+
+        Returns:
+            A probability for each character; the empty text stands for the model's end token. For a model of bytes
+            the keys are bytes of length 1. Other special tokens are left out.
+
+        Raises:
+            UnknownCharacterError: the prompt has a character the model has never seen.
+            UsageError: an argument has a wrong type or value.
+        """
+        return next_tokens(self.cell, self.info, prompt, unknown)
+
+    def complete(
+        self,
+        prompt: Prompt = "",
+        *,
+        n: int = 5,
+        until: str = " \n.,",
+        max_length: int = 20,
+        width: int = 64,
+        unknown: Unknown = "error",
+    ) -> Completions:
+        """The most probable continuations of a prompt, for autocomplete.
+
+        A continuation has at least one token. It ends before the first character of ``until``, or at the model's
+        end token; after ``max_length`` tokens it is cut. So the probabilities of all continuations, and of those
+        that end at once, make 1.
+
+        Args:
+            prompt: text to continue, or the ids of its tokens.
+            n: how many continuations, at most 1,000.
+            until: characters at which a continuation ends; for a model of bytes only ASCII. Those that the model
+                does not know have no effect.
+            max_length: how many tokens a continuation has at most; at most 1,000.
+            width: how many beginnings are followed at a time, at most 4,096; more take longer.
+            unknown: "error", or "skip" to leave out prompt characters the model does not know.
+
+        Returns:
+            Up to n continuations with their exact probabilities, the most probable first; ``exact`` says
+            whether they are certainly the most probable ones. See ``completing``.
+
+        Raises:
+            UnknownCharacterError: the prompt has a character the model has never seen.
+            UsageError: an argument has a wrong type or is out of range.
+        """
+        return complete(
+            self.cell,
+            self.info,
+            prompt,
+            n=n,
+            until=until,
+            max_length=max_length,
+            width=width,
+            unknown=unknown,
+        )
 
     def score(self, text: str | bytes, *, unknown: UnknownScore = "charge") -> Score:
         """How likely the model finds a text; the state is carried from its beginning to its end.
