@@ -34,15 +34,17 @@ def test_commands_and_python_of_the_readme(
     for command in commands:
         if "--time" in command:  # minutes in the README, moments here
             at = command.index("--time")
-            command[at : at + 2] = ["--steps", "20"]
+            command[at : at + 2] = ["--steps", "10"]
+        if "--seconds" in command:
+            command[command.index("--seconds") + 1] = "0.05"
         if command[1] == "train":
-            command += [] if "--resume" in command else ["--batch-size", "4"]
+            command += [] if "--resume" in command else ["--batch-size", "8"]
         monkeypatch.setattr("sys.argv", command)
         with pytest.raises(SystemExit) as done:
             main()
         assert not done.value.code, f"{shlex.join(command)}: {capsys.readouterr().err}"
-    programs = [program.replace('time="10m"', "steps=20, batch_size=4") for program in _blocks("python")]
-    assert ["steps=20" in program for program in programs] == [True, False]
+    programs = [program.replace('time="10m"', "steps=10, batch_size=4") for program in _blocks("python")]
+    assert ["steps=10" in program for program in programs] == [True, False]
     for program in programs:
         capsys.readouterr()
         exec(compile(program, "README.md", "exec"), {})
