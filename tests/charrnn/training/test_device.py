@@ -103,4 +103,4 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
     if left == 0:
         pytest.skip("this kernel counts no page faults")
     # Where the heap lies is up to chance, and rarely a block finds no room in it and is mapped after all.
-    assert min(faults("keep") for _ in range(3)) < left / 2
+    assert any(faults("keep") < left / 2 for _ in range(3))
