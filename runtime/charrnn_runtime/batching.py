@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from charrnn_runtime.errors import CharrnnError
-from charrnn_runtime.generation import Generation, SequenceState
+from charrnn_runtime.generation import Generation, SequenceState, generate_one
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.session import Cell, Logits, Runner, State, Tokens
 
@@ -160,8 +160,14 @@ def generate_batch(
     while True:
         free = batch - batch_slots.count
         new = [_NumberedSlot(*item) for _, item in zip(range(free), numbered, strict=False)] if free else []
+        alone = [slot for slot in new if slot.sequence.particles > 1]
+        if alone:  # the particles of each of them are a batch of their own
+            yield [_generate_alone(cell, slot) for slot in alone]
+            new = [slot for slot in new if slot.sequence.particles == 1]
         batch_slots.add([(slot, None) for slot in new])
         if not batch_slots.count:
+            if alone:
+                continue  # there may be more
             return
         finished: list[int] = []
         while not finished:
@@ -174,6 +180,11 @@ def generate_batch(
         done = [slot for row in finished if (slot := batch_slots.slots[row]) is not None]
         batch_slots.remove(finished)
         yield [(slot.number, slot.sequence.result(slot.pieces)) for slot in done]
+
+
+def _generate_alone(cell: Cell, slot: _NumberedSlot) -> tuple[int, Generation]:
+    pieces = list(generate_one(cell, slot.sequence))
+    return slot.number, slot.sequence.result(pieces)
 
 
 class _NumberedSlot(Slot):

@@ -107,6 +107,10 @@ class Conversation:
     """
 
     def __init__(self, cell: Cell, info: ModelInfo, token_sampler: TokenSampler, uniforms: UniformStream) -> None:
+        if token_sampler.options.particles > 1:
+            raise UsageError(
+                "particles are for sample() and generate(), which know how long the text is; leave them out"
+            )
         self._cell = cell
         self._info = info
         self._token_sampler = token_sampler

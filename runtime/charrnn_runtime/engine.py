@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Self
 
@@ -19,6 +19,7 @@ from charrnn_runtime.errors import BusyError, CharrnnError, ModelOutputError, Us
 from charrnn_runtime.generation import Request, SequenceState, check_request, start_sequence
 from charrnn_runtime.jobs import Job, TokenScore, token_score
 from charrnn_runtime.options import SamplingOptions, check_count
+from charrnn_runtime.particles import generate_from_particles
 from charrnn_runtime.sampler import Sampler
 from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
 from charrnn_runtime.scoring import UnknownCharge
@@ -92,6 +93,8 @@ class Engine:
         self._charge = UnknownCharge(sampler.vocabulary)
         self._prefilling = self._batch_slots()
         self._generating = self._batch_slots()
+        # Texts with particles, which are a batch of their own each; every turn takes one step of each.
+        self._from_particles: dict[_JobSlot, Iterator[str]] = {}
         # Jobs to be reported in the next update, and those to be reported at once (dicts keep the order).
         self._updated: dict[Job, None] = {}
         self._urgent: dict[Job, None] = {}
@@ -111,7 +114,7 @@ class Engine:
     @property
     def active(self) -> int:
         """How many texts are being prefilled or generated."""
-        return self._prefilling.count + self._generating.count
+        return self._prefilling.count + self._generating.count + len(self._from_particles)
 
     @property
     def waiting(self) -> int:
@@ -151,12 +154,17 @@ class Engine:
             scores_prompt: whether to score the tokens of the prompt too.
 
         Raises:
-            UsageError: the request cannot be served, the engine does not run, or it runs in another process.
+            UsageError: the request cannot be served, the engine does not run, or it runs in another process;
+                or the request asks for particles and for log-probabilities.
             BusyError: the queue is full.
         """
         check_request(request)
         token_sampler = self._token_sampler(SamplingOptions.from_kwargs(request.options))
         sequence = start_sequence(request, self.sampler.info, token_sampler, min_length=0)
+        if request.log_probs and sequence.particles > 1:
+            raise UsageError(
+                "an Engine reports no log-probabilities with particles; use Sampler.generate, or leave one out"
+            )
         sequence.wants_log_probs = False  # _sample scores the tokens, together with the most likely ones
         slot = _JobSlot(sequence, check_count("top", top, least=0) if request.log_probs else -1, scores_prompt, {})
         # Without a start token nothing comes before the first token of the prompt.
@@ -277,12 +285,16 @@ class Engine:
             begin = time.perf_counter()
             self._generate()
             self._step_seconds = time.perf_counter() - begin
+        for slot in list(self._from_particles):
+            self._step_particles(slot)
         self._report()
 
     def _admit(self) -> None:
         with self._changed:
             if self._any_cancelled:
                 self._any_cancelled = False
+                for slot in [slot for slot in self._from_particles if slot.job.cancelled]:
+                    del self._from_particles[slot]
                 for batch_slots in (self._prefilling, self._generating):
                     batch_slots.remove([row for row, slot in batch_slots.occupied if slot.job.cancelled])
             free = self.batch - self.active
@@ -295,7 +307,11 @@ class Engine:
             while free > len(resumed) + len(new) and self._waiting:
                 slot = self._waiting.popleft()
                 self._waiting_tokens -= len(slot.prompt)
-                new.append(slot)
+                if slot.sequence.particles > 1 and slot.sequence.length:
+                    free -= 1
+                    self._from_particles[slot] = generate_from_particles(self.sampler.cell, slot.sequence)
+                else:
+                    new.append(slot)
             # Inside the lock, so that a job is always counted in exactly one place.
             self._generating.add([(slot, slot.state) for slot in resumed])
             self._prefilling.add([(slot, None) for slot in new])
@@ -344,6 +360,20 @@ class Engine:
         logits = self._generating.step()
         self._sample(self._generating, [row for row, _ in self._generating.occupied], logits)
         self._generating.remove([])  # shrinks the batch if half of it has left
+
+    def _step_particles(self, slot: _JobSlot) -> None:
+        """One step of a text with particles; its text comes with the last one."""
+        job = slot.job
+        try:
+            if piece := next(self._from_particles[slot]):
+                job.put(piece)
+        except CharrnnError as error:
+            job.error = error
+        if slot.sequence.finish_reason or job.error:
+            del self._from_particles[slot]
+            self.tokens_generated += slot.sequence.num_generated
+            job.finish_reason = slot.sequence.finish_reason
+            self._urgent[job] = None
 
     def _sample(self, batch_slots: BatchSlots[_JobSlot], rows: list[int], logits: Logits) -> None:
         """Samples a token in some rows; jobs that end or are paused leave the batch."""
@@ -400,7 +430,8 @@ class Engine:
     def _fail_all(self, error: CharrnnError) -> None:
         with self._changed:
             running = [slot for batch in (self._prefilling, self._generating) for _, slot in batch.occupied]
-            slots = [*self._waiting, *self._resuming, *self._paused, *running]
+            slots = [*self._waiting, *self._resuming, *self._paused, *running, *self._from_particles]
+            self._from_particles.clear()
             for outside in (self._waiting, self._resuming, self._paused):
                 outside.clear()
             self._waiting_tokens = 0

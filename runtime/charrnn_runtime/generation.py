@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -103,6 +104,21 @@ class SequenceState:
         self.tokens: list[int] = []
         self.log_probs: list[float] = []
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def particles(self) -> int:
+        """How many copies of the text are sampled."""
+        return self.token_sampler.options.particles
+
+    def copy(self) -> SequenceState:
+        """A copy that goes on by itself; uniform numbers and the token sampler are shared."""
+        copied = copy.copy(self)
+        copied.stop = copy.copy(self.stop)
+        copied.pattern = None if self.pattern is None else self.pattern.copy()
+        copied.history, copied.tokens, copied.log_probs = self.history[:], self.tokens[:], self.log_probs[:]
+        copied._decoder = self.vocabulary.decoder(self.errors)
+        copied._decoder.partial = self._decoder.partial
+        return copied
 
     def sample(self, logits: NDArray[np.float32]) -> int:
         """Samples the next token from the logits ``[vocab]``."""
@@ -242,7 +258,12 @@ def with_start_token(prompt: Ids, info: ModelInfo) -> Ids:
 
 
 def generate_one(cell: Cell, sequence: SequenceState) -> Iterator[str]:
-    """Generates one text; yields its pieces."""
+    """Generates one text; yields its pieces. With particles they come together, at the end."""
+    if sequence.particles > 1:
+        from charrnn_runtime.particles import generate_from_particles
+
+        yield from filter(None, generate_from_particles(cell, sequence))
+        return
     runner = prefill(cell, cell.runner(1), sequence.prompt[:-1])
     step, sample, append = runner.step, sequence.sample, sequence.append
     logits = step(int(sequence.prompt[-1]))[0]

@@ -27,6 +27,7 @@ Logits64 = NDArray[np.float64]
 LogitsProcessor = Callable[[Sequence[int], Logits64], None]
 
 MAX_SEED = 2**64 - 1
+MAX_PARTICLES = 1024
 
 
 class SamplingKwargs(TypedDict, total=False):
@@ -44,6 +45,7 @@ class SamplingKwargs(TypedDict, total=False):
     logit_bias: Mapping[str, float] | None
     allowed: str | None
     pattern: str | None
+    particles: int
     min_length: int
     logits_processor: LogitsProcessor | None
 
@@ -147,6 +149,12 @@ class SamplingOptions:
         None,
         "The sampled text (without the prompt) matches this regular expression from its first to its last character.",
     )
+    particles: int = _option(
+        1,
+        "With a pattern: how many copies of the text are sampled and weighed, so that the text is drawn from all that "
+        "match, each as likely as the model finds it; 1 for none.",
+        Range(whole=True, least=1, most=MAX_PARTICLES),
+    )
     min_length: int = _option(
         0,
         "The text cannot end before this many tokens, and stop strings are not looked for until then.",
@@ -172,6 +180,13 @@ class SamplingOptions:
             raise UsageError("allowed must be a string of at least one character")
         if self.pattern is not None:
             parse_pattern(self.pattern)
+        if self.particles > 1 and self.temperature == 0:
+            raise UsageError("particles are drawn and weighed, so they need a temperature above 0")
+        if self.particles > 1 and not self.masks:
+            raise UsageError(
+                "particles are weighed by what a pattern leaves of the model's probabilities; give a pattern "
+                "(or allowed, or min_length), or leave particles out"
+            )
         if self.logits_processor is not None and not callable(self.logits_processor):
             raise UsageError("logits_processor must be callable")
 
@@ -209,6 +224,11 @@ class SamplingOptions:
             or (self.top_p is not None and self.top_p < 1)
             or self.min_p
         )
+
+    @property
+    def masks(self) -> bool:
+        """Whether the options forbid some tokens."""
+        return self.pattern is not None or self.allowed is not None or self.min_length > 0
 
     @property
     def penalizes(self) -> bool:

@@ -34,15 +34,16 @@ class UniformStream:
         seed: 0 to 2**64 - 1.
         index: which of the streams of this seed, 0 to 2**64 - 1.
         position: the number n to begin with.
+        lane: second word of the counter: 0 for texts, 1 and 2 for particles.
     """
 
-    def __init__(self, seed: int, index: int = 0, position: int = 0) -> None:
+    def __init__(self, seed: int, index: int = 0, position: int = 0, *, lane: int = 0) -> None:
         self.seed = check_seed(seed)
         self.index = check_count("index", index, least=0, most=MAX_SEED)
         # numpy steps the counter before each block of four words: block b has the counter b + 1.
         block, word = divmod(position, 4)
         key = np.array([seed, index], dtype=np.uint64)
-        counter = np.array([block, 0, 0, 0], dtype=np.uint64)
+        counter = np.array([block, lane, 0, 0], dtype=np.uint64)
         self._philox = np.random.Philox(key=key, counter=counter)
         if word:
             self._philox.random_raw(word)
@@ -106,12 +107,7 @@ def filtered_weights(logits: Logits, options: SamplingOptions) -> Weights:
     The filters apply in the order top_k, typical_p, top_p, min_p, each to what the one
     before has left. ``options.temperature`` must be above 0.
     """
-    weights = logits.astype(np.float64)
-    # The maximum goes first: at a tiny temperature the quotients may be -inf, never inf - inf.
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite logits become NaN, which draw refuses
-        weights -= weights.max()
-        weights /= options.temperature
-    np.exp(weights, out=weights)
+    weights = _weights(logits, options.temperature)
     if not options.filters:
         return weights
     # Likeliest first; equal weights in id order.
@@ -128,6 +124,16 @@ def filtered_weights(logits: Logits, options: SamplingOptions) -> Weights:
     kept = np.zeros_like(weights)
     kept[order] = weights[order]
     return kept
+
+
+def _weights(logits: Logits, temperature: float) -> Weights:
+    """exp((logits - max) / temperature) ``[vocab]``, float64."""
+    weights = logits.astype(np.float64)
+    # The maximum goes first: at a tiny temperature the quotients may be -inf, never inf - inf.
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite logits become NaN, which draw refuses
+        weights -= weights.max()
+        weights /= temperature
+    return np.exp(weights, out=weights)
 
 
 def _typical(weights: Weights, order: NDArray[np.intp], typical_p: float) -> NDArray[np.intp]:
@@ -177,12 +183,12 @@ class TokenSampler:
                 usable = (self._bias > -math.inf) & (True if usable is None else usable)
             self._automaton = compile_pattern(options.pattern, vocabulary, usable, options.min_length)
         self._size = size
-        # Whether options change the logits; if not, the faster paths below are used.
+        # Whether options other than a pattern change the logits; if not, the faster paths below are used.
         self.needs_history = options.penalizes or options.logits_processor is not None
         adjusts = self.needs_history or self._bias is not None or self._forbidden is not None
         self._adjusts = adjusts or (options.min_length > 0 and self._end is not None)
         # Below 1e-30 a quotient may overflow, which only the slow path handles.
-        direct = not self._adjusts and not options.filters and options.temperature > 1e-30
+        self.direct = direct = not self._adjusts and not options.filters and options.temperature > 1e-30
         self.only_temperature = direct and self._automaton is None
         self._sample_directly = _temperature_sampler(size, options.temperature) if direct else None
         self._rows = np.empty((0, size))
@@ -222,12 +228,51 @@ class TokenSampler:
             return sample_token(logits, self.options, uniform)
         if not math.isfinite(logits.max()):
             raise _unusable(logits)
-        adjusted = self._adjusted(logits, history, drawn)
-        if pattern is not None and (mask := pattern.mask()) is not None:
-            adjusted += mask
-        if not adjusted.max() > -math.inf:
-            raise _nothing_left()
+        adjusted = self._adjusted(logits, history)
+        self._forbid(adjusted, drawn, pattern)
         return sample_token(adjusted, self.options, uniform)
+
+    def sample_weighted(
+        self,
+        logits: NDArray[np.float32],
+        uniform: float,
+        history: Sequence[int],
+        drawn: int,
+        pattern: PatternState | None,
+    ) -> tuple[int, float]:
+        """``sample``, and the share of the probability at this temperature that ``allowed`` and the like have left."""
+        if not math.isfinite(logits.max()):
+            raise _unusable(logits)
+        adjusted = self._adjusted(logits, history)
+        weights = _weights(adjusted, self.options.temperature)
+        self._forbid(adjusted, drawn, pattern)
+        left = weights[adjusted > -math.inf].cumsum()[-1] / weights.cumsum()[-1]
+        return sample_token(adjusted, self.options, uniform), float(left)
+
+    def sample_weighted_rows(
+        self, logits: NDArray[np.float32], uniforms: NDArray[np.float64], masks: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """``sample_weighted`` for each row of ``[rows, vocab]``, if the sampler is ``direct``: the same, all at once.
+
+        Args:
+            logits: of the model ``[rows, vocab]``.
+            uniforms: numbers in [0, 1) ``[rows]``.
+            masks: what is added to the logits, 0 or minus infinity ``[rows, vocab]``.
+        """
+        largest = logits.max(axis=1, keepdims=True)
+        if not np.isfinite(largest).all():
+            raise _unusable(logits)
+        temperature = self.options.temperature
+        totals = np.exp((logits.astype(np.float64) - largest) / temperature)
+        kept = np.where(masks == 0, totals, 0.0).cumsum(axis=1)[:, -1]
+        shares = kept / totals.cumsum(axis=1)[:, -1]
+        masked = logits + masks
+        largest = masked.max(axis=1, keepdims=True)
+        if not (largest > -math.inf).all():
+            raise _nothing_left()
+        sums = np.exp((masked - largest) / temperature).cumsum(axis=1)
+        bounds = np.minimum(uniforms * sums[:, -1], np.nextafter(sums[:, -1], 0))
+        return (sums > bounds[:, None]).argmax(axis=1), shares
 
     def sample_rows(self, logits: NDArray[np.float32], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
         """``draw`` for each row of ``[batch, vocab]``, if the options are ``plain``: the same tokens, all at once."""
@@ -249,7 +294,8 @@ class TokenSampler:
         tokens: NDArray[np.int64] = (sums > bounds[:, None]).argmax(axis=1)
         return tokens
 
-    def _adjusted(self, logits: NDArray[np.float32], history: Sequence[int], drawn: int) -> Logits64:
+    def _adjusted(self, logits: NDArray[np.float32], history: Sequence[int]) -> Logits64:
+        """The logits after penalties, bias and processor."""
         options = self.options
         adjusted = logits.astype(np.float64)
         if options.penalizes:
@@ -266,11 +312,18 @@ class TokenSampler:
             options.logits_processor(history, adjusted)
             if np.isnan(adjusted).any() or adjusted.max() == math.inf:
                 raise UsageError("the logits_processor left NaN or infinity in the logits")
+        return adjusted
+
+    def _forbid(self, adjusted: Logits64, drawn: int, pattern: PatternState | None) -> None:
+        """Makes the logits of tokens that must not be drawn minus infinity."""
         if self._forbidden is not None:
             adjusted[self._forbidden] = -math.inf
-        if self._end is not None and drawn < options.min_length:
+        if pattern is not None and (mask := pattern.mask()) is not None:
+            adjusted += mask
+        if self._end is not None and drawn < self.options.min_length:
             adjusted[self._end] = -math.inf
-        return adjusted
+        if not adjusted.max() > -math.inf:
+            raise _nothing_left()
 
 
 def _temperature_sampler(

@@ -25,10 +25,11 @@ export function checkSeed(name, value) {
  * @param {bigint} seed
  * @param {bigint} index
  * @param {bigint} block number of the block of four, from 0
+ * @param {bigint} [lane] second word of the counter
  * @returns {bigint[]}
  */
-export function philox(seed, index, block) {
-  let [c0, c1, c2, c3] = [(block + 1n) & MASK, 0n, 0n, 0n];
+export function philox(seed, index, block, lane = 0n) {
+  let [c0, c1, c2, c3] = [(block + 1n) & MASK, lane, 0n, 0n];
   let [k0, k1] = [seed, index];
   for (let round = 0; round < 10; round++) {
     const p0 = 0xd2e7470ee14c6c93n * c0;
@@ -46,18 +47,20 @@ export class UniformStream {
    * @param {number | bigint} seed 0 to 2**64 - 1
    * @param {number | bigint} [index] which of the streams of this seed
    * @param {number} [position] the number to begin with
+   * @param {number} [lane] 0 for texts, 1 and 2 for particles
    */
-  constructor(seed, index = 0, position = 0) {
+  constructor(seed, index = 0, position = 0, lane = 0) {
     this.seed = checkSeed("seed", seed);
     this.index = checkSeed("index", index);
     this.position = position;
+    this._lane = BigInt(lane);
     /** @type {bigint[]} */
     this._words = [];
     if (position % 4) this._words = this._block();
   }
 
   _block() {
-    return philox(this.seed, this.index, BigInt(Math.floor(this.position / 4)));
+    return philox(this.seed, this.index, BigInt(Math.floor(this.position / 4)), this._lane);
   }
 
   /** @returns {number} the next number */

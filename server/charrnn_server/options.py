@@ -42,6 +42,7 @@ class ServerOptions:
     max_prompt: int = _setting(100_000, "Characters in the prompts of a request, or in a text to score.")
     max_tokens: int = _setting(20_000, "Characters that a request may ask for, for each text.")
     max_choices: int = _setting(32, "Texts that a request may ask for: prompts times n.")
+    max_particles: int = _setting(64, "Copies of each text that a request may ask for: particles.", most=1024)
     stall: int = _setting(30, "Seconds after which a client that stops reading or sending is disconnected.")
     threads: int = _setting(1, "Threads inside an operator of the model.")
 

@@ -36,9 +36,9 @@ options_strategy = st.builds(
 )
 
 
-def philox(seed: int, index: int, n: int) -> int:
+def philox(seed: int, index: int, n: int, lane: int = 0) -> int:
     """Word n of Philox4x64-10 in Python's integers, from the specification alone."""
-    c = [n // 4 + 1, 0, 0, 0]
+    c = [n // 4 + 1, lane, 0, 0]
     k = [seed, index]
     for _ in range(10):
         hi0, lo0 = divmod(0xD2E7470EE14C6C93 * c[0], 2**64)
@@ -80,9 +80,10 @@ def vectors() -> dict[str, Any]:
 @pytest.mark.parametrize("case", vectors()["uniforms"], ids=lambda c: f"{c['seed']}-{c['index']}-{c['first']}")
 def test_uniform_vectors_of_the_readme(case: dict[str, Any]) -> None:
     seed, index, first = case["seed"], case["index"], case["first"]
-    stream = UniformStream(seed, index, first)
+    lane = case.get("lane", 0)
+    stream = UniformStream(seed, index, first, lane=lane)
     for n, (word, uniform) in enumerate(zip(case["words"], case["uniforms"], strict=True), start=first):
-        assert f"{philox(seed, index, n):016x}" == word
+        assert f"{philox(seed, index, n, lane):016x}" == word
         assert (int(word, 16) >> 11) * 2.0**-53 == uniform
         assert stream.next() == uniform
 

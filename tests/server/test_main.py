@@ -39,7 +39,7 @@ def test_both_command_lines_have_every_option(monkeypatch: pytest.MonkeyPatch, c
     values: dict[str, Any] = {
         "host": "::1", "port": 1234, "api_key": "secret", "public": True, "allow_host": ("a.example", "*.b.example:80"),
         "allow_origin": ("https://a.example", "*"), "streams": 3, "queue": 0, "max_prompt": 5, "max_tokens": 6,
-        "max_choices": 7, "stall": 8, "threads": 2,
+        "max_choices": 7, "max_particles": 9, "stall": 8, "threads": 2,
     }  # fmt: skip
     assert set(values) == {field.name for field in fields(ServerOptions)}
     wanted = ServerOptions(**values)

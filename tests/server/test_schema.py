@@ -112,6 +112,8 @@ def test_a_field_of_openais_is_supported_or_refused_by_name(server: Served, name
         ({"pattern": "a(?=b)"}, ["pattern", "look-ahead", "position 1"]),
         ({"pattern": "XYZ"}, ["pattern", "has never seen 'X'"]),
         ({"pattern": "a{9}", "max_tokens": 8}, ["length 8", "9 tokens"]),
+        ({"particles": 65, "pattern": "a"}, ["particles", "64"]),
+        ({"particles": 4}, ["particles", "give a pattern"]),
         ({"prompt": "aX"}, ["'X'", '"unknown": "skip"']),
         ({"prompt": [999]}, ["no token 999", "0 to 19"]),
         ({"prompt": [10**30]}, ["token ids"]),

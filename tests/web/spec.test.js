@@ -18,11 +18,11 @@ const vectors = JSON.parse(json.replace(/("(?:seed|index)": )(\d+)/g, '$1"$2"'))
 
 test("uniform numbers", () => {
   assert.ok(vectors.uniforms.length >= 4);
-  for (const { seed, index, first, words, uniforms } of vectors.uniforms) {
-    const stream = new UniformStream(BigInt(seed), BigInt(index), first);
+  for (const { seed, index, first, lane = 0, words, uniforms } of vectors.uniforms) {
+    const stream = new UniformStream(BigInt(seed), BigInt(index), first, lane);
     words.forEach((word, i) => {
       const n = first + i;
-      const got = philox(BigInt(seed), BigInt(index), BigInt(Math.floor(n / 4)))[n % 4];
+      const got = philox(BigInt(seed), BigInt(index), BigInt(Math.floor(n / 4)), BigInt(lane))[n % 4];
       assert.equal(got.toString(16).padStart(16, "0"), word);
       assert.equal(stream.next(), uniforms[i]);
     });
