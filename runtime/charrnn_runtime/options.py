@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.errors import UsageError
+from charrnn_runtime.errors import PatternError, UsageError
 from charrnn_runtime.pattern_syntax import parse_pattern
 
 Logits64 = NDArray[np.float64]
@@ -181,9 +181,9 @@ class SamplingOptions:
         if self.pattern is not None:
             parse_pattern(self.pattern)
         if self.particles > 1 and self.temperature == 0:
-            raise UsageError("particles are drawn and weighed, so they need a temperature above 0")
+            raise PatternError("particles are drawn and weighed, so they need a temperature above 0")
         if self.particles > 1 and not self.masks:
-            raise UsageError(
+            raise PatternError(
                 "particles are weighed by what a pattern leaves of the model's probabilities; give a pattern "
                 "(or allowed, or min_length), or leave particles out"
             )

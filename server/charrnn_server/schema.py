@@ -344,7 +344,7 @@ def bounded(options: ServerOptions, models: Sequence[str]) -> type[CompletionReq
     ]
     max_tokens = whole(ge=0, le=options.max_tokens, description="How many tokens (characters) to sample at most.")
     n = whole(ge=1, le=options.max_choices, description="How many texts for each prompt.")
-    particles = whole(ge=1, le=options.max_particles, description=SamplingOptions.help("particles"))
+    particles = Field(default=1, description=SamplingOptions.help("particles"))
     return create_model(
         "CompletionRequest",
         __base__=CompletionRequest,
@@ -353,7 +353,7 @@ def bounded(options: ServerOptions, models: Sequence[str]) -> type[CompletionReq
         prompt=(prompt, ""),
         max_tokens=(max_tokens | None, DEFAULT_TOKENS),
         n=(n | None, 1),
-        **{**sampling_fields(), "particles": (particles | None, 1)},
+        **{**sampling_fields(), "particles": (whole(ge=1, le=options.max_particles) | None, particles)},
     )
 
 

@@ -113,7 +113,7 @@ def test_a_field_of_openais_is_supported_or_refused_by_name(server: Served, name
         ({"pattern": "XYZ"}, ["pattern", "has never seen 'X'"]),
         ({"pattern": "a{9}", "max_tokens": 8}, ["length 8", "9 tokens"]),
         ({"particles": 65, "pattern": "a"}, ["particles", "64"]),
-        ({"particles": 4}, ["particles", "give a pattern"]),
+        ({"particles": 4, "pattern": "a", "temperature": 0}, ["particles", "above 0"]),
         ({"prompt": "aX"}, ["'X'", '"unknown": "skip"']),
         ({"prompt": [999]}, ["no token 999", "0 to 19"]),
         ({"prompt": [10**30]}, ["token ids"]),
@@ -204,10 +204,12 @@ def test_every_option_of_the_runtime(server: Served) -> None:
         else:
             value = sent = 3 if limits.whole else 0.5 if limits.most == 1 else 1.5
         # A window is only seen with a penalty.
-        more = {"repetition_penalty": 1.5} if name == "penalty_window" else {}
+        more: dict[str, Any] = {"repetition_penalty": 1.5} if name == "penalty_window" else {}
+        if name == "particles":
+            more = {"pattern": "[a-f]+, [g-j]{9}"}
         drawn = text_of(server, prompt="ab", max_tokens=60, seed=5, **{name: sent}, **more)
-        assert drawn == server.sampler.sample("ab", length=60, seed=5, **{name: value}, **more)  # type: ignore[arg-type]
-        if drawn != server.sampler.sample("ab", length=60, seed=5, **more):  # type: ignore[arg-type]
+        assert drawn == server.sampler.sample("ab", length=60, seed=5, **{name: value}, **more)
+        if drawn != server.sampler.sample("ab", length=60, seed=5, **more):
             tried.add(name)
         described = server.described("CompletionRequest")[name]
         assert described["description"]
