@@ -1,0 +1,483 @@
+"""Graphs that draw many tokens in one call, made from the step that a model file holds.
+
+The file's nodes are the body of a Scan, as they are. Behind them stands the drawing
+of ``runtime/README.md`` in float64: the tokens are those of ``sampling.py``.
+``block_graph`` is what the sampler runs; it gets the uniform numbers. ``generator_graph``
+is for programs without this runtime: it makes the numbers from a seed, reads prompts of
+different lengths, and stops at the end of the texts.
+
+Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from charrnn_runtime.errors import ModelFileError
+from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.onnx_graph import Graph, Kind, Name, StepGraph
+
+MIN_OPSET = 18  # of the file: the operators here are in the form that they have since then
+OPTIONS = ("temperature", "top_k", "top_p", "min_p")
+_OPTION_KINDS = (Kind.DOUBLE, Kind.INT64, Kind.DOUBLE, Kind.DOUBLE)
+_BEFORE, _AFTER = "before/", "after/"  # states, [batch, size]
+_BLOCK = 32  # steps of the generator between two looks at whether all texts have ended
+
+# Philox4x64-10: the multipliers of words 0 and 2, and what the two words of the key grow by in each round.
+_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+_ROUNDS = 10
+
+
+def block_inputs(info: ModelInfo) -> list[Name]:
+    """Names of ``block_graph``'s inputs.
+
+    ``known`` int64 ``[n, batch]``: the tokens to feed, -1 for the one that was drawn in the step before;
+    ``uniforms`` float64 ``[n, batch]``; ``temperature``, ``top_k``, ``top_p``, ``min_p`` ``[batch]``, of
+    which top_k is int64 and the others float64; ``filters`` bool ``[]``: whether any of the last three
+    is in force; then the states, float32 ``[batch, size]`` each.
+
+    An option that is not in force: top_k is the size of the vocabulary, top_p infinity, min_p 0.
+    A temperature of 0 is not taken.
+    """
+    return ["known", "uniforms", *OPTIONS, "filters", *(_BEFORE + state.input for state in info.states)]
+
+
+def block_outputs(info: ModelInfo) -> list[Name]:
+    """Names of ``block_graph``'s outputs.
+
+    ``drawn`` int64 ``[n, batch]``: the token that was drawn in each step; ``totals`` float64
+    ``[n, batch]``: the sum of its weights, NaN if the logits cannot be drawn from; then the states.
+    """
+    return ["drawn", "totals", *(_AFTER + state.input for state in info.states)]
+
+
+def block_graph(data: bytes, info: ModelInfo) -> bytes:
+    """A serialized ONNX model that draws a block of tokens, for the bytes of a checked model file.
+
+    Raises:
+        ModelFileError: no node of the file computes a state or the logits, or its opset is too old.
+    """
+    step = _read(data, info)
+    graph = Graph("generator")
+    _copy_constant_part(step, info, graph)
+    known, uniforms, *options, filters = block_inputs(info)[: 3 + len(OPTIONS)]
+    graph.input(known, Kind.INT64, ["n", "batch"])
+    graph.input(uniforms, Kind.DOUBLE, ["n", "batch"])
+    for name, kind in zip(options, _OPTION_KINDS, strict=True):
+        graph.input(name, kind, ["batch"])
+    graph.input(filters, Kind.BOOL)
+    before = [_BEFORE + state.input for state in info.states]
+    columns = [graph.add("Unsqueeze", name, graph.constant([1])) for name in options]
+    drawn, totals, *after = _draw(graph, step, info, known, uniforms, [*columns, filters], before)
+    for result, name in zip((drawn, totals, *after), block_outputs(info), strict=True):
+        graph.add("Identity", result, outputs=[name])
+    for name, kind in zip(block_outputs(info), (Kind.INT64, Kind.DOUBLE), strict=False):
+        graph.output(name, kind, ["n", "batch"])
+    for state in info.states:
+        graph.input(_BEFORE + state.input, Kind.FLOAT, ["batch", state.size])
+        graph.output(_AFTER + state.input, Kind.FLOAT, ["batch", state.size])
+    return step.model(graph)
+
+
+def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) -> bytes:
+    """A serialized ONNX model, "generator 1" of ``runtime/README.md``, for the bytes of a checked model file.
+
+    It has no metadata yet.
+
+    Args:
+        data: the file.
+        info: its metadata.
+        log_probs: whether it has the output ``log_probs``.
+
+    Raises:
+        ModelFileError: no node of the file computes a state or the logits, or its opset is too old.
+    """
+    step = _read(data, info)
+    graph = Graph("generator")
+    _copy_constant_part(step, info, graph)
+    add, constant = graph.add, graph.constant
+    graph.input("prompt", Kind.INT64, ["prompt_length", "batch"])
+    for name in ("prompt_lengths", "index", "position"):
+        graph.input(name, Kind.INT64, ["batch"])
+    for name in ("seed", "length", "end"):
+        graph.input(name, Kind.INT64)
+    for name, kind in zip(OPTIONS, _OPTION_KINDS, strict=True):
+        graph.input(name, kind, ["batch"])
+
+    valid, columns, filters = _checked_options(graph, info)
+    one, first_axis = constant(1), constant([0])
+    rows = add("Gather", add("Shape", "prompt"), constant([0]), axis=0)  # [1]
+    lengths = add("Clip", "prompt_lengths", one, add("Squeeze", rows))
+    prompt = add("Clip", "prompt", constant(0), constant(len(info.vocabulary) - 1))
+    # Prompts are moved to the end of the columns, so that all of them end in the same step.
+    steps = add("Range", constant(0), add("Squeeze", rows), one)
+    moved = add("Sub", add("Add", add("Unsqueeze", steps, one), lengths), add("Squeeze", rows))  # [n, batch]
+    inside = add("GreaterOrEqual", moved, constant(0))
+    source = add("Max", moved, constant(0))
+    aligned = add("GatherElements", prompt, source, axis=0)
+    fits = add("And", add("Equal", lengths, "prompt_lengths"), _all_known(graph, prompt, inside, source))
+    valid = add("And", add("And", valid, fits), add("Greater", "length", constant(0)))
+    last = add("Sub", rows, constant([1]))
+    # The last token of a prompt is fed where its successor is drawn. A Scan must have at least one step.
+    before_last = add("Unsqueeze", add("Less", steps, add("Squeeze", last)), one)
+    states = _read_prompts(graph, step, info, aligned, add("And", inside, before_last))
+    last_token = add("Squeeze", add("Slice", aligned, last, rows, first_axis), first_axis)
+
+    count = add("Max", "length", one)
+    numbers = _uniforms(graph, count)
+    greedy = add("Equal", "temperature", constant(0.0))
+    numbers = add("Where", greedy, constant(0.0), numbers)
+    tokens, totals, logits, states = _blocks(
+        graph, step, info, count, numbers, [*columns, filters], last_token, states, log_probs
+    )
+
+    # What comes after a row's end, and from the first token on that could not be drawn, is -1.
+    finite = add("Less", totals, constant(np.inf))  # NaN compares false
+    ended = add("Cast", add("Equal", tokens, "end"), to=Kind.INT32)
+    before_end = add("Equal", add("CumSum", ended, constant(0), exclusive=1), constant(0, np.int32))
+    broken = add("CumSum", add("Cast", add("Not", finite), to=Kind.INT32), constant(0))
+    good = add("And", before_end, add("Equal", broken, constant(0, np.int32)))
+    good = add("And", good, valid)
+    add("Where", good, tokens, constant(-1), outputs=["tokens"])
+    add("ReduceSum", add("Cast", good, to=Kind.INT64), first_axis, keepdims=0, outputs=["counts"])
+    graph.output("tokens", Kind.INT64, ["drawn", "batch"])
+    graph.output("counts", Kind.INT64, ["batch"])
+    if log_probs:
+        chosen = add("Max", tokens, constant(0))
+        likely = add("LogSoftmax", add("Cast", logits, to=Kind.DOUBLE))
+        taken = add("GatherElements", likely, add("Unsqueeze", chosen, constant([2])), axis=2)
+        add("Squeeze", taken, constant([2]), outputs=["log_probs"])
+        graph.output("log_probs", Kind.DOUBLE, ["drawn", "batch"])
+    for state, result in zip(info.states, states, strict=True):
+        graph.input(state.input, Kind.FLOAT, ["batch", state.size])
+        add("Identity", result, outputs=[state.output])
+        graph.output(state.output, Kind.FLOAT, ["batch", state.size])
+    return step.model(graph)
+
+
+def _read(data: bytes, info: ModelInfo) -> StepGraph:
+    if info.opset < MIN_OPSET:
+        raise ModelFileError(
+            f"a generator needs opset {MIN_OPSET} or later, the file has {info.opset}; export it again"
+        )
+    step = StepGraph.read(data)
+    step.check_makes(["logits", *(state.output for state in info.states)])
+    return step
+
+
+def _varying(step: StepGraph, info: ModelInfo) -> set[int]:
+    """The nodes that depend on the token or a state."""
+    return step.dependents(["token", *(state.input for state in info.states)])
+
+
+def _copy_constant_part(step: StepGraph, info: ModelInfo, graph: Graph) -> None:
+    """Adds the nodes that compute the same in each step."""
+    varying = _varying(step, info)
+    for i, node in enumerate(step.nodes):
+        if i not in varying:
+            graph.copy(node)
+
+
+def _draw(
+    graph: Graph,
+    step: StepGraph,
+    info: ModelInfo,
+    known: Name,
+    uniforms: Name,
+    options: Sequence[Name],
+    states: Sequence[Name],
+    logits: bool = False,
+) -> list[Name]:
+    """Adds the Scan that feeds and draws tokens.
+
+    Args:
+        graph: to which it is added.
+        step: the file's graph.
+        info: its metadata.
+        known, uniforms: as for ``block_inputs``.
+        options: as for ``block_inputs``, but ``[batch, 1]``.
+        states: before the first step.
+        logits: whether they are a result.
+
+    Returns:
+        Drawn tokens and totals ``[n, batch]``, the states after the last step, and the logits
+        ``[n, batch, vocab]`` if they were asked for.
+    """
+    body = Graph(graph.name + "/draw")
+    last, row_known, row_is_known, row_uniforms = (body.name + "/" + name for name in ("last", "known", "is", "u"))
+    for name in (last, *(state.input for state in info.states), row_known, row_is_known, row_uniforms):
+        body.input(name)
+    body.add("Where", row_is_known, row_known, last, outputs=["token"])
+    for i in sorted(_varying(step, info)):
+        body.copy(step.nodes[i])
+    drawn, total = _draw_row(body, len(info.vocabulary), row_uniforms, options)
+    vocab = len(info.vocabulary)
+    body.output(drawn, Kind.INT64, ["batch"])
+    for state in info.states:
+        body.output(state.output, Kind.FLOAT, ["batch", state.size])
+    body.output(body.add("Identity", drawn), Kind.INT64, ["batch"])
+    body.output(total, Kind.DOUBLE, ["batch", 1])
+    if logits:
+        body.output(body.add("Identity", "logits"), Kind.FLOAT, ["batch", vocab])
+    column = graph.constant([-1])
+    names = ["last", *(state.input for state in info.states), "drawn", "totals", *(["logits"] if logits else [])]
+    outputs = [f"{body.name}/after/{name}" for name in names]
+    graph.add(
+        "Scan",
+        graph.add("Gather", known, graph.constant(0), axis=0),
+        *states,
+        known,
+        graph.add("GreaterOrEqual", known, graph.constant(0)),
+        graph.add("Unsqueeze", uniforms, column),
+        outputs=outputs,
+        body=body.serialize(),
+        num_scan_inputs=3,
+    )
+    number = len(info.states)
+    drawn, totals = outputs[1 + number], graph.add("Squeeze", outputs[2 + number], column)
+    return [drawn, totals, *outputs[1 : 1 + number], *outputs[3 + number :]]
+
+
+def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
+    """Adds the drawing of a token from ``logits`` ``[batch, vocab]``: the tokens ``[batch]`` and totals ``[batch, 1]``."""
+    add, constant = body.add, body.constant
+    temperature, *limits, filters = options
+    logits = add("Cast", "logits", to=Kind.DOUBLE)
+    weights = add("Exp", add("Div", add("Sub", logits, add("ReduceMax", logits, constant([1]))), temperature))
+    plain, filtered = Graph(body.name + "/all"), Graph(body.name + "/filter")
+    plain.output(plain.add("Identity", weights))
+    filtered.output(_filter(filtered, vocab, weights, limits))
+    kept = add("If", filters, then_branch=filtered.serialize(), else_branch=plain.serialize())
+    sums = add("CumSum", kept, constant(1))
+    total = add("Gather", sums, constant([vocab - 1]), axis=1)
+    # A uniform number is at most 1 - 2**-53, so its product with the total is always less than the total.
+    larger = add("Greater", sums, add("Mul", uniforms, total))
+    return add("ArgMax", add("Cast", larger, to=Kind.UINT8), axis=1, keepdims=0), total
+
+
+def _filter(graph: Graph, vocab: int, weights: Name, limits: Sequence[Name]) -> Name:
+    """Adds the filters: the weights ``[batch, vocab]``, 0 for the tokens that are left out."""
+    add, constant = graph.add, graph.constant
+    top_k, top_p, min_p = limits
+    ranked, order = graph.name + "/ranked", graph.name + "/order"
+    add("TopK", weights, constant([vocab]), outputs=[ranked, order], axis=1)  # equal weights in id order
+    zero = constant(0.0)
+    among_k = add("Less", constant(np.arange(vocab)[None]), top_k)
+    left = add("Where", among_k, ranked, zero)
+    sums = add("CumSum", left, constant(1))
+    share = add("Mul", top_p, add("Gather", sums, constant([vocab - 1]), axis=1))
+    among_p = add("Less", add("CumSum", left, constant(1), exclusive=1), share)
+    least = add("Mul", min_p, add("Gather", ranked, constant([0]), axis=1))
+    kept = add("And", add("And", among_k, among_p), add("GreaterOrEqual", ranked, least))
+    in_order = add("ScatterElements", weights, order, add("Where", kept, ranked, zero), axis=1)
+    # Where a weight is NaN, all are.
+    nothing = add("Mul", add("ReduceSum", weights, constant([1])), zero)
+    return add("Add", in_order, nothing)
+
+
+def _checked_options(graph: Graph, info: ModelInfo) -> tuple[Name, list[Name], Name]:
+    """Adds the check of the generator's options.
+
+    Returns:
+        Which rows have valid ones ``[batch]``; the options as ``_draw`` takes them; whether a filter is in force.
+    """
+    add, constant = graph.add, graph.constant
+    temperature, top_k, top_p, min_p = OPTIONS
+    vocab, infinity = len(info.vocabulary), constant(np.inf)
+    checks = [  # NaN compares false
+        add("GreaterOrEqual", temperature, constant(0.0)),
+        add("Less", temperature, infinity),
+        add("GreaterOrEqual", top_k, constant(0)),
+        add("Greater", top_p, constant(0.0)),
+        add("LessOrEqual", top_p, constant(1.0)),
+        add("GreaterOrEqual", min_p, constant(0.0)),
+        add("LessOrEqual", min_p, constant(1.0)),
+    ]
+    valid = checks[0]
+    for check in checks[1:]:
+        valid = add("And", valid, check)
+    some_k = add("And", add("Greater", top_k, constant(0)), add("Less", top_k, constant(vocab)))
+    some_p, some_m = add("Less", top_p, constant(1.0)), add("Greater", min_p, constant(0.0))
+    # The likeliest token is the only one whose weight is not 0 at this temperature.
+    greedy = add("Where", add("Equal", temperature, constant(0.0)), constant(1e-300), temperature)
+    options = [
+        add("Where", valid, greedy, constant(1.0)),
+        add("Where", some_k, top_k, constant(vocab)),
+        add("Where", some_p, top_p, infinity),
+        add("Where", some_m, min_p, constant(0.0)),
+    ]
+    any_filter = add("Cast", add("Or", add("Or", some_k, some_p), some_m), to=Kind.INT32)
+    filters = add("Cast", add("ReduceMax", any_filter, keepdims=0), to=Kind.BOOL)
+    column = constant([1])
+    return valid, [add("Unsqueeze", option, column) for option in options], filters
+
+
+def _all_known(graph: Graph, prompt: Name, inside: Name, source: Name) -> Name:
+    """Adds the check of the prompts: whether all tokens of a row are in the vocabulary ``[batch]``."""
+    add, constant = graph.add, graph.constant
+    same = add("GatherElements", add("Cast", add("Equal", prompt, "prompt"), to=Kind.INT32), source, axis=0)
+    same = add("Where", inside, same, constant(1, np.int32))
+    return add("Cast", add("ReduceMin", same, constant([0]), keepdims=0), to=Kind.BOOL)
+
+
+def _read_prompts(graph: Graph, step: StepGraph, info: ModelInfo, tokens: Name, inside: Name) -> list[Name]:
+    """Adds the Scan that feeds ``tokens`` ``[n, batch]`` where ``inside``; the states after them."""
+    body = Graph(graph.name + "/read")
+    mask = body.name + "/inside"
+    for name in (*(state.input for state in info.states), "token", mask):
+        body.input(name)
+    needed = step.dependencies([state.output for state in info.states])
+    for i in sorted(_varying(step, info) & needed):
+        body.copy(step.nodes[i])
+    for state in info.states:
+        kept = body.add("Where", mask, state.output, state.input)
+        body.output(kept, Kind.FLOAT, ["batch", state.size])
+    after = [f"{body.name}/after/{state.input}" for state in info.states]
+    graph.add(
+        "Scan",
+        *(state.input for state in info.states),
+        tokens,
+        graph.add("Unsqueeze", inside, graph.constant([-1])),
+        outputs=after,
+        body=body.serialize(),
+        num_scan_inputs=2,
+    )
+    return after
+
+
+def _blocks(
+    graph: Graph,
+    step: StepGraph,
+    info: ModelInfo,
+    count: Name,
+    uniforms: Name,
+    options: Sequence[Name],
+    tokens: Name,
+    states: Sequence[Name],
+    logits: bool,
+) -> tuple[Name, Name, Name, list[Name]]:
+    """Adds the loop over blocks of steps: as many as ``count``, or until each row has drawn ``end``.
+
+    The first block is the short one, if they do not come out even: the states are those after the last step.
+
+    Returns:
+        Drawn tokens and totals ``[drawn, batch]``, logits ``[drawn, batch, vocab]`` or "", the states.
+    """
+    add, constant = graph.add, graph.constant
+    size, one, first_axis = constant(_BLOCK), constant(1), constant([0])
+    blocks = add("Div", add("Add", count, constant(_BLOCK - 1)), size)
+    short = add("Sub", add("Mul", blocks, size), count)  # what the first block lacks
+
+    body = Graph(graph.name + "/blocks")
+    number = body.input(f"{body.name}/number", Kind.INT64)
+    body.input(f"{body.name}/going", Kind.BOOL)
+    last, ended = (body.input(f"{body.name}/{name}") for name in ("last", "ended"))
+    before = [body.input(f"{body.name}/{state.input}", Kind.FLOAT, ["batch", state.size]) for state in info.states]
+    stop = body.add("Sub", body.add("Mul", body.add("Add", number, one), size), short)
+    begin = body.add("Max", body.add("Sub", stop, size), body.constant(0))
+    here = body.add("Slice", uniforms, *(body.add("Unsqueeze", name, first_axis) for name in (begin, stop)), first_axis)
+    drawn_before = body.add("Sub", body.add("Shape", here), body.constant([1, 0]))
+    unknown = body.add("Expand", body.constant([[-1]]), drawn_before)
+    known = body.add("Concat", body.add("Unsqueeze", last, first_axis), unknown, axis=0)
+    drawn, totals, *rest = _draw(body, step, info, known, here, options, before, logits)
+    after, made = rest[: len(before)], [drawn, totals, *rest[len(before) :]]
+    at_end = body.add("Cast", body.add("Equal", drawn, "end"), to=Kind.INT32)
+    at_end = body.add("Cast", body.add("ReduceMax", at_end, first_axis, keepdims=0), to=Kind.BOOL)
+    all_ended = body.add("Or", ended, at_end)
+    going = body.add(
+        "Not",
+        body.add("Cast", body.add("ReduceMin", body.add("Cast", all_ended, to=Kind.INT32), keepdims=0), to=Kind.BOOL),
+    )
+    last_drawn = body.add(
+        "Squeeze", body.add("Slice", drawn, constant([-1]), constant([2**62]), first_axis), first_axis
+    )
+    missing = body.add("Sub", size, body.add("Sub", stop, begin))
+    results = [going, last_drawn, all_ended, *after]
+    for name, rank in zip(made, (2, 2, 3), strict=False):
+        pads = body.add(
+            "Concat", body.add("Unsqueeze", missing, first_axis), body.constant([0] * (2 * rank - 1)), axis=0
+        )
+        results.append(body.add("Pad", name, pads))
+    for name in results:
+        body.output(name)
+    names = ["last", "ended", *(state.input for state in info.states), "drawn", "totals", "logits"][: len(results) - 1]
+    outputs = [f"{body.name}/after/{name}" for name in names]
+    none = add("Less", tokens, constant(0))
+    graph.add("Loop", blocks, constant(True), tokens, none, *states, outputs=outputs, body=body.serialize())
+    flat = []
+    for name, rank in zip(outputs[2 + len(before) :], (2, 2, 3), strict=False):
+        shape = add(
+            "Concat", constant([-1]), add("Slice", add("Shape", name), constant([2]), constant([4]), first_axis), axis=0
+        )
+        joined = add("Reshape", name, shape)
+        flat.append(add("Slice", joined, add("Unsqueeze", short, first_axis), constant([2**62]), first_axis))
+    return flat[0], flat[1], flat[2] if logits else "", outputs[2 : 2 + len(before)]
+
+
+def _uniforms(graph: Graph, count: Name) -> Name:
+    """Adds Philox4x64-10: the numbers ``[count, batch]`` of the streams (seed, index) from ``position`` on."""
+    add, constant = graph.add, graph.constant
+    position = add("Max", "position", constant(0))
+    four, one, first_axis = constant(4), constant(1), constant([0])
+    blocks = add("Add", add("Div", count, four), constant(2))
+    ahead = add("Unsqueeze", add("Range", one, add("Add", blocks, one), one), constant([1]))  # the counter begins at 1
+    counter = add("Unsqueeze", add("Add", add("Div", position, four), ahead), first_axis)  # [1, blocks, batch]
+    zero = add("Mul", counter, constant(0))
+    # Words 0 and 2 of the counter, and words 1 and 3, are computed together: [2, blocks, batch].
+    even, odd = add("Concat", counter, zero, axis=0), add("Concat", zero, zero, axis=0)
+    index = add("Unsqueeze", "index", constant([0, 1]))
+    key = add("Concat", add("Expand", "seed", add("Shape", index)), index, axis=0)  # [2, 1, batch]
+    growth = np.array([[(n * w) % 2**64 for w in _WEYL] for n in range(_ROUNDS)], np.uint64).view(np.int64)
+
+    body = Graph(graph.name + "/philox")
+    even_in, odd_in, grown = (body.input(f"{body.name}/{name}") for name in ("even", "odd", "growth"))
+    multiplier = body.constant(np.array(_MULTIPLIERS, np.uint64).view(np.int64).reshape(2, 1, 1))
+    flip = body.constant([1, 0])
+    high = body.add("Gather", _high_half(body, even_in), flip, axis=0)
+    low = body.add("Gather", body.add("Mul", even_in, multiplier), flip, axis=0)
+    mixed = body.add("BitwiseXor", body.add("BitwiseXor", high, odd_in), body.add("Add", key, grown))
+    body.output(mixed)
+    body.output(low)
+    names = [f"{body.name}/after/even", f"{body.name}/after/odd"]
+    grown = constant(growth.reshape(_ROUNDS, 2, 1, 1))
+    graph.add("Scan", even, odd, grown, outputs=names, body=body.serialize(), num_scan_inputs=1)
+
+    words = add("Concat", *(add("Unsqueeze", name, constant([1])) for name in names), axis=1)  # [2, 2, blocks, batch]
+    rows = add("Reshape", words, add("Concat", constant([-1]), add("Shape", "index"), axis=0))
+    numbers = add("Unsqueeze", add("Range", constant(0), count, one), constant([1]))
+    numbers = add("Add", add("Mod", position, four), numbers)
+    source = add("Add", add("Mul", add("Mod", numbers, four), blocks), add("Div", numbers, four))
+    word = add("GatherElements", rows, source, axis=0)
+    return add("Mul", add("Cast", _shift_right(graph, word, 11), to=Kind.DOUBLE), constant(2.0**-53))
+
+
+def _high_half(graph: Graph, values: Name) -> Name:
+    """Adds the upper 64 bits of the products of ``values`` and Philox's multipliers, from products of 32-bit halves."""
+    add, constant = graph.add, graph.constant
+    bits = constant(2**32 - 1)
+    low, high = add("BitwiseAnd", values, bits), _shift_right(graph, values, 32)
+    below, above = (
+        constant(np.array([f(m) for m in _MULTIPLIERS], np.int64).reshape(2, 1, 1))
+        for f in (lambda m: m & (2**32 - 1), lambda m: m >> 32)
+    )
+    crossed = [add("Mul", low, above), add("Mul", high, below)]
+    carry = _shift_right(graph, add("Mul", low, below), 32)
+    for product in crossed:
+        carry = add("Add", carry, add("BitwiseAnd", product, bits))
+    result = add("Add", add("Mul", high, above), _shift_right(graph, carry, 32))
+    for product in crossed:
+        result = add("Add", result, _shift_right(graph, product, 32))
+    return result
+
+
+def _shift_right(graph: Graph, values: Name, places: int) -> Name:
+    """Adds a shift of int64 values as if they had no sign."""
+    number = graph.constant(places, np.uint64)
+    return graph.add(
+        "Cast",
+        graph.add("BitShift", graph.add("Cast", values, to=Kind.UINT64), number, direction="RIGHT"),
+        to=Kind.INT64,
+    )
