@@ -6,7 +6,7 @@ import torch
 from charrnn_export import StepModule
 from charrnn_export.export import describe
 from charrnn_runtime import Sampler, Vocabulary
-from charrnn_runtime.session import Logits, SequenceRunner, State, Tokens
+from charrnn_runtime.session import BlockDrawer, Logits, SequenceRunner, State, Tokens
 
 from charrnn.model.char_rnn import CharRNN
 
@@ -28,6 +28,7 @@ class _TorchCell:
     """The exporter's step as a cell of the runtime, on the CPU."""
 
     device = "cpu"
+    blocks: BlockDrawer | None = None
 
     def __init__(self, step: StepModule) -> None:
         self.step = step

@@ -7,12 +7,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from charrnn_runtime.blocks import MAX_STEPS, BlockSteps, Row, draw_block
 from charrnn_runtime.errors import CharrnnError
-from charrnn_runtime.generation import Generation, SequenceState, generate_one
+from charrnn_runtime.generation import Generation, SequenceState, generate_one, note_end
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.session import Cell, Logits, Runner, State, Tokens
 
-_BLOCK = 64  # steps that are sampled before the texts are updated
 _MIN_ROWS = 8  # below that, sampling row by row is as fast as sampling all rows at once
 
 
@@ -43,6 +43,11 @@ class Slot:
         self.num_fed += 1
         return self.prompt[self.num_fed - 1]
 
+    @property
+    def feed(self) -> list[int]:
+        """The tokens to feed before the next one is sampled: the rest of the prompt, or the last one."""
+        return [self.last_token] if self.prefilled else self.prompt[self.num_fed :]
+
 
 S = TypeVar("S", bound=Slot)
 
@@ -64,6 +69,12 @@ class BatchSlots(Generic[S]):
         """(row, slot) of each text in the batch."""
         return [(row, slot) for row, slot in enumerate(self.slots) if slot is not None]
 
+    def slot(self, row: int) -> S:
+        """The slot of a text in the batch."""
+        slot = self.slots[row]
+        assert slot is not None
+        return slot
+
     @property
     def count(self) -> int:
         """How many texts are in the batch."""
@@ -81,6 +92,28 @@ class BatchSlots(Generic[S]):
         """
         assert self._runner is not None
         return self._runner.step(self.next_tokens() if tokens is None else tokens)
+
+    def draw(self, steps: int) -> list[tuple[int, list[int]]] | None:
+        """Feeds and draws in several steps: (row, its tokens) for each text that has any; see ``draw_block``.
+
+        None if the model or one of the texts cannot be drawn in blocks.
+        """
+        assert self._runner is not None
+        drawer, rows = self._cell.blocks, list[Row | None]()
+        if drawer is None:
+            return None
+        for slot in self.slots:
+            if slot is None:
+                rows.append(None)
+            elif options := slot.sequence.draw_options:
+                rows.append(Row(slot.feed, slot.sequence.uniforms, options))
+            else:
+                return None
+        tokens, state = draw_block(drawer, rows, steps, self._runner.state())
+        self._runner = self._cell.runner(len(self.slots), state)
+        for _, slot in self.occupied:
+            slot.num_fed = min(slot.num_fed + steps, len(slot.prompt))
+        return [(row, tokens[row]) for row, _ in self.occupied if tokens[row]]
 
     def states(self, rows: Sequence[int]) -> list[State]:
         """A copy of the states of each of these rows, each ``[1, size]``."""
@@ -171,13 +204,12 @@ def generate_batch(
             return
         finished: list[int] = []
         while not finished:
-            for row, tokens in _sample_block(batch_slots) or _sample_step(batch_slots):
-                slot = batch_slots.slots[row]
-                assert slot is not None
-                slot.extend(tokens)
-                if slot.sequence.finish_reason:
+            for row in _sample(cell, batch_slots):
+                sequence = batch_slots.slot(row).sequence
+                if sequence.finish_reason:
+                    note_end(cell, sequence)
                     finished.append(row)
-        done = [slot for row in finished if (slot := batch_slots.slots[row]) is not None]
+        done = [batch_slots.slot(row) for row in finished]
         batch_slots.remove(finished)
         yield [(slot.number, slot.sequence.result(slot.pieces)) for slot in done]
 
@@ -195,40 +227,60 @@ class _NumberedSlot(Slot):
         self.number = number
         self.pieces: list[str] = []
 
-    def extend(self, tokens: list[int]) -> None:
-        self.last_token = tokens[-1]
-        sequence = self.sequence
-        if piece := sequence.append(tokens[0]) if len(tokens) == 1 else sequence.extend(tokens):
+    def add(self, piece: str, last_token: int) -> None:
+        self.last_token = last_token
+        if piece:
             self.pieces.append(piece)
 
 
-def _sample_step(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]]:
-    """One step of all rows: (row, [its token]) for each text whose prompt has been fed."""
+def _sample(cell: Cell, batch_slots: BatchSlots[_NumberedSlot]) -> list[int]:
+    """Samples one or more tokens of each text whose prompt has been fed; the rows that have new ones."""
+    block = _draw_block(cell, batch_slots)
+    if block is None:
+        block = _sample_block(batch_slots)
+    if block is not None:
+        for row, tokens in block:
+            slot = batch_slots.slot(row)
+            slot.add(slot.sequence.extend(tokens), tokens[-1])
+        return [row for row, _ in block]
     logits = batch_slots.step()
     ready = [(row, slot.sequence) for row, slot in batch_slots.occupied if slot.prefilled]
-    sampled = []
-    for row, token in sample_rows(ready, logits):
+    sampled = sample_rows(ready, logits)
+    for row, token in sampled:
         if isinstance(token, CharrnnError):
             raise token
-        sampled.append((row, [token]))
-    return sampled
+        slot = batch_slots.slot(row)
+        slot.add(slot.sequence.append(token), token)
+    return [row for row, _ in sampled]
 
 
-def _sample_block(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]]:
+def _draw_block(cell: Cell, batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]] | None:
+    """Several steps in one call of the model: (row, its tokens); None if that cannot be done or does not pay."""
+    sequences = [slot.sequence for _, slot in batch_slots.occupied]
+    blocks = BlockSteps(cell.blocks, any(s.can_end for s in sequences)) if cell.blocks else None
+    if not blocks or not blocks.pay:
+        return None
+    lengths = [len(s.feed) - 1 + s.sequence.length - s.sequence.num_generated for _, s in batch_slots.occupied]
+    return batch_slots.draw(min(blocks.most, *lengths))
+
+
+def _sample_block(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]] | None:
     """Several steps in a row, without updating the texts in between: (row, its tokens) for each.
 
-    The block ends when a text ends. Empty if there are few rows, or if their options differ.
+    The block ends when a text ends. None if there are few rows, or if their options differ.
     """
     ready = batch_slots.occupied
     first = ready[0][1].sequence
     if len(ready) < _MIN_ROWS or not all(
-        slot.sequence.extendable
-        and slot.sequence.token_sampler is first.token_sampler
+        slot.sequence.token_sampler is first.token_sampler
+        and slot.sequence.token_sampler.only_temperature
+        and not slot.sequence.wants_log_probs
+        and not slot.sequence.stop.strings
         and slot.num_fed >= len(slot.prompt) - 1  # the token after the next one fed is sampled
         for _, slot in ready
     ):
-        return []
-    steps = min(_BLOCK, *(slot.sequence.length - slot.sequence.num_generated for _, slot in ready))
+        return None
+    steps = min(MAX_STEPS, *(slot.sequence.length - slot.sequence.num_generated for _, slot in ready))
     uniforms = np.array([slot.sequence.uniforms.peek(steps) for _, slot in ready]).T.copy()
     rows = np.array([row for row, _ in ready])
     all_rows = len(ready) == len(batch_slots.slots)
@@ -242,6 +294,4 @@ def _sample_block(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, lis
         if end is not None and (sampled[at] == end).any():
             steps = at + 1
             break
-    for _, slot in ready:
-        slot.sequence.uniforms.skip(steps)
     return list(zip(rows.tolist(), sampled[:steps].T.tolist(), strict=True))

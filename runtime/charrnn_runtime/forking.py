@@ -48,6 +48,11 @@ class PerProcess(Generic[T]):
                 self._value = self._make()
             return self._value
 
+    def forget(self) -> None:
+        """Forgets the value; it is made again when it is needed."""
+        with self._lock:
+            self._value = None
+
     def after_fork(self) -> None:
         """Forgets the parent's value."""
         if self._value is not None:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.blocks import MAX_STEPS, BlockSteps, Row, draw_block, note_length
 from charrnn_runtime.errors import UsageError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import SamplingKwargs, check_count, new_seed
 from charrnn_runtime.pattern import PatternState
-from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, log_softmax
+from charrnn_runtime.sampling import DrawOptions, StopStrings, TokenSampler, UniformStream, log_softmax, unusable
 from charrnn_runtime.session import Cell, Runner
 from charrnn_runtime.vocab import DecodeErrors, Ids, Unknown, Vocabulary
 
@@ -163,16 +164,42 @@ class SequenceState:
         return piece
 
     @property
-    def extendable(self) -> bool:
-        """Whether tokens may be sampled in blocks and added by ``extend``: only an end token must be looked for."""
-        return self.token_sampler.only_temperature and not self.stop.strings and not self.wants_log_probs
+    def can_end(self) -> bool:
+        """Whether the text may end before its greatest length."""
+        return self.end is not None or bool(self.stop.strings)
+
+    @property
+    def draw_options(self) -> DrawOptions | None:
+        """What a graph needs to draw this text, or None if it cannot."""
+        return None if self.wants_log_probs else self.token_sampler.draw_options
 
     def extend(self, tokens: list[int]) -> str:
-        """``append`` for one or more tokens of an ``extendable`` text; only the last one may be an end token."""
-        if self.keeps_tokens:
-            self.tokens += tokens[:-1]
-        self.num_generated += len(tokens) - 1
-        return "".join(map(self._decoder.decode, tokens[:-1])) + self.append(tokens[-1])
+        """``append`` for tokens that were drawn in a block, up to the one that ends the text.
+
+        The random numbers of these are taken here.
+
+        Raises:
+            ModelOutputError: a token could not be drawn: it is -1.
+        """
+        del tokens[self.length - self.num_generated :]
+        if self.end is not None and self.end in tokens:
+            del tokens[tokens.index(self.end) + 1 :]
+        if -1 in tokens:
+            raise unusable("NaN or infinite values")
+        before = self.num_generated
+        if self.stop.strings:
+            pieces = []
+            for token in tokens:
+                pieces.append(self.append(token))
+                if self.finish_reason:
+                    break
+        else:
+            if self.keeps_tokens:
+                self.tokens += tokens[:-1]
+            self.num_generated += len(tokens) - 1
+            pieces = [*map(self._decoder.decode, tokens[:-1]), self.append(tokens[-1])]
+        self.uniforms.skip(self.num_generated - before)
+        return "".join(pieces)
 
     def _rest(self) -> str:
         last = self.stop.feed(self._decoder.flush())
@@ -264,6 +291,19 @@ def generate_one(cell: Cell, sequence: SequenceState) -> Iterator[str]:
 
         yield from filter(None, generate_from_particles(cell, sequence))
         return
+    blocks = BlockSteps(cell.blocks, sequence.can_end) if cell.blocks and sequence.draw_options else None
+    yield from _by_blocks(cell, sequence, blocks) if blocks and blocks.pay else _by_steps(cell, sequence)
+    if blocks:
+        note_end(cell, sequence)
+
+
+def note_end(cell: Cell, sequence: SequenceState) -> None:
+    """Tells the cell how long a finished text was."""
+    if cell.blocks and sequence.finish_reason != "length":
+        note_length(cell.blocks, sequence.num_generated)
+
+
+def _by_steps(cell: Cell, sequence: SequenceState) -> Iterator[str]:
     runner = prefill(cell, cell.runner(1), sequence.prompt[:-1])
     step, sample, append = runner.step, sequence.sample, sequence.append
     logits = step(int(sequence.prompt[-1]))[0]
@@ -276,13 +316,39 @@ def generate_one(cell: Cell, sequence: SequenceState) -> Iterator[str]:
         logits = step(token)[0]
 
 
+def _by_blocks(cell: Cell, sequence: SequenceState, blocks: BlockSteps) -> Iterator[str]:
+    drawer, options = cell.blocks, sequence.draw_options
+    assert drawer
+    assert options
+    feed = sequence.prompt.tolist()
+    runner = _read(cell, cell.runner(1), sequence.prompt[:-1])
+    if runner:
+        del feed[:-1]
+    state = (runner or cell.runner(1)).state()
+    while not sequence.finish_reason:
+        left = sequence.length - sequence.num_generated
+        steps = min(len(feed) - 1 + min(blocks.begin(), left), MAX_STEPS)
+        (tokens,), state = draw_block(drawer, [Row(feed, sequence.uniforms, options)], steps, state)
+        blocks.end(steps)
+        feed = tokens[-1:] or feed[steps:]
+        if tokens and (piece := sequence.extend(tokens)):
+            yield piece
+
+
 def prefill(cell: Cell, runner: Runner, tokens: Ids) -> Runner:
     """Feeds tokens ``[n]`` to a single stream, for its state alone; returns the runner that holds the new state."""
+    if ahead := _read(cell, runner, tokens):
+        return ahead
+    for token in tokens.tolist():
+        runner.step(token)
+    return runner
+
+
+def _read(cell: Cell, runner: Runner, tokens: Ids) -> Runner | None:
+    """Feeds tokens ``[n]`` with a sequence runner; None if there are too few of them for one."""
     sequence_runner = cell.sequence_runner(len(tokens), runner.state()) if len(tokens) else None
     if sequence_runner is None:
-        for token in tokens.tolist():
-            runner.step(token)
-        return runner
+        return None
     for begin in range(0, len(tokens), _PREFILL_BLOCK):
         sequence_runner.forward(tokens[begin : begin + _PREFILL_BLOCK])
     return cell.runner(1, sequence_runner.state())

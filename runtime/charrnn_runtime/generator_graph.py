@@ -242,7 +242,7 @@ def _draw(
 
 
 def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
-    """Adds the drawing of a token from ``logits`` ``[batch, vocab]``: the tokens ``[batch]`` and totals ``[batch, 1]``."""
+    """Adds the drawing from ``logits`` ``[batch, vocab]``: the tokens ``[batch]``, the totals ``[batch, 1]``."""
     add, constant = body.add, body.constant
     temperature, *limits, filters = options
     logits = add("Cast", "logits", to=Kind.DOUBLE)
@@ -408,7 +408,7 @@ def _blocks(
     none = add("Less", tokens, constant(0))
     graph.add("Loop", blocks, constant(True), tokens, none, *states, outputs=outputs, body=body.serialize())
     flat = []
-    for name, rank in zip(outputs[2 + len(before) :], (2, 2, 3), strict=False):
+    for name in outputs[2 + len(before) :]:
         shape = add(
             "Concat", constant([-1]), add("Slice", add("Shape", name), constant([2]), constant([4]), first_axis), axis=0
         )
@@ -459,10 +459,8 @@ def _high_half(graph: Graph, values: Name) -> Name:
     add, constant = graph.add, graph.constant
     bits = constant(2**32 - 1)
     low, high = add("BitwiseAnd", values, bits), _shift_right(graph, values, 32)
-    below, above = (
-        constant(np.array([f(m) for m in _MULTIPLIERS], np.int64).reshape(2, 1, 1))
-        for f in (lambda m: m & (2**32 - 1), lambda m: m >> 32)
-    )
+    below = constant([[[m % 2**32]] for m in _MULTIPLIERS])
+    above = constant([[[m // 2**32]] for m in _MULTIPLIERS])
     crossed = [add("Mul", low, above), add("Mul", high, below)]
     carry = _shift_right(graph, add("Mul", low, below), 32)
     for product in crossed:

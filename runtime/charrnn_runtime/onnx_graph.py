@@ -12,7 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime._protobuf import encode_field, encode_string, iter_fields
+from charrnn_runtime._protobuf import Field, encode_field, encode_string, iter_fields
 from charrnn_runtime.errors import ModelFileError
 
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET_IMPORT = 1, 7, 8
@@ -54,7 +54,7 @@ class Node:
         parts = []
         for part in iter_fields(self.data):
             if part.number in (_NODE_INPUT, _NODE_OUTPUT):
-                name = self.data[part.start : part.end].decode()
+                name = _text(self.data, part)
                 parts.append(encode_string(part.number, names.get(name, name)))
             else:
                 parts.append(self.data[part.offset : part.end])
@@ -77,7 +77,11 @@ class StepGraph:
 
     @classmethod
     def read(cls, data: bytes) -> StepGraph:
-        """The graph of a checked model file."""
+        """The graph of a checked model file.
+
+        Raises:
+            ModelFileError: the name of a value is not UTF-8.
+        """
         header, nodes, initializers = b"", [], []
         for part in iter_fields(data):
             if part.number in (_MODEL_IR_VERSION, _MODEL_OPSET_IMPORT):
@@ -136,11 +140,18 @@ class StepGraph:
         return self.header + encode_field(_MODEL_GRAPH, graph.serialize(self.initializers))
 
 
+def _text(data: bytes, field: Field) -> str:
+    try:
+        return data[field.start : field.end].decode()
+    except UnicodeDecodeError as error:
+        raise ModelFileError("not an ONNX file: the name of a value is not UTF-8") from error
+
+
 def _read_node(node: bytes) -> Node:
     names: dict[int, list[Name]] = {_NODE_INPUT: [], _NODE_OUTPUT: []}
     for field in iter_fields(node):
         if field.number in names:
-            names[field.number].append(node[field.start : field.end].decode())
+            names[field.number].append(_text(node, field))
     inputs, outputs = (tuple(filter(None, names[number])) for number in (_NODE_INPUT, _NODE_OUTPUT))
     return Node(node, inputs, outputs)
 

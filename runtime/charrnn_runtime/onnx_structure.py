@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from charrnn_runtime._protobuf import BYTES, VARINT, Field, encode_field, encode_string, iter_fields, packed_varints
 from charrnn_runtime.errors import ModelFileError
@@ -28,6 +28,10 @@ _ATTRIBUTE_SPARSE_TENSOR, _ATTRIBUTE_SPARSE_TENSORS = 22, 23
 _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_RAW_DATA = 1, 2, 8, 9
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_GRAPH_INPUT, _GRAPH_OUTPUT = 11, 12
+_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_TYPE_ELEMENT, _TENSOR_TYPE_SHAPE = 1, 2, 1, 1, 2
+_DIMENSION_VALUE = 1
+_TYPES = {1: "float", 7: "int64", 10: "float16", 11: "double"}  # ONNX Runtime's names of TensorProto.DataType
 _NUMPY_DTYPES = {1: "<f4", 3: "|i1"}  # TensorProto.DataType: those that read_tensors reads
 
 
@@ -111,6 +115,53 @@ def read_tensors(data: bytes, names: Set[str]) -> dict[str, NDArray[np.float32] 
                 )
             found[tensor.name] = np.frombuffer(tensor.raw_data, dtype).reshape(tensor.shape)
     return found
+
+
+class Value(NamedTuple):
+    """A declared input or output of a graph, as ONNX Runtime describes it too.
+
+    Attributes:
+        name: of the value.
+        type: such as "tensor(float)".
+        shape: sizes, or the names of dynamic ones; None for one without a name.
+    """
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+def read_values(data: bytes) -> tuple[list[Value], list[Value]]:
+    """The inputs and the outputs that the graph of a checked model file declares."""
+    constants = {tensor.name for tensor in _initializers(data)}
+    values: dict[int, list[Value]] = {_GRAPH_INPUT: [], _GRAPH_OUTPUT: []}
+    for part in iter_fields(data):
+        if part.number == _MODEL_GRAPH:
+            for item in _message(data, part):
+                if item.number in values:
+                    values[item.number].append(_value(data, item))
+    return [v for v in values[_GRAPH_INPUT] if v.name not in constants], values[_GRAPH_OUTPUT]
+
+
+def _value(data: bytes, value: Field) -> Value:
+    name, kind, shape = "", "", list[int | str | None]()
+    for part in _message(data, value):
+        if part.number == _VALUE_NAME:
+            name = _string(data, part)
+        elif part.number == _VALUE_TYPE:
+            for tensor in (item for item in _message(data, part) if item.number == _TYPE_TENSOR):
+                for item in _message(data, tensor):
+                    if item.number == _TENSOR_TYPE_ELEMENT:
+                        kind = _TYPES.get(item.value, f"type {item.value}")
+                    elif item.number == _TENSOR_TYPE_SHAPE:
+                        shape = [_dimension(data, dim) for dim in _message(data, item)]
+    return Value(name, f"tensor({kind})", shape)
+
+
+def _dimension(data: bytes, dimension: Field) -> int | str | None:
+    for part in _message(data, dimension):
+        return part.value if part.number == _DIMENSION_VALUE else _string(data, part)
+    return None
 
 
 def without_entry(data: bytes, key: str) -> Iterator[memoryview]:

@@ -25,6 +25,8 @@ from charrnn_runtime.generation import (
     generate_one,
     start_sequence,
 )
+from charrnn_runtime.generator import OnnxBlockDrawer
+from charrnn_runtime.generator_graph import MIN_OPSET
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, check_several, new_seed
 from charrnn_runtime.sampling import TokenSampler, UniformStream
@@ -91,9 +93,21 @@ class Sampler:
             raise UsageError(f"a model is a path, bytes or an InferenceSession, not {type(model).__name__}")
 
     def _open(self, file: ModelFile, *, device: str, threads: int, expected_batch: int) -> None:
+        check_count("expected_batch", expected_batch, least=1)
         opened = partial(open_session, file.data, device=device, threads=threads, batch=expected_batch)
-        session = opened()
-        cell = _cell(session, file.info, file.name, reopen=opened if device_name(session) == "cpu" else None)
+        drawer = None
+        if file.info.dtype != "float16" and file.info.opset >= MIN_OPSET:
+            drawer = OnnxBlockDrawer(file.data, file.info, threads)
+        if drawer and device == "cpu":
+            # Most programs only draw. Opening the session of blocks checks the file; that of steps is opened for
+            # the first step, and takes its place if nothing was drawn till then.
+            cell = _cell(file.data, file.info, file.name, reopen=partial(_in_place_of, drawer, opened))
+            drawer.open()
+        else:
+            session = opened()
+            cell = _cell(session, file.info, file.name, reopen=opened if device_name(session) == "cpu" else None)
+        if cell.device == "cpu":
+            cell.blocks = drawer
         cell.check_placement()
         warn_about_conflicting_wheels()
         if cell.device == "cpu" and file.info.dtype != "float16":
@@ -621,7 +635,7 @@ def _bounded(items: Sequence[str | bytes]) -> Iterator[Sequence[str | bytes]]:
 
 
 def _cell(
-    session: InferenceSession,
+    session: InferenceSession | bytes,
     info: ModelInfo,
     name: str,
     reopen: Callable[[], InferenceSession] | None = None,
@@ -630,6 +644,12 @@ def _cell(
         return OnnxCell(session, info, reopen)
     except ModelFileError as error:
         raise ModelFileError(f"{name}: {error}") from error
+
+
+def _in_place_of(drawer: OnnxBlockDrawer, opened: Callable[[], InferenceSession]) -> InferenceSession:
+    """The session of steps. That of blocks is closed if it was not used."""
+    drawer.forget_unused()
+    return opened()
 
 
 def _unpickled(cls: type[Sampler], file: ModelFile, opened_with: Mapping[str, Any]) -> Sampler:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,21 @@ from charrnn_runtime.vocab import Ids, Vocabulary
 
 Weights = NDArray[np.float64]
 Logits = NDArray[np.float32] | NDArray[np.float64]
+
+
+class DrawOptions(NamedTuple):
+    """The options with which a graph can draw. An option that is not in force: top_k 0, top_p 1, min_p 0."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    @property
+    def filters(self) -> bool:
+        """Whether top_k, top_p or min_p is in force."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
 
 _BLOCK = 256  # uniform numbers made at once: a few microseconds, 2 KiB
 
@@ -156,6 +172,10 @@ def _reaching(weights: Weights, fraction: float) -> int:
 class TokenSampler:
     """Draws tokens: the options of one call, compiled for a vocabulary. For one thread at a time.
 
+    Attributes:
+        options: those of the call.
+        draw_options: the same for a graph that draws; None if it cannot.
+
     Raises:
         UnknownCharacterError: ``logit_bias`` or ``allowed`` names a character the model does not know.
         UsageError: no text of the model's characters matches the pattern, or it is too large.
@@ -189,6 +209,7 @@ class TokenSampler:
         self._adjusts = adjusts or (options.min_length > 0 and self._end is not None)
         # Below 1e-30 a quotient may overflow, which only the slow path handles.
         self.direct = direct = not self._adjusts and not options.filters and options.temperature > 1e-30
+        self.draw_options = None if self._adjusts or self._automaton is not None else _draw_options(options)
         self.only_temperature = direct and self._automaton is None
         self._sample_directly = _temperature_sampler(size, options.temperature) if direct else None
         self._rows = np.empty((0, size))
@@ -326,6 +347,14 @@ class TokenSampler:
             raise _nothing_left()
 
 
+def _draw_options(options: SamplingOptions) -> DrawOptions | None:
+    """What a graph needs to draw with these options, or None if it cannot."""
+    if options.typical_p is not None and options.typical_p < 1:
+        return None
+    top_p = 1.0 if options.top_p is None else float(options.top_p)
+    return DrawOptions(float(options.temperature), int(options.top_k or 0), top_p, float(options.min_p or 0))
+
+
 def _temperature_sampler(
     size: int, temperature: float
 ) -> Callable[[NDArray[np.float32], float, NDArray[np.float64] | None], int]:
@@ -430,7 +459,11 @@ def _nothing_left() -> UsageError:
 
 
 def _unusable(logits: Logits) -> ModelOutputError:
-    what = "NaN" if np.isnan(logits).any() else "infinite values"
+    return unusable("NaN" if np.isnan(logits).any() else "infinite values")
+
+
+def unusable(what: str) -> ModelOutputError:
+    """The error for logits from which nothing can be drawn."""
     return ModelOutputError(
         f"the model's logits hold {what}: its weights are damaged, or training had diverged before it was saved"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +24,9 @@ from charrnn_runtime.devices import (
 from charrnn_runtime.errors import DeviceError, ModelFileError, UsageError
 from charrnn_runtime.forking import PerProcess, reset_after_fork
 from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.onnx_structure import Value, read_values
 from charrnn_runtime.options import check_count
+from charrnn_runtime.sampling import DrawOptions
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -60,10 +62,37 @@ class SequenceRunner(Protocol):
         """The states, each ``[1, size]``."""
 
 
+class BlockDrawer(Protocol):
+    """Draws several tokens of each stream in a call."""
+
+    mean_length: float
+
+    def draw(
+        self, known: Tokens, uniforms: NDArray[np.float64], options: Sequence[DrawOptions], state: State
+    ) -> tuple[Tokens, State]:
+        """Feeds tokens, and draws one after each.
+
+        Args:
+            known: ``[n, batch]``; -1 for the token that was drawn in the step before.
+            uniforms: numbers in [0, 1), float64 ``[n, batch]``.
+            options: of each stream.
+            state: each ``[batch, size]``.
+
+        Returns:
+            The drawn tokens ``[n, batch]``, -1 where the logits hold NaN or infinity, and the new states.
+        """
+
+
 class Cell(Protocol):
-    """The interface of a model for a sampler: ONNX Runtime implements it here, torch in the trainer."""
+    """The interface of a model for a sampler: ONNX Runtime implements it here, torch in the trainer.
+
+    Attributes:
+        device: where the model is computed.
+        blocks: draws several tokens in a call, if the cell can do that.
+    """
 
     device: str
+    blocks: BlockDrawer | None
 
     def runner(self, batch: int, state: State | None = None) -> Runner:
         """A runner for ``batch`` streams, from the given state or from zero."""
@@ -104,28 +133,39 @@ class OnnxCell:
     Safe to use from many threads: each runner has buffers of its own. In a forked child the session is opened anew.
 
     Args:
-        session: of a model file.
+        session: of a model file; or the bytes of a checked one, whose session is then opened on the CPU by
+            ``reopen`` when it is first needed.
         info: the file's metadata.
         reopen: opens such a session in a forked child; None if it cannot be done.
 
     Attributes:
         sequences: makes runners for long texts, if the model file and the device allow it.
+        blocks: draws several tokens in a call, if the model file and the device allow it.
 
     Raises:
         ModelFileError: the graph's inputs and outputs are not those that the metadata lists.
     """
 
     def __init__(
-        self, session: InferenceSession, info: ModelInfo, reopen: Callable[[], InferenceSession] | None = None
+        self,
+        session: InferenceSession | bytes,
+        info: ModelInfo,
+        reopen: Callable[[], InferenceSession] | None = None,
     ) -> None:
-        self._session: PerProcess[InferenceSession] = PerProcess(
-            reopen or partial(_cannot_reopen, device_name(session)), session
-        )
         self.info = info
         self.sequences: SequenceRunnerFactory | None = None
-        self.device = device_name(session)
-        self.providers = tuple(session.get_providers())
-        self._check_graph()
+        self.blocks: BlockDrawer | None = None
+        self.device = "cpu"
+        self.providers: tuple[str, ...] = (PROVIDERS["cpu"],)
+        if isinstance(session, bytes):
+            inputs, outputs = read_values(session)
+        else:
+            self.device, self.providers = device_name(session), tuple(session.get_providers())
+            inputs, outputs = session.get_inputs(), session.get_outputs()
+        self._session: PerProcess[InferenceSession] = PerProcess(
+            reopen or partial(_cannot_reopen, self.device), None if isinstance(session, bytes) else session
+        )
+        self._check_graph(inputs, outputs)
 
     @property
     def session(self) -> InferenceSession:
@@ -164,7 +204,7 @@ class OnnxCell:
                 f"with {', '.join(self.providers)}; use device='cpu'"
             )
 
-    def _check_graph(self) -> None:
+    def _check_graph(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
         vocab = len(self.info.vocabulary)
         states = self.info.states
         for state in states:
@@ -175,8 +215,8 @@ class OnnxCell:
         expected_outputs: list[tuple[str, str, int, int | None]] = [("logits", "tensor(float)", 2, vocab)]
         expected_outputs += [(s.output, "tensor(float)", 2, s.size) for s in states]
         for what, got, expected in (
-            ("inputs", self.session.get_inputs(), expected_inputs),
-            ("outputs", self.session.get_outputs(), expected_outputs),
+            ("inputs", inputs, expected_inputs),
+            ("outputs", outputs, expected_outputs),
         ):
             if [value.name for value in got] != [name for name, *_ in expected]:
                 raise ModelFileError(
@@ -194,27 +234,34 @@ class OnnxCell:
 
 
 class OnnxRunner:
-    """Two IO bindings used in turn: the states that one run writes are what the next run reads, without a copy."""
+    """Two IO bindings used in turn: the states that one run writes are what the next run reads, without a copy.
+
+    They are made for the first step.
+    """
 
     def __init__(self, cell: OnnxCell, batch: int, state: State | None) -> None:
-        info = cell.info
         check_count("batch", batch, least=1)
+        self._cell = cell
+        self._batch = batch
+        self._start = state or tuple(np.zeros((batch, s.size), np.float32) for s in cell.info.states)
+        self._turn = -1  # before the first step
+
+    def _prepare(self) -> None:
+        cell, batch = self._cell, self._batch
         # CUDA keeps the states on the card; other providers are fed from the CPU.
         place, number = "cpu", 0
         if cell.device.startswith("cuda"):
             place, number = "cuda", parse_device(cell.device).index
-        zero = state or tuple(np.zeros((batch, s.size), np.float32) for s in info.states)
         # An OrtValue on the CPU shares the memory of its array, so all buffers here stay referenced.
         self._tokens = np.zeros(batch, np.int64)
-        self._logits = np.zeros((batch, len(info.vocabulary)), np.float32)
+        self._logits = np.zeros((batch, len(cell.info.vocabulary)), np.float32)
         self._arrays = [
-            [np.array(a, np.float32, order="C", copy=True) for a in zero],
-            [np.zeros_like(a, np.float32, order="C") for a in zero],
+            [np.array(a, np.float32, order="C", copy=True) for a in self._start],
+            [np.zeros_like(a, np.float32, order="C") for a in self._start],
         ]
         wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
         self._ends = wrap(self._tokens), wrap(self._logits)
         self._values = [[wrap(a, place, number) for a in arrays] for arrays in self._arrays]
-        self._cell = cell
         self._bind()
         self._turn = 0
         reset_after_fork(self)
@@ -244,6 +291,8 @@ class OnnxRunner:
 
     def step(self, tokens: Tokens | int) -> Logits:
         """Feeds one token to each stream, ``[batch]`` or one for all; the logits are overwritten by the next call."""
+        if self._turn < 0:
+            self._prepare()
         if tokens.__class__ is int:
             self._tokens.fill(tokens)
         else:
@@ -255,6 +304,8 @@ class OnnxRunner:
 
     def state(self) -> State:
         """A copy of the states, each ``[batch, size]``."""
+        if self._turn < 0:
+            return tuple(a.copy() for a in self._start)
         return tuple(value.numpy().copy() for value in self._values[self._turn])
 
 
@@ -277,7 +328,9 @@ def _run_directly(session: InferenceSession, bindings: list[Any]) -> tuple[Calla
         return session.run_with_iobinding, bindings
 
 
-def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) -> InferenceSession:
+def open_session(
+    data: bytes, *, device: str, threads: int = 1, batch: int = 1, spinning: bool = False
+) -> InferenceSession:
     """A session for a checked model file, on exactly the requested device.
 
     Args:
@@ -285,6 +338,8 @@ def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) 
         device: see ``parse_device``; "auto" is CUDA if it is available and faster, else CPU.
         threads: threads inside an operator, bounded by ``usable_cpus``. One is best for a single stream.
         batch: streams expected at once, which decides "auto".
+        spinning: whether threads wait for each other with a busy loop during a call, which pays where a call
+            has thousands of operators. They sleep as soon as it ends.
 
     Raises:
         DeviceError: no such device here, or ONNX Runtime is not installed.
@@ -299,7 +354,8 @@ def open_session(data: bytes, *, device: str, threads: int = 1, batch: int = 1) 
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors only; its warnings are about its own optimisations
     if len(providers) > 1:
         profile_options(options)

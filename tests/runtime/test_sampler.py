@@ -93,9 +93,9 @@ def test_interleaved_streams_do_not_mix(sampler: Sampler) -> None:
 
 def test_an_abandoned_stream_does_no_harm(sampler: Sampler) -> None:
     stream = sampler.stream("a", length=10**9, seed=3)
-    head = "".join(itertools.islice(stream, 20))
+    head = "".join(itertools.islice(stream, 5))
     stream.close()  # type: ignore[attr-defined]
-    assert sampler.sample("a", length=20, seed=3) == head
+    assert sampler.sample("a", length=len(head), seed=3) == head
 
 
 def test_stop_string_ends_the_text_where_it_begins(sampler: Sampler) -> None:
