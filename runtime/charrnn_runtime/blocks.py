@@ -11,7 +11,7 @@ import numpy as np
 from charrnn_runtime.sampling import DrawOptions, UniformStream
 from charrnn_runtime.session import BlockDrawer, State
 
-_FIRST = 4  # steps of the first block, so that the first piece of a stream comes at once
+MIN_STEPS = 4  # of the first block, so that the first piece of a stream comes at once; shorter ones do not pay
 MAX_STEPS = 64
 _SECONDS = 0.03  # that a block may take: a reader does not notice it
 _WASTE = 8  # a block may have one step for so many tokens that texts have before they end: the rest of it is lost
@@ -75,13 +75,13 @@ class BlockSteps:
 
     def __init__(self, drawer: BlockDrawer, can_end: bool) -> None:
         self.most = min(MAX_STEPS, int(drawer.mean_length / _WASTE)) if can_end else MAX_STEPS
-        self._next = _FIRST
+        self._next = MIN_STEPS
         self._begin = 0.0
 
     @property
     def pay(self) -> bool:
         """Whether blocks are faster than single steps."""
-        return self.most >= _FIRST
+        return self.most >= MIN_STEPS
 
     def begin(self) -> int:
         """The steps of the next block, which begins now."""

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from charrnn_runtime.blocks import BlockSteps, Row, draw_block, feed_block
 from charrnn_runtime.errors import SnapshotError, UsageError
 from charrnn_runtime.generation import Prompt, encode_prompt, prefill, with_start_token
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import check_count
 from charrnn_runtime.pattern import PatternState
-from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream
+from charrnn_runtime.sampling import StopStrings, TokenSampler, UniformStream, unusable
 from charrnn_runtime.session import Cell, Logits, State
 from charrnn_runtime.vocab import Unknown
 
@@ -118,6 +119,7 @@ class Conversation:
         self._runner = cell.runner(1)
         self._pending: int | None = None
         self._logits: Logits | None = None  # those after the pending token, if sampling from them has failed
+        self._before: tuple[int, State] | None = None  # the pending token and the states before a block
         self._history: list[int] = []
         self._num_generated = 0  # since text was last fed
         self._decoder = info.vocabulary.decoder()
@@ -171,51 +173,104 @@ class Conversation:
     def _stream(self, length: int, stop: StopStrings, pattern: PatternState | None) -> Iterator[str]:
         end = self._info.vocabulary.special.get("end")
         self.finish_reason = "length"
-        for drawn in range(1, length + 1):
+        left = length
+        blocks = None
+        if self._cell.blocks and self._token_sampler.draw_options:
+            blocks = BlockSteps(self._cell.blocks, end is not None or bool(stop.strings))
+        while left and self.finish_reason == "length":
             if self._pending is None:
                 self._pending = self._info.start_token
-            # The next token may end the text without being part of it; the pending one is then fed again.
-            before = self._runner.state() if pattern is not None and pattern.open and self._logits is None else None
-            logits = self._runner.step(self._pending) if self._logits is None else self._logits
-            position = self._uniforms.position
-            try:
-                token = self._token_sampler.sample(
-                    logits[0], self._uniforms.next(), self._history, self._num_generated, pattern
-                )
-            except BaseException:
-                # A logits processor raised. The pending token has been fed: the next call starts from its logits.
-                self._logits = logits.copy()
-                self._uniforms = UniformStream(self._uniforms.seed, self._uniforms.index, position)
-                raise
-            self._logits = None
-            if pattern is not None and token != end and not pattern.advance(token):
-                self.finish_reason = "pattern"
-                if before is None:
-                    self._logits = logits.copy()
-                else:
-                    self._runner = self._cell.runner(1, before)
-                break
-            self._pending = token
-            self._num_generated += 1
-            self._history.append(token)
-            if len(self._history) > 2 * _HISTORY:
-                del self._history[:-_HISTORY]
-            if token == end:
-                self.finish_reason = "end"
-                break
-            piece = self._decoder.decode(token)
-            if self._num_generated > self._token_sampler.options.min_length:
-                piece = stop.feed(piece)
-            if piece:
-                yield piece
-            if stop.stopped:
-                self.finish_reason = "stop"
+            if blocks and blocks.pay and self._logits is None:
+                tokens = self._draw(blocks, left)
+            else:
+                token = self._sample(pattern)
+                tokens = [] if token is None else [token]
+            left -= len(tokens)
+            pieces, used = [], 0
+            for token in tokens:
+                used += 1
+                self._append(token)
+                if token == end:
+                    self.finish_reason = "end"
+                    break
+                piece = self._decoder.decode(token)
+                if self._num_generated > self._token_sampler.options.min_length:
+                    piece = stop.feed(piece)
+                pieces.append(piece)
+                if stop.stopped:
+                    self.finish_reason = "stop"
+                    break
+            self._cut(tokens, used)
+            if text := "".join(pieces):
+                yield text
+            if self.finish_reason == "stop":
                 return
-            if pattern is not None and pattern.complete and drawn < length:
-                self.finish_reason = "pattern"
+            if self.finish_reason == "end":
                 break
+            if pattern is not None and pattern.complete and left:
+                self.finish_reason = "pattern"
         if rest := stop.flush():
             yield rest
+
+    def _sample(self, pattern: PatternState | None) -> int | None:
+        """Feeds the pending token and samples the next one; None if the pattern ends the text here."""
+        assert self._pending is not None
+        # The next token may end the text without being part of it; the pending one is then fed again.
+        before = self._runner.state() if pattern is not None and pattern.open and self._logits is None else None
+        logits = self._runner.step(self._pending) if self._logits is None else self._logits
+        position = self._uniforms.position
+        try:
+            token = self._token_sampler.sample(
+                logits[0], self._uniforms.next(), self._history, self._num_generated, pattern
+            )
+        except BaseException:
+            # A logits processor raised. The pending token has been fed: the next call starts from its logits.
+            self._logits = logits.copy()
+            self._uniforms = UniformStream(self._uniforms.seed, self._uniforms.index, position)
+            raise
+        self._logits = None
+        if pattern is not None and token != self._info.vocabulary.special.get("end") and not pattern.advance(token):
+            self.finish_reason = "pattern"
+            if before is None:
+                self._logits = logits.copy()
+            else:
+                self._runner = self._cell.runner(1, before)
+            return None
+        return token
+
+    def _draw(self, blocks: BlockSteps, left: int) -> list[int]:
+        """Feeds the pending token and draws some of the tokens that are left, in one call; see ``_cut``."""
+        drawer, options = self._cell.blocks, self._token_sampler.draw_options
+        assert drawer
+        assert options
+        assert self._pending is not None
+        self._before = self._pending, self._runner.state()
+        steps = min(blocks.begin(), left)
+        rows = [Row([self._pending], self._uniforms, options)]
+        (tokens,), state = draw_block(drawer, rows, steps, self._before[1])
+        blocks.end(steps)
+        if -1 in tokens:
+            raise unusable("NaN or infinite values")
+        self._runner = self._cell.runner(1, state)
+        return tokens
+
+    def _cut(self, tokens: list[int], number: int) -> None:
+        """Goes back to the first ``number`` tokens of a block, and takes their random numbers."""
+        if self._before is None:
+            return
+        (pending, state), self._before = self._before, None
+        self._uniforms.skip(number)
+        if number < len(tokens):
+            assert self._cell.blocks
+            state = feed_block(self._cell.blocks, [pending, *tokens[: number - 1]], state)
+            self._runner = self._cell.runner(1, state)
+
+    def _append(self, token: int) -> None:
+        self._pending = token
+        self._num_generated += 1
+        self._history.append(token)
+        if len(self._history) > 2 * _HISTORY:
+            del self._history[:-_HISTORY]
 
     def snapshot(self) -> Snapshot:
         """The conversation at this moment.

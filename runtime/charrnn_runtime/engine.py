@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.batching import BatchSlots, Slot, sample_rows
+from charrnn_runtime.blocks import MIN_STEPS, BlockSteps
 from charrnn_runtime.errors import BusyError, CharrnnError, ModelOutputError, UsageError
-from charrnn_runtime.generation import Request, SequenceState, check_request, start_sequence
+from charrnn_runtime.generation import Request, SequenceState, check_request, note_end, start_sequence
 from charrnn_runtime.jobs import Job, TokenScore, token_score
 from charrnn_runtime.options import SamplingOptions, check_count
 from charrnn_runtime.particles import generate_from_particles
@@ -30,6 +31,7 @@ log = logging.getLogger("charrnn_runtime")
 
 _IDLE_PREFILL_S = 0.02  # seconds of prefill between two looks at the queue while no text is being generated
 _MAX_TOKEN_SAMPLERS = 256  # sets of options whose tables are kept
+_BLOCK_S = 0.01  # seconds that a block of all texts may take: so long a new job waits
 _UPDATE_S_PER_JOB = 0.0004  # updates come less often when there are many jobs: each costs the receiver some work
 
 
@@ -39,7 +41,7 @@ class Engine:
     Each text is the one that ``Sampler.generate`` gives for its request alone.
     Prompts are fed in a batch of their own, a few tokens between two tokens of
     the texts that are being generated, so that a long prompt delays nothing. A
-    job whose caller has not taken ``max_buffered`` pieces is paused: it costs
+    job whose caller has not taken ``max_buffered`` characters is paused: it costs
     no time until ``Job.take`` is called.
 
         with Engine(sampler) as engine:
@@ -50,7 +52,7 @@ class Engine:
         batch: how many texts are generated side by side.
         queue: how many more may wait or be paused.
         queue_tokens: how many prompt tokens the waiting ones may have together.
-        max_buffered: how many pieces of a job may wait to be taken before the job is paused.
+        max_buffered: how many characters of a job may wait to be taken before the job is paused.
         update_interval: seconds between two updates about the same job; the first piece and the
             end of a text are reported at once. With many jobs the interval grows.
         on_update: called on the engine's thread with the jobs that have something new to
@@ -99,7 +101,8 @@ class Engine:
         self._updated: dict[Job, None] = {}
         self._urgent: dict[Job, None] = {}
         self._last_update = 0.0
-        self._step_seconds = 0.0  # what the last step of all generated texts took
+        self._block_seconds = 0.0  # what the last step or block of all generated texts took
+        self._step_seconds = 0.0  # and each step of it
         self._closed = False
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
@@ -277,14 +280,14 @@ class Engine:
                 self._fail_all(ModelOutputError(f"the model could not be run: {error}"))
 
     def _turn(self) -> None:
-        """Takes in new jobs, feeds some prompt tokens, samples one token of each text, reports."""
+        """Takes in new jobs, feeds some prompt tokens, samples tokens of each text, reports."""
         self._admit()
         if self._prefilling.count:
             self._prefill()
+            if self._urgent:
+                self._report()  # a first piece does not wait for a block
         if self._generating.count:
-            begin = time.perf_counter()
             self._generate()
-            self._step_seconds = time.perf_counter() - begin
         for slot in list(self._from_particles):
             self._step_particles(slot)
         self._report()
@@ -319,8 +322,8 @@ class Engine:
             slot.state = None
 
     def _prefill(self) -> None:
-        """Feeds prompts for about as long as a step of the generated texts takes, or until one of them is complete."""
-        until = time.perf_counter() + (self._step_seconds if self._generating.count else _IDLE_PREFILL_S)
+        """Feeds prompts for about as long as a block of the generated texts takes, or until one of them is complete."""
+        until = time.perf_counter() + (self._block_seconds if self._generating.count else _IDLE_PREFILL_S)
         while True:
             logits = self._prefilling.step()
             self.tokens_prefilled += self._prefilling.count
@@ -357,8 +360,15 @@ class Engine:
             self._generating.add(moving)
 
     def _generate(self) -> None:
-        logits = self._generating.step()
-        self._sample(self._generating, [row for row, _ in self._generating.occupied], logits)
+        drawn = None if any(slot.top >= 0 for _, slot in self._generating.occupied) else self._draw_block()
+        if drawn is None:
+            begin = time.perf_counter()
+            logits = self._generating.step()
+            self._sample(self._generating, [row for row, _ in self._generating.occupied], logits)
+            self._block_seconds = time.perf_counter() - begin
+        else:
+            for row, tokens in drawn:
+                self._extend(row, tokens)
         self._generating.remove([])  # shrinks the batch if half of it has left
 
     def _step_particles(self, slot: _JobSlot) -> None:
@@ -375,34 +385,73 @@ class Engine:
             job.finish_reason = slot.sequence.finish_reason
             self._urgent[job] = None
 
+    def _draw_block(self) -> list[tuple[int, list[int]]] | None:
+        """Tokens of all texts from one call of the model: (row, its tokens); None if that cannot be done."""
+        slots = [slot for _, slot in self._generating.occupied]
+        drawer = self.sampler.cell.blocks
+        most = BlockSteps(drawer, any(slot.sequence.can_end for slot in slots)).most if drawer else 0
+        if most < MIN_STEPS:
+            return None
+        # Texts that end earlier lose the rest of a block; but very short blocks would cost the others more.
+        left = max(MIN_STEPS, min(slot.sequence.length - slot.sequence.num_generated for slot in slots))
+        steps = min(most, left, max(1, int(_BLOCK_S / max(self._step_seconds, 1e-6))))
+        begin = time.perf_counter()
+        drawn = self._generating.draw(steps)
+        self._block_seconds = time.perf_counter() - begin
+        self._step_seconds = self._block_seconds / steps
+        return drawn
+
+    def _extend(self, row: int, tokens: list[int]) -> None:
+        """Adds tokens that were drawn in a block to a text."""
+        slot = self._generating.slot(row)
+        before = slot.sequence.num_generated
+        try:
+            piece = slot.sequence.extend(tokens)
+        except CharrnnError as error:
+            self._fail(self._generating, row, error)
+            return
+        slot.last_token = tokens[-1]
+        self.tokens_generated += slot.sequence.num_generated - before
+        if slot.sequence.finish_reason:
+            note_end(self.sampler.cell, slot.sequence)
+        self._deliver(self._generating, row, piece)
+
     def _sample(self, batch_slots: BatchSlots[_JobSlot], rows: list[int], logits: Logits) -> None:
         """Samples a token in some rows; jobs that end or are paused leave the batch."""
         slots = batch_slots.slots
         sequences = [(row, slot.sequence) for row in rows if (slot := slots[row]) is not None]
         for row, token in sample_rows(sequences, logits):
-            slot = slots[row]
-            assert slot is not None
-            job = slot.job
             if isinstance(token, CharrnnError):
-                slots[row], job.error = None, token
-                self._urgent[job] = None
+                self._fail(batch_slots, row, token)
                 continue
+            slot = batch_slots.slot(row)
             self.tokens_generated += 1
             slot.last_token = token
             if slot.top >= 0:
-                job.put_score(token_score(logits[row], token, slot.top))
-            if piece := slot.sequence.append(token):
-                job.put(piece)
-                if slot.reported:
-                    self._updated[job] = None
-                else:
-                    slot.reported = True
-                    self._urgent[job] = None
-            if slot.sequence.finish_reason:
-                slots[row], job.finish_reason = None, slot.sequence.finish_reason
+                slot.job.put_score(token_score(logits[row], token, slot.top))
+            self._deliver(batch_slots, row, slot.sequence.append(token))
+
+    def _fail(self, batch_slots: BatchSlots[_JobSlot], row: int, error: CharrnnError) -> None:
+        job = batch_slots.slot(row).job
+        batch_slots.slots[row], job.error = None, error
+        self._urgent[job] = None
+
+    def _deliver(self, batch_slots: BatchSlots[_JobSlot], row: int, piece: str) -> None:
+        """Gives a piece to the job of a row; a job that has ended, or is full, leaves the batch."""
+        slot = batch_slots.slot(row)
+        job = slot.job
+        if piece:
+            job.put(piece)
+            if slot.reported:
+                self._updated[job] = None
+            else:
+                slot.reported = True
                 self._urgent[job] = None
-            elif job.num_buffered >= self.max_buffered:
-                self._pause(batch_slots, row, slot)
+        if slot.sequence.finish_reason:
+            batch_slots.slots[row], job.finish_reason = None, slot.sequence.finish_reason
+            self._urgent[job] = None
+        elif job.num_buffered >= self.max_buffered:
+            self._pause(batch_slots, row, slot)
 
     def _pause(self, batch_slots: BatchSlots[_JobSlot], row: int, slot: _JobSlot) -> None:
         (slot.state,) = batch_slots.states([row])

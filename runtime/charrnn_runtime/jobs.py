@@ -56,6 +56,8 @@ class Job:
         self._on_take = on_take
         self._on_cancel = on_cancel
         self._pieces: deque[str] = deque()
+        # Each is changed on one thread only: characters that the engine has put here, and that were taken.
+        self._num_put = self._num_taken = 0
         self._scores: deque[TokenScore] = deque()
         self.prompt_tokens = sequence.prompt_tokens
         self.prompt_scores: list[TokenScore] = []
@@ -80,8 +82,8 @@ class Job:
 
     @property
     def num_buffered(self) -> int:
-        """How many pieces of text wait to be taken."""
-        return len(self._pieces)
+        """How many characters of text wait to be taken."""
+        return self._num_put - self._num_taken
 
     @property
     def ended(self) -> bool:
@@ -97,6 +99,7 @@ class Job:
             UsageError: this is a forked child of the process that runs the engine.
         """
         text = "".join(_drain(self._pieces))
+        self._num_taken += len(text)
         scores = _drain(self._scores)
         self._on_take()
         return text, scores
@@ -107,6 +110,7 @@ class Job:
 
     def put(self, piece: str) -> None:
         """For the engine: a piece to be taken."""
+        self._num_put += len(piece)
         self._pieces.append(piece)
 
     def put_score(self, score: TokenScore) -> None:
