@@ -38,8 +38,9 @@ def bound_spinning() -> None:
 def default_threads() -> int:
     """Threads that torch would take, and no more than the cores that a container's quota allows."""
     import torch
+    from charrnn_runtime.threads import cpu_quota
 
-    return max(1, min(torch.get_num_threads(), _quota()))
+    return max(1, min(torch.get_num_threads(), cpu_quota()))
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def computing(
         A function to call after each step with the seconds that it took.
     """
     import torch
-    from charrnn_runtime.session import usable_cpus
+    from charrnn_runtime.threads import usable_cpus
 
     before = torch.get_num_threads()
     most, processors = number or default_threads(), usable_cpus()
@@ -72,21 +73,6 @@ def computing(
         yield governor.step_done
     finally:
         torch.set_num_threads(before)
-
-
-def _quota() -> int:
-    """Whole cores of the control group's quota; a large number if there is no quota."""
-    for path, read in (
-        ("/sys/fs/cgroup/cpu.max", lambda text: text.split()),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", lambda text: [text, "100000"]),
-    ):
-        try:
-            quota, period = read(Path(path).read_text("ascii"))
-            if int(quota) > 0:
-                return max(1, int(quota) // int(period))
-        except (OSError, ValueError):
-            continue
-    return sys.maxsize
 
 
 def waiting_seconds() -> float | None:

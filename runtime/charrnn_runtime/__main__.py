@@ -16,6 +16,7 @@ from charrnn_runtime.options import check_count, check_seed, cli_options, new_se
 from charrnn_runtime.sampling import StopStrings
 from charrnn_runtime.text_io import prompt_of_argument, prompt_of_file, write_json_texts, write_stream, write_texts
 from charrnn_runtime.text_scores import Line, TextInput, print_line_scores, print_text_scores
+from charrnn_runtime.threads import parse_threads
 from charrnn_runtime.vocab import Vocabulary
 
 
@@ -102,7 +103,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, auto or another provider (default cpu).")
-    parser.add_argument("--threads", type=int, default=1, help="Threads inside an operator (default 1).")
+    parser.add_argument("--threads", default="auto", help="Threads inside an operator (default auto).")
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -112,7 +113,7 @@ def _sample(args: argparse.Namespace) -> None:
     check_count("num", args.num, least=1)
     StopStrings(args.stop)
     seed = new_seed() if args.seed is None else check_seed(args.seed)
-    sampler = Sampler(args.model, device=args.device, threads=args.threads, expected_batch=args.num)
+    sampler = Sampler(args.model, device=args.device, threads=parse_threads(args.threads), expected_batch=args.num)
     if args.seed is None:
         print(f"seed {seed}", file=sys.stderr)
     if args.device == "auto":
@@ -138,7 +139,7 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
-    sampler = Sampler(args.model, device=args.device, threads=args.threads)
+    sampler = Sampler(args.model, device=args.device, threads=parse_threads(args.threads))
     vocabulary = sampler.vocabulary
     inputs = [TextInput.of_argument(text, vocabulary) for text in args.text]
     inputs += [TextInput(name) for name in args.files or ([] if inputs else ["-"])]

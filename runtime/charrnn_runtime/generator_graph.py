@@ -23,7 +23,6 @@ MIN_OPSET = 18  # of the file: the operators here are in the form that they have
 OPTIONS = ("temperature", "top_k", "top_p", "min_p")
 _OPTION_KINDS = (Kind.DOUBLE, Kind.INT64, Kind.DOUBLE, Kind.DOUBLE)
 _BEFORE, _AFTER = "before/", "after/"  # states, [batch, size]
-_BLOCK = 32  # steps of the generator between two looks at whether all texts have ended
 
 # Philox4x64-10: the multipliers of words 0 and 2, and what the two words of the key grow by in each round.
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -130,9 +129,10 @@ def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) ->
     numbers = _uniforms(graph, count)
     greedy = add("Equal", "temperature", constant(0.0))
     numbers = add("Where", greedy, constant(0.0), numbers)
-    tokens, totals, logits, states = _blocks(
+    tokens, totals, *rest = _draw_until_end(
         graph, step, info, count, numbers, [*columns, filters], last_token, states, log_probs
     )
+    states = rest[: len(states)]
 
     # What comes after a row's end, and from the first token on that could not be drawn, is -1.
     finite = add("Less", totals, constant(np.inf))  # NaN compares false
@@ -147,7 +147,7 @@ def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) ->
     graph.output("counts", Kind.INT64, ["batch"])
     if log_probs:
         chosen = add("Max", tokens, constant(0))
-        likely = add("LogSoftmax", add("Cast", logits, to=Kind.DOUBLE))
+        likely = add("LogSoftmax", add("Cast", rest[-1], to=Kind.DOUBLE))
         taken = add("GatherElements", likely, add("Unsqueeze", chosen, constant([2])), axis=2)
         add("Squeeze", taken, constant([2]), outputs=["log_probs"])
         graph.output("log_probs", Kind.DOUBLE, ["drawn", "batch"])
@@ -189,7 +189,6 @@ def _draw(
     uniforms: Name,
     options: Sequence[Name],
     states: Sequence[Name],
-    logits: bool = False,
 ) -> list[Name]:
     """Adds the Scan that feeds and draws tokens.
 
@@ -200,45 +199,26 @@ def _draw(
         known, uniforms: as for ``block_inputs``.
         options: as for ``block_inputs``, but ``[batch, 1]``.
         states: before the first step.
-        logits: whether they are a result.
 
     Returns:
-        Drawn tokens and totals ``[n, batch]``, the states after the last step, and the logits
-        ``[n, batch, vocab]`` if they were asked for.
+        Drawn tokens and totals ``[n, batch]``, the states after the last step; logits ``[n, batch, vocab]`` if
+        the body has them.
     """
     body = Graph(graph.name + "/draw")
     last, row_known, row_is_known, row_uniforms = (body.name + "/" + name for name in ("last", "known", "is", "u"))
-    for name in (last, *(state.input for state in info.states), row_known, row_is_known, row_uniforms):
-        body.input(name)
+    body.input(last, Kind.INT64, ["batch"])
+    _add_states(body, info)
+    body.input(row_known, Kind.INT64, ["batch"])
+    body.input(row_is_known, Kind.BOOL, ["batch"])
+    body.input(row_uniforms, Kind.DOUBLE, ["batch", 1])
     body.add("Where", row_is_known, row_known, last, outputs=["token"])
-    for i in sorted(_varying(step, info)):
-        body.copy(step.nodes[i])
-    drawn, total = _draw_row(body, len(info.vocabulary), row_uniforms, options)
-    vocab = len(info.vocabulary)
-    body.output(drawn, Kind.INT64, ["batch"])
-    for state in info.states:
-        body.output(state.output, Kind.FLOAT, ["batch", state.size])
-    body.output(body.add("Identity", drawn), Kind.INT64, ["batch"])
-    body.output(total, Kind.DOUBLE, ["batch", 1])
-    if logits:
-        body.output(body.add("Identity", "logits"), Kind.FLOAT, ["batch", vocab])
-    column = graph.constant([-1])
-    names = ["last", *(state.input for state in info.states), "drawn", "totals", *(["logits"] if logits else [])]
-    outputs = [f"{body.name}/after/{name}" for name in names]
-    graph.add(
-        "Scan",
-        graph.add("Gather", known, graph.constant(0), axis=0),
-        *states,
-        known,
-        graph.add("GreaterOrEqual", known, graph.constant(0)),
-        graph.add("Unsqueeze", uniforms, column),
-        outputs=outputs,
-        body=body.serialize(),
-        num_scan_inputs=3,
-    )
-    number = len(info.states)
-    drawn, totals = outputs[1 + number], graph.add("Squeeze", outputs[2 + number], column)
-    return [drawn, totals, *outputs[1 : 1 + number], *outputs[3 + number :]]
+    results = _feed_and_draw(body, step, info, row_uniforms, options, logits=False)
+    body.output(results[0], Kind.INT64, ["batch"])
+    first = graph.add("Gather", known, graph.constant(0), axis=0)
+    is_known = graph.add("GreaterOrEqual", known, graph.constant(0))
+    numbers = graph.add("Unsqueeze", uniforms, graph.constant([-1]))
+    inputs = [first, *states, known, is_known, numbers]
+    return _run(graph, "Scan", body, info, inputs, results, carried=1, num_scan_inputs=3)
 
 
 def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
@@ -327,8 +307,9 @@ def _read_prompts(graph: Graph, step: StepGraph, info: ModelInfo, tokens: Name, 
     """Adds the Scan that feeds ``tokens`` ``[n, batch]`` where ``inside``; the states after them."""
     body = Graph(graph.name + "/read")
     mask = body.name + "/inside"
-    for name in (*(state.input for state in info.states), "token", mask):
-        body.input(name)
+    _add_states(body, info)
+    body.input("token", Kind.INT64, ["batch"])
+    body.input(mask, Kind.BOOL, ["batch", 1])
     needed = step.dependencies([state.output for state in info.states])
     for i in sorted(_varying(step, info) & needed):
         body.copy(step.nodes[i])
@@ -348,7 +329,7 @@ def _read_prompts(graph: Graph, step: StepGraph, info: ModelInfo, tokens: Name, 
     return after
 
 
-def _blocks(
+def _draw_until_end(
     graph: Graph,
     step: StepGraph,
     info: ModelInfo,
@@ -358,63 +339,83 @@ def _blocks(
     tokens: Name,
     states: Sequence[Name],
     logits: bool,
-) -> tuple[Name, Name, Name, list[Name]]:
-    """Adds the loop over blocks of steps: as many as ``count``, or until each row has drawn ``end``.
+) -> list[Name]:
+    """Adds the loop that draws ``count`` tokens, or until each row has drawn ``end``.
 
-    The first block is the short one, if they do not come out even: the states are those after the last step.
+    A Scan in a Loop would be faster, but ONNX Runtime does not prepare weights for a body in a body:
+    it would multiply in another way than in a session of the file, with other last bits.
 
     Returns:
-        Drawn tokens and totals ``[drawn, batch]``, logits ``[drawn, batch, vocab]`` or "", the states.
+        As ``_draw``, for the steps that were made.
     """
-    add, constant = graph.add, graph.constant
-    size, one, first_axis = constant(_BLOCK), constant(1), constant([0])
-    blocks = add("Div", add("Add", count, constant(_BLOCK - 1)), size)
-    short = add("Sub", add("Mul", blocks, size), count)  # what the first block lacks
-
-    body = Graph(graph.name + "/blocks")
+    body = Graph(graph.name + "/draw")
     number = body.input(f"{body.name}/number", Kind.INT64)
     body.input(f"{body.name}/going", Kind.BOOL)
-    last, ended = (body.input(f"{body.name}/{name}") for name in ("last", "ended"))
-    before = [body.input(f"{body.name}/{state.input}", Kind.FLOAT, ["batch", state.size]) for state in info.states]
-    stop = body.add("Sub", body.add("Mul", body.add("Add", number, one), size), short)
-    begin = body.add("Max", body.add("Sub", stop, size), body.constant(0))
-    here = body.add("Slice", uniforms, *(body.add("Unsqueeze", name, first_axis) for name in (begin, stop)), first_axis)
-    drawn_before = body.add("Sub", body.add("Shape", here), body.constant([1, 0]))
-    unknown = body.add("Expand", body.constant([[-1]]), drawn_before)
-    known = body.add("Concat", body.add("Unsqueeze", last, first_axis), unknown, axis=0)
-    drawn, totals, *rest = _draw(body, step, info, known, here, options, before, logits)
-    after, made = rest[: len(before)], [drawn, totals, *rest[len(before) :]]
-    at_end = body.add("Cast", body.add("Equal", drawn, "end"), to=Kind.INT32)
-    at_end = body.add("Cast", body.add("ReduceMax", at_end, first_axis, keepdims=0), to=Kind.BOOL)
-    all_ended = body.add("Or", ended, at_end)
-    going = body.add(
-        "Not",
-        body.add("Cast", body.add("ReduceMin", body.add("Cast", all_ended, to=Kind.INT32), keepdims=0), to=Kind.BOOL),
-    )
-    last_drawn = body.add(
-        "Squeeze", body.add("Slice", drawn, constant([-1]), constant([2**62]), first_axis), first_axis
-    )
-    missing = body.add("Sub", size, body.add("Sub", stop, begin))
-    results = [going, last_drawn, all_ended, *after]
-    for name, rank in zip(made, (2, 2, 3), strict=False):
-        pads = body.add(
-            "Concat", body.add("Unsqueeze", missing, first_axis), body.constant([0] * (2 * rank - 1)), axis=0
-        )
-        results.append(body.add("Pad", name, pads))
-    for name in results:
-        body.output(name)
-    names = ["last", "ended", *(state.input for state in info.states), "drawn", "totals", "logits"][: len(results) - 1]
-    outputs = [f"{body.name}/after/{name}" for name in names]
-    none = add("Less", tokens, constant(0))
-    graph.add("Loop", blocks, constant(True), tokens, none, *states, outputs=outputs, body=body.serialize())
-    flat = []
-    for name in outputs[2 + len(before) :]:
-        shape = add(
-            "Concat", constant([-1]), add("Slice", add("Shape", name), constant([2]), constant([4]), first_axis), axis=0
-        )
-        joined = add("Reshape", name, shape)
-        flat.append(add("Slice", joined, add("Unsqueeze", short, first_axis), constant([2**62]), first_axis))
-    return flat[0], flat[1], flat[2] if logits else "", outputs[2 : 2 + len(before)]
+    last, ended = f"{body.name}/last", f"{body.name}/ended"
+    body.input(last, Kind.INT64, ["batch"])
+    body.input(ended, Kind.BOOL, ["batch"])
+    _add_states(body, info)
+    body.add("Identity", last, outputs=["token"])
+    row = body.add("Gather", graph.add("Unsqueeze", uniforms, graph.constant([-1])), number, axis=0)
+    results = _feed_and_draw(body, step, info, row, options, logits)
+    all_ended = body.add("Or", ended, body.add("Equal", results[0], "end"))
+    every = body.add("ReduceMin", body.add("Cast", all_ended, to=Kind.INT32), keepdims=0)
+    body.output(body.add("Not", body.add("Cast", every, to=Kind.BOOL)))
+    body.output(results[0], Kind.INT64, ["batch"])
+    body.output(all_ended, Kind.BOOL, ["batch"])
+    none = graph.add("Less", tokens, graph.constant(0))
+    return _run(graph, "Loop", body, info, [count, graph.constant(True), tokens, none, *states], results, carried=2)
+
+
+def _run(
+    graph: Graph,
+    operator: str,
+    body: Graph,
+    info: ModelInfo,
+    inputs: Sequence[Name],
+    results: Sequence[Name],
+    *,
+    carried: int,
+    **attributes: int,
+) -> list[Name]:
+    """Adds the loop, whose body carries ``carried`` values and the states; what ``_draw`` returns.
+
+    Args:
+        graph: to which it is added.
+        operator: Scan or Loop.
+        body: its body, which has the outputs of the carried values.
+        info: the file's metadata.
+        inputs: of the operator.
+        results: of ``_feed_and_draw``.
+        carried: how many.
+        attributes: of the operator.
+    """
+    vocab = len(info.vocabulary)
+    for state in info.states:
+        body.output(state.output, Kind.FLOAT, ["batch", state.size])
+    names = [f"{body.name}/after/{name}" for name in (*map(str, range(carried)), *(s.input for s in info.states))]
+    collected = (("drawn", Kind.INT64, ()), ("totals", Kind.DOUBLE, (1,)), ("logits", Kind.FLOAT, (vocab,)))
+    for value, (name, kind, more) in zip(results, collected, strict=False):
+        body.output(body.add("Identity", value), kind, ("batch", *more))
+        names.append(f"{body.name}/all/{name}")
+    graph.add(operator, *inputs, outputs=names, body=body.serialize(), **attributes)
+    states, (drawn, totals, *logits) = names[carried:][: len(info.states)], names[carried + len(info.states) :]
+    return [drawn, graph.add("Squeeze", totals, graph.constant([-1])), *states, *logits]
+
+
+def _add_states(body: Graph, info: ModelInfo) -> None:
+    # With the shapes given, ONNX Runtime makes the same operators of the file's nodes as in a session of the file.
+    for state in info.states:
+        body.input(state.input, Kind.FLOAT, ["batch", state.size])
+
+
+def _feed_and_draw(
+    body: Graph, step: StepGraph, info: ModelInfo, uniforms: Name, options: Sequence[Name], logits: bool
+) -> list[Name]:
+    """Adds the step, from ``token`` and the states, and the drawing: tokens, totals and, if asked for, logits."""
+    for i in sorted(_varying(step, info)):
+        body.copy(step.nodes[i])
+    return [*_draw_row(body, len(info.vocabulary), uniforms, options), *(["logits"] if logits else [])]
 
 
 def _uniforms(graph: Graph, count: Name) -> Name:

@@ -42,6 +42,7 @@ from charrnn_runtime.session import (
     Tokens,
     open_session,
 )
+from charrnn_runtime.threads import Threads, choose_threads, expected_work, step_threads
 from charrnn_runtime.vocab import UNKNOWN, DecodeErrors, Ids, Unknown, UnknownScore, Vocabulary
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class Sampler:
         device: "cpu", "cuda", "cuda:N", "coreml", "directml", "migraphx", "openvino", "rocm",
             "tensorrt", "webgpu", ONNX Runtime's own name for a provider, or "auto": CUDA if
             it is available and faster for this size and ``expected_batch`` (``devices.AUTO_CUDA_BYTES``).
-        threads: threads inside an operator, no more than the process has processors; more than
-            one helps only with large batches.
+        threads: threads inside an operator, no more than the process has processors. "auto": as many as pay
+            for this size and ``expected_batch``, within the process's cores, quota and ``OMP_NUM_THREADS``.
         expected_batch: how many texts are to be sampled at once; only "auto" looks at it.
 
     Raises:
@@ -79,7 +80,7 @@ class Sampler:
         model: str | os.PathLike[str] | bytes | ModelFile | InferenceSession,
         *,
         device: str = "cpu",
-        threads: int = 1,
+        threads: Threads = "auto",
         expected_batch: int = 1,
     ) -> None:
         if isinstance(model, (str, os.PathLike, bytes, ModelFile)):
@@ -92,12 +93,13 @@ class Sampler:
         else:
             raise UsageError(f"a model is a path, bytes or an InferenceSession, not {type(model).__name__}")
 
-    def _open(self, file: ModelFile, *, device: str, threads: int, expected_batch: int) -> None:
+    def _open(self, file: ModelFile, *, device: str, threads: Threads, expected_batch: int) -> None:
         check_count("expected_batch", expected_batch, least=1)
-        opened = partial(open_session, file.data, device=device, threads=threads, batch=expected_batch)
+        in_blocks = choose_threads(threads, expected_work(len(file.data), expected_batch))
+        opened = partial(open_session, file.data, device=device, threads=step_threads(threads), batch=expected_batch)
         drawer = None
         if file.info.dtype != "float16" and file.info.opset >= MIN_OPSET:
-            drawer = OnnxBlockDrawer(file.data, file.info, threads)
+            drawer = OnnxBlockDrawer(file.data, file.info, in_blocks)
         if drawer and device == "cpu":
             # Most programs only draw. Opening the session of blocks checks the file; that of steps is opened for
             # the first step, and takes its place if nothing was drawn till then.
@@ -111,7 +113,7 @@ class Sampler:
         cell.check_placement()
         warn_about_conflicting_wheels()
         if cell.device == "cpu" and file.info.dtype != "float16":
-            cell.sequences = SequenceGraph(file.data, file.info, threads)
+            cell.sequences = SequenceGraph(file.data, file.info, in_blocks)
         elif cell.device == "cpu":
             log.warning("%s: float16 weights are for CUDA; a CPU computes them slower than float32 ones", file.name)
         if not file.info.verified:

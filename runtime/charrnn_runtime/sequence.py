@@ -39,7 +39,7 @@ class SequenceGraph:
     def __init__(self, data: bytes, info: ModelInfo, threads: int) -> None:
         self._info = info
         self._session: PerProcess[Any] = PerProcess(
-            lambda: open_session(sequence_graph(data, info), device="cpu", threads=threads)
+            lambda: open_session(sequence_graph(data, info), device="cpu", threads=threads, spinning=threads > 1)
         )
 
     def sequence_runner(self, state: State | None = None) -> OnnxSequenceRunner:

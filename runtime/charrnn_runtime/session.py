@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +15,6 @@ from charrnn_runtime.devices import (
     choose_providers,
     device_name,
     import_onnxruntime,
-    log,
     parse_device,
     profile_options,
     used_providers,
@@ -27,6 +25,7 @@ from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.onnx_structure import Value, read_values
 from charrnn_runtime.options import check_count
 from charrnn_runtime.sampling import DrawOptions
+from charrnn_runtime.threads import bounded_threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -372,25 +371,6 @@ def open_session(
         raise ModelFileError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
     check_provider(wanted, providers, session)
     return session
-
-
-def bounded_threads(threads: int) -> int:
-    """The requested number of threads, but at most one for each processor: more would wait for each other.
-
-    Raises:
-        UsageError: ``threads`` is not a whole number of at least 1.
-    """
-    most = usable_cpus()
-    if check_count("threads", threads, least=1) > most:
-        log.warning("threads=%d: this process may use %d processors, so %d are used", threads, most, most)
-    return min(threads, most)
-
-
-def usable_cpus() -> int:
-    """Number of processors that this process may use: its CPU affinity, or else all of the machine's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from charrnn_runtime import UsageError
-from charrnn_runtime.session import bounded_threads, usable_cpus
+from charrnn_runtime.threads import bounded_threads, usable_cpus
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import TinyModel

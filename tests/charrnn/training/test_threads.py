@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from charrnn_runtime.session import usable_cpus
+from charrnn_runtime.threads import usable_cpus
 
 from charrnn.training import threads
 from charrnn.training.threads import ThreadGovernor
@@ -104,21 +103,8 @@ print(os.environ.get("GOMP_SPINCOUNT"))
 
 
 def test_a_quota_bounds_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = {"/sys/fs/cgroup/cpu.max": "150000 100000"}
-
-    def read(path: Path, _encoding: str) -> str:
-        if str(path) not in texts:
-            raise FileNotFoundError
-        return texts[str(path)]
-
-    monkeypatch.setattr(Path, "read_text", read)
-    assert threads._quota() == 1
-    texts["/sys/fs/cgroup/cpu.max"] = "800000 100000"
-    assert threads._quota() == 8
-    texts["/sys/fs/cgroup/cpu.max"] = "max 100000"
-    assert threads._quota() == sys.maxsize
-    texts.clear()
-    assert threads._quota() == sys.maxsize
+    monkeypatch.setattr("charrnn_runtime.threads.cpu_quota", lambda: 1)
+    assert threads.default_threads() == 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells")
