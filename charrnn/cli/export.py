@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from charrnn_runtime import ModelFile
+
     from charrnn.inference.export import ExportedModel
 
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint (.pt) or a run folder (its best.pt); for --web also an .onnx file.")
+        Path,
+        typer.Argument(
+            help="A checkpoint (.pt) or a run folder (its best.pt); for --web and --generator also an .onnx file."
+        ),
     ],
     model: Annotated[
         Path | None, typer.Argument(help="The .onnx file to write; may be left out for --web and --triton.")
@@ -34,6 +39,10 @@ def export(
     unverified: Annotated[
         bool, typer.Option("--unverified", help="Write a file that fails the check too; it is marked.")
     ] = False,
+    generator: Annotated[
+        bool,
+        typer.Option("--generator", help="Also write NAME-generator.onnx, which draws whole texts in any language."),
+    ] = False,
     web: Annotated[Path | None, typer.Option(help="Folder for a site that samples in its visitors' browsers.")] = None,
     cdn: Annotated[bool, typer.Option("--cdn", help="Let the site load ONNX Runtime from a public network.")] = False,
 ) -> None:
@@ -42,12 +51,16 @@ def export(
         from charrnn.web.site import check_site
 
         check_site(web)
-        if model is None and _write_site_of_model_file(checkpoint, web, cdn=cdn):
-            return
-    elif cdn or (model is None and triton is None):
-        raise typer.BadParameter(
-            "--cdn is for --web" if cdn else "name the .onnx file to write, or a folder: --web DIR or --triton DIR"
-        )
+    elif cdn:
+        raise typer.BadParameter("--cdn is for --web")
+    if model is None and (web is not None or generator) and (file := _model_file(checkpoint)):
+        if web is not None:
+            _write_site(file.data, web, cdn=cdn)
+        if generator:
+            _write_generator(file, checkpoint)
+        return
+    if model is None and (generator or (web is None and triton is None)):
+        raise typer.BadParameter("name the .onnx file to write, or a folder: --web DIR or --triton DIR")
     from charrnn.inference.export import export as export_model_file
 
     exported = export_model_file(
@@ -60,27 +73,39 @@ def export(
         unverified=unverified,
     )
     if triton is not None:
-        served = _write_triton(triton, model or exported.checkpoint, exported)
-        typer.echo(f"{served}: a model for NVIDIA Triton; serve it with: tritonserver --model-repository={triton}")
+        for served in _write_triton(triton, model or exported.checkpoint, exported):
+            typer.echo(f"{served}: a model for NVIDIA Triton; serve it with: tritonserver --model-repository={triton}")
     typer.echo(exported)
     if not exported.info.verified:
         typer.echo(f"warning: {exported.info.parity['refusal']}; the file is marked as not verified", err=True)
     if web is not None:
         _write_site(exported.data, web, cdn=cdn)
+    if generator and model is not None:
+        from charrnn_runtime import read_model_file
+
+        _write_generator(read_model_file(exported.data), model)
 
 
-def _write_site_of_model_file(path: Path, folder: Path, *, cdn: bool) -> bool:
-    """Writes a site around a model file; returns False if the path is a checkpoint instead."""
+def _model_file(path: Path) -> ModelFile | None:
+    """The model file of this path, or None if it is a checkpoint instead."""
     from charrnn_runtime import read_model_file
 
     from charrnn.inference.models import is_checkpoint
     from charrnn.runs.folder import find_checkpoint
 
     path = find_checkpoint(path)
-    if is_checkpoint(path):
-        return False
-    _write_site(read_model_file(path).data, folder, cdn=cdn)
-    return True
+    return None if is_checkpoint(path) else read_model_file(path)
+
+
+def _write_generator(file: ModelFile, model: Path) -> None:
+    from charrnn_runtime import generator_file
+
+    from charrnn.files import write_atomically
+
+    path = model.with_name(f"{model.stem}-generator.onnx")
+    data = generator_file(file)
+    write_atomically(path, data)
+    typer.echo(f"{path}: {len(data):,} bytes; draws texts with ONNX Runtime alone, see runtime/README.md")
 
 
 def _write_site(model: bytes, folder: Path, *, cdn: bool) -> None:
@@ -93,20 +118,30 @@ def _write_site(model: bytes, folder: Path, *, cdn: bool) -> None:
     )
 
 
-def _write_triton(repository: Path, source: Path, exported: ExportedModel) -> Path:
-    """The model's folder in a repository, named as the file or, for best.pt and its like, as the run."""
-    from charrnn_export.triton import config_pbtxt
+def _write_triton(repository: Path, source: Path, exported: ExportedModel) -> list[Path]:
+    """The folders of the model and of its generator in a repository.
+
+    They are named as the file or, for best.pt and its like, as the run.
+    """
+    from charrnn_export.triton import config_pbtxt, generator_config_pbtxt
+    from charrnn_runtime import generator_file, read_model_file
 
     from charrnn.errors import WriteError
     from charrnn.files import write_atomically
 
     name = source.absolute().parent.name if source.suffix == ".pt" else source.stem
-    config = config_pbtxt(exported.info, name)
-    folder = repository / name
-    try:
-        (folder / "1").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    write_atomically(folder / "1" / "model.onnx", exported.data)
-    write_atomically(folder / "config.pbtxt", config.encode())
-    return folder
+    models = {
+        name: (config_pbtxt(exported.info, name), exported.data),
+        f"{name}-generator": (
+            generator_config_pbtxt(exported.info, f"{name}-generator"),
+            generator_file(read_model_file(exported.data)),
+        ),
+    }
+    for folder, (config, data) in models.items():
+        try:
+            (repository / folder / "1").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{repository / folder}: cannot be made: {error.strerror or error}") from error
+        write_atomically(repository / folder / "1" / "model.onnx", data)
+        write_atomically(repository / folder / "config.pbtxt", config.encode())
+    return [repository / folder for folder in models]

@@ -2,9 +2,12 @@
 
     DIR/NAME/config.pbtxt
     DIR/NAME/1/model.onnx
+    DIR/NAME-generator/config.pbtxt
+    DIR/NAME-generator/1/model.onnx
 
-A client sends one token per request, ``[[id]]``, with the id of its sequence, and
-gets the logits of the next token. Triton's sequence batcher keeps the states of
+The generator draws a whole text in one request. Of the model itself, a client sends one
+token per request, ``[[id]]``, with the id of its sequence, and gets
+the logits of the next token. Triton's sequence batcher keeps the states of
 each sequence ("implicit state"), which are zero at its start, and combines tokens
 of different sequences into one batch. Sources: Triton's user guide, "Model Configuration",
 "Implicit State Management" and "Stateful Models"; the message ModelConfig in
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from charrnn_runtime import ModelInfo, StateSpec
 
@@ -45,13 +49,6 @@ def config_pbtxt(info: ModelInfo, name: str) -> str:
         ExportError: the name cannot be used.
     """
     states = ",\n".join(_state(state) for state in info.states)
-    # What a client needs to turn text into ids and back, the same as in the model file.
-    parameters = {
-        "charrnn.vocab": json.dumps(info.vocabulary.to_json(), separators=(",", ":")),
-        "charrnn.start_token": str(info.start_token),
-        "charrnn.format": str(info.format),
-        "charrnn.weights_sha256": info.weights_sha256,
-    }
     return f"""\
 # Written by: charrnn export --triton. One request is one token, [[id]], with a sequence id; the first of a
 # sequence is marked as its start and sends the start token. The states stay on the server.
@@ -85,7 +82,52 @@ sequence_batching {{
 {states}
   ]
 }}
-{"".join(_parameter(key, value) for key, value in parameters.items())}"""
+{_parameters(info, "format", str(info.format))}"""
+
+
+def generator_config_pbtxt(info: ModelInfo, name: str) -> str:
+    """Triton's configuration for the generator of a model with this ``info``.
+
+    Raises:
+        ExportError: the name cannot be used.
+    """
+    scalar, row = "[ ]", "[ -1 ]"
+    inputs = [("prompt", "TYPE_INT64", "[ -1, -1 ]")]
+    inputs += [(key, "TYPE_INT64", row) for key in ("prompt_lengths", "index", "position", "top_k")]
+    inputs += [(key, "TYPE_INT64", scalar) for key in ("seed", "length", "end")]
+    inputs += [(key, "TYPE_FP64", row) for key in ("temperature", "top_p", "min_p")]
+    inputs += [(state.input, _TYPES[state.dtype], f"[ -1, {state.size} ]") for state in info.states]
+    outputs = [("tokens", "TYPE_INT64", "[ -1, -1 ]"), ("counts", "TYPE_INT64", row)]
+    outputs += [(state.output, _TYPES[state.dtype], f"[ -1, {state.size} ]") for state in info.states]
+    return f"""\
+# Written by: charrnn export --triton. One request draws a text, or several in the columns of a batch: see
+# "Generator 1" in runtime/README.md. The requests bring their own batch dimension.
+name: {_quoted(check_name(name))}
+backend: "onnxruntime"
+default_model_filename: "model.onnx"
+max_batch_size: 0
+input [
+{_values(inputs)}
+]
+output [
+{_values(outputs)}
+]
+{_parameters(info, "generator", "1")}"""
+
+
+def _values(values: Sequence[tuple[str, str, str]]) -> str:
+    return ",\n".join(f"  {{ name: {_quoted(name)} data_type: {kind} dims: {dims} }}" for name, kind, dims in values)
+
+
+def _parameters(info: ModelInfo, key: str, version: str) -> str:
+    """What a client needs to turn text into ids and back, the same as in the model file."""
+    parameters = {
+        "charrnn.vocab": json.dumps(info.vocabulary.to_json(), separators=(",", ":")),
+        "charrnn.start_token": str(info.start_token),
+        f"charrnn.{key}": version,
+        "charrnn.weights_sha256": info.weights_sha256,
+    }
+    return "".join(_parameter(key, value) for key, value in parameters.items())
 
 
 def _state(state: StateSpec) -> str:

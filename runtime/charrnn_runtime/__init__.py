@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.conversation import Conversation, Snapshot
     from charrnn_runtime.engine import Engine
     from charrnn_runtime.generation import Generation, Request
+    from charrnn_runtime.generator_graph import generator_file
     from charrnn_runtime.jobs import Job, TokenScore
     from charrnn_runtime.model_file import ModelFile, ModelInfo, StateSpec, read_model_file
     from charrnn_runtime.options import SamplingOptions
@@ -57,6 +58,7 @@ _LAZY = {
     "Snapshot": "conversation",
     "StateSpec": "model_file",
     "Vocabulary": "vocab",
+    "generator_file": "generator_graph",
     "read_model_file": "model_file",
 }
 
@@ -87,6 +89,7 @@ __all__ = [
     "UsageError",
     "Vocabulary",
     "__version__",
+    "generator_file",
     "read_model_file",
 ]
 

@@ -183,8 +183,8 @@ class Conversation:
             if blocks and blocks.pay and self._logits is None:
                 tokens = self._draw(blocks, left)
             else:
-                token = self._sample(pattern)
-                tokens = [] if token is None else [token]
+                sampled = self._sample(pattern)
+                tokens = [] if sampled is None else [sampled]
             left -= len(tokens)
             pieces, used = [], 0
             for token in tokens:
@@ -205,9 +205,7 @@ class Conversation:
                 yield text
             if self.finish_reason == "stop":
                 return
-            if self.finish_reason == "end":
-                break
-            if pattern is not None and pattern.complete and left:
+            if pattern is not None and pattern.complete and left and self.finish_reason == "length":
                 self.finish_reason = "pattern"
         if rest := stop.flush():
             yield rest

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from charrnn_runtime.errors import ModelFileError
-from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.model_file import GENERATOR_KEY, PREFIX, ModelFile, ModelInfo, seal
 from charrnn_runtime.onnx_graph import Graph, Kind, Name, StepGraph
+from charrnn_runtime.onnx_structure import metadata_entry
 
+GENERATOR = 1  # version of the generator file
 MIN_OPSET = 18  # of the file: the operators here are in the form that they have since then
 OPTIONS = ("temperature", "top_k", "top_p", "min_p")
 _OPTION_KINDS = (Kind.DOUBLE, Kind.INT64, Kind.DOUBLE, Kind.DOUBLE)
@@ -81,10 +83,28 @@ def block_graph(data: bytes, info: ModelInfo) -> bytes:
     return step.model(graph)
 
 
-def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) -> bytes:
-    """A serialized ONNX model, "generator 1" of ``runtime/README.md``, for the bytes of a checked model file.
+def generator_file(model: ModelFile, *, log_probs: bool = False) -> bytes:
+    """A generator file, as ``runtime/README.md`` specifies it: it draws texts in programs without this runtime.
 
-    It has no metadata yet.
+    Args:
+        model: the model file.
+        log_probs: whether the generator has the output ``log_probs``.
+
+    Returns:
+        The file's bytes. The same model gives the same bytes.
+
+    Raises:
+        ModelFileError: no node of the file computes a state or the logits, or its opset is too old.
+    """
+    metadata = model.info.to_metadata()
+    del metadata[PREFIX + "format"]
+    metadata |= {GENERATOR_KEY: str(GENERATOR), PREFIX + "model_sha256": model.info.sha256}
+    graph = generator_graph(model.data, model.info, log_probs=log_probs)
+    return seal(graph + b"".join(metadata_entry(key, value) for key, value in metadata.items()))
+
+
+def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) -> bytes:
+    """The graph of ``generator_file``, without metadata, for the bytes of a checked model file.
 
     Args:
         data: the file.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 PREFIX = "charrnn."
 DIGEST_KEY = "charrnn.sha256"
+GENERATOR_KEY = "charrnn.generator"  # only in generator files: see generator_graph.py
 MAX_BYTES = 2**31 - 1  # protobuf's own limit for one message
 _PIPE_BYTES = 16 << 20  # bytes read at once from a pipe or other special file
 
@@ -206,6 +207,10 @@ def read_model_file(source: str | os.PathLike[str] | bytes, *, name: str | None 
                 "the file was damaged or changed after export (its SHA-256 does not match); copy or export it again"
             )
     except ModelFileError as error:
+        if GENERATOR_KEY.encode() in data:
+            raise ModelFileError(
+                f"{name}: is a generator, for programs without this runtime; name the model file that it was made from"
+            ) from error
         if kind := other_kind(data):
             raise ModelFileError(f"{name}: is {kind}") from error
         raise ModelFileError(f"{name}: {error}") from error

@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from charrnn_export import Exported, ExportError
-from charrnn_export.triton import config_pbtxt
-from charrnn_runtime import Sampler, Vocabulary
+from charrnn_export.triton import config_pbtxt, generator_config_pbtxt
+from charrnn_runtime import Sampler, Vocabulary, generator_file, read_model_file
 from google.protobuf import text_format
 
 if TYPE_CHECKING:
@@ -98,6 +98,24 @@ def test_two_steps_through_the_described_wiring_equal_the_samplers(
         np.testing.assert_allclose(got[1][list(second).index(sequence)], logits[0], rtol=1e-5, atol=1e-6)
     again = server.infer({7: 3}, start=True)
     np.testing.assert_allclose(again[0], got[0][0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_generator_is_described_as_it_is(messages: Any, exported: Callable[[str, int], Exported]) -> None:
+    made = exported("lstm", 2)
+    config = text_format.Parse(generator_config_pbtxt(made.info, "m-generator"), messages.ModelConfig())
+    session = onnxruntime.InferenceSession(
+        generator_file(read_model_file(made.data)), providers=["CPUExecutionProvider"]
+    )
+    types = {"TYPE_INT64": "tensor(int64)", "TYPE_FP32": "tensor(float)", "TYPE_FP64": "tensor(double)"}
+    for described, real in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        assert {value.name: types[messages.DataType.Name(value.data_type)] for value in described} == {
+            value.name: value.type for value in real
+        }
+        for value in described:
+            shape = next(r.shape for r in real if r.name == value.name)
+            assert list(value.dims) == [size if isinstance(size, int) else -1 for size in shape]
+    stored = json.loads(config.parameters["charrnn.vocab"].string_value)
+    assert Vocabulary.from_json(stored) == made.info.vocabulary
 
 
 def test_the_vocabulary_goes_along(messages: Any, exported: Callable[[str, int], Exported]) -> None:

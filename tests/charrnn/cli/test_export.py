@@ -90,6 +90,19 @@ def test_export_writes_one_file_and_says_how_close_it_is(run: Run, charrnn: Char
     assert len(texts) == 1
 
 
+def test_a_generator_beside_the_model(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
+    model, generator = tmp_path / "m.onnx", tmp_path / "m-generator.onnx"
+    outcome = charrnn("export", run.folder, model, "--generator")
+    assert outcome.code == 0
+    assert f"{generator.stat().st_size:,} bytes; draws texts" in outcome.out
+    first = generator.read_bytes()
+    generator.unlink()
+    assert charrnn("export", model, "--generator").code == 0
+    assert generator.read_bytes() == first, "the same from the checkpoint and from the model file"
+    refused(charrnn("sample", generator), 1, "is a generator, for programs without this runtime")
+    refused(charrnn("export", run.folder, "--generator"), 2, "name the .onnx file to write")
+
+
 def test_export_refuses_places_and_checkpoints_that_cannot_be(run: Run, charrnn: Charrnn, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
     best = tmp_path / "run" / "best.pt"
