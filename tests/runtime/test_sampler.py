@@ -305,6 +305,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "generate_groups": {"requests": [Request(prompt="a", length=3)], "batch": 2},
     "start": {"prompt": "a", "seed": 1, "index": 0, "unknown": "error"},
     "resume": {"data": b""},
+    "next": {"prompt": "a", "unknown": "error"},
+    "complete": {"prompt": "a", "n": 2, "until": " ", "max_length": 3, "width": 4, "unknown": "error"},
     "score": {"text": "a", "unknown": "error"},
     "score_ids": {"targets": [1]},
     "score_stream": {"pieces": ["a"], "unknown": "error"},
