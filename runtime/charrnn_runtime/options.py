@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import PatternError, UsageError
-from charrnn_runtime.pattern_syntax import parse_pattern
+from charrnn_runtime.pattern_syntax import parse_pattern, pattern_of_fill
 
 Logits64 = NDArray[np.float64]
 # (ids of the prompt and of all sampled tokens, logits [vocab] to change in place) → None
@@ -45,6 +45,7 @@ class SamplingKwargs(TypedDict, total=False):
     logit_bias: Mapping[str, float] | None
     allowed: str | None
     pattern: str | None
+    fill: str | None
     particles: int
     min_length: int
     logits_processor: LogitsProcessor | None
@@ -149,6 +150,9 @@ class SamplingOptions:
         None,
         "The sampled text (without the prompt) matches this regular expression from its first to its last character.",
     )
+    fill: str | None = _option(
+        None, r"A text with gaps, instead of a pattern: ? is one or more characters of a line, \? a question mark."
+    )
     particles: int = _option(
         1,
         "With a pattern: how many copies of the text are sampled and weighed, so that the text is drawn from all that "
@@ -178,8 +182,10 @@ class SamplingOptions:
                 _ANY_NUMBER.check(f"logit_bias[{character!r}]", bias)
         if self.allowed is not None and (not isinstance(self.allowed, str) or not self.allowed):
             raise UsageError("allowed must be a string of at least one character")
-        if self.pattern is not None:
-            parse_pattern(self.pattern)
+        if self.pattern is not None and self.fill is not None:
+            raise PatternError("give a pattern or fill, not both")
+        if (expression := self.expression) is not None:
+            parse_pattern(expression)
         if self.particles > 1 and self.temperature == 0:
             raise PatternError("particles are drawn and weighed, so they need a temperature above 0")
         if self.particles > 1 and not self.masks:
@@ -226,9 +232,14 @@ class SamplingOptions:
         )
 
     @property
+    def expression(self) -> str | None:
+        """The pattern, or that of ``fill``."""
+        return self.pattern if self.fill is None else pattern_of_fill(self.fill)
+
+    @property
     def masks(self) -> bool:
         """Whether the options forbid some tokens."""
-        return self.pattern is not None or self.allowed is not None or self.min_length > 0
+        return self.expression is not None or self.allowed is not None or self.min_length > 0
 
     @property
     def penalizes(self) -> bool:

@@ -84,6 +84,20 @@ def parse_pattern(pattern: str) -> Node:
     return _parse(pattern)
 
 
+def pattern_of_fill(fill: str) -> str:
+    r"""The pattern of a text with gaps: ``?`` is a gap, ``.+``; ``\?`` and ``\\`` are the characters themselves.
+
+    Raises:
+        PatternError: it is not a string, or has no gap.
+    """
+    if not isinstance(fill, str):
+        raise PatternError(f"fill must be a string, got {type(fill).__name__}")
+    parts = re.findall(r"\\[?\\]|[^?]|\?", fill, re.DOTALL)
+    if "?" not in parts:
+        raise PatternError(rf"fill {fill!r:.80} has no gap; write ? for a gap and \? for a question mark")
+    return "".join(".+" if part == "?" else re.escape(part[-1]) for part in parts)
+
+
 @lru_cache(maxsize=16)
 def _parse(pattern: str) -> Node:
     return _Parser(pattern).parse()

@@ -197,11 +197,11 @@ class TokenSampler:
             if self._end is not None:
                 self._forbidden[self._end] = False
         self._automaton = None
-        if options.pattern is not None:
+        if (expression := options.expression) is not None:
             usable = None if self._forbidden is None else ~self._forbidden
             if self._bias is not None and self._bias.min() == -math.inf:
                 usable = (self._bias > -math.inf) & (True if usable is None else usable)
-            self._automaton = compile_pattern(options.pattern, vocabulary, usable, options.min_length)
+            self._automaton = compile_pattern(expression, vocabulary, usable, options.min_length)
         self._size = size
         # Whether options other than a pattern change the logits; if not, the faster paths below are used.
         self.needs_history = options.penalizes or options.logits_processor is not None

@@ -68,7 +68,7 @@ FOREIGN = {
 
 
 # Values with which clients of other servers say that they want no limit.
-NO_LIMIT: dict[str, Any] = {"top_k": -1, "allowed": "", "pattern": ""}
+NO_LIMIT: dict[str, Any] = {"top_k": -1, "allowed": "", "pattern": "", "fill": ""}
 DEFAULT_TOKENS = 200
 
 

@@ -190,7 +190,7 @@ def test_characters_in_options_must_be_known(sampler: Sampler) -> None:
 def test_every_option_says_what_it_does_and_which_numbers_it_takes() -> None:
     for f in fields(SamplingOptions):
         assert SamplingOptions.help(f.name).endswith("."), f.name
-        is_number = f.name not in ("logit_bias", "logits_processor", "allowed", "pattern")
+        is_number = f.name not in ("logit_bias", "logits_processor", "allowed", "pattern", "fill")
         assert (f.metadata["range"] is not None) == is_number
         for value in ("1", True, math.nan, [1]) if is_number else ():
             with pytest.raises(UsageError, match=f"^{f.name} must be a "):

@@ -312,6 +312,37 @@ def test_patterns_that_are_refused(sampler: Sampler, text: Any, problem: str) ->
     assert len(str(refused.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("fill", "matching", "other"),
+    [
+        ("The ? of the ?", ["The King of the Hill", "The a of the b of the c"], ["The  of the", "The a of the ", "a"]),
+        (r"?\? (?) \\.", ["So? (a+b) \\.", "ab? (?) \\."], ["So (a) \\.", "? (a) \\.", "a? (b) ."]),
+        ("[a]*?\n", ["[a]*b\n"], ["ab\n", "[a]*\n\n", "[a]*b"]),
+    ],
+)
+def test_gaps(fill: str, matching: list[str], other: list[str]) -> None:
+    expression = SamplingOptions(fill=fill).expression
+    assert expression is not None
+    for text in matching + other:
+        assert bool(re.fullmatch(expression, text)) == (text in matching)
+        state = compile_pattern(expression, BYTES, None, 0).start(99)
+        assert accepts(state, BYTES, text) == (text in matching)
+
+
+def test_gaps_are_filled(sampler: Sampler) -> None:
+    filled = sampler.sample(length=30, seed=2, fill="bad ?, ?.")
+    assert re.fullmatch(r"bad .+, .+\.", filled)
+    assert filled == sampler.sample(length=30, seed=2, pattern=r"bad .+, .+\.")
+    assert sampler.sample(length=30, seed=2, fill="bad ?, ?.", particles=9) != ""
+    for wrong, problem in (({"fill": "bad"}, "has no gap"), ({"fill": r"bad\?"}, "no gap"), ({"fill": 3}, "a string")):
+        with pytest.raises(UsageError, match=problem):
+            sampler.sample(length=30, **wrong)
+    with pytest.raises(UsageError, match="not both"):
+        sampler.sample(length=30, fill="?", pattern="a")
+    with pytest.raises(UsageError, match=r"shorter than the shortest.*8 tokens"):
+        sampler.sample(length=7, fill="bad ?, ?")
+
+
 def test_min_length_beyond_length(sampler: Sampler) -> None:
     with pytest.raises(UsageError, match=r"shorter than the shortest.*min_length=9"):
         sampler.sample(length=8, pattern="a*", min_length=9)

@@ -199,6 +199,8 @@ def test_every_option_of_the_runtime(server: Served) -> None:
         if name == "logit_bias":
             value: Any = {"a": 3.0}
             sent: Any = {str(server.sampler.vocabulary.token("a")): 3.0}
+        elif name == "fill":
+            value = sent = "abc?a"
         elif limits is None:
             value = sent = "abc"
         else:
