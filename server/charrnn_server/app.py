@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import resources
 from typing import Annotated, Any
 
-from charrnn_runtime import Sampler
+from anyio import CapacityLimiter, to_thread
+from charrnn_runtime import CharrnnError, Sampler
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -88,6 +90,11 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         model = known(body.model)
         if len(body.prompt) * (body.n or 1) > options.max_choices:
             raise ApiError(400, f"n: prompts times n may be at most {options.max_choices}", param="n")
+        particles = getattr(body, "particles", None) or 1  # a field of the class that bounded() makes
+        if particles > 1 and len(body.prompt) * (body.n or 1) * particles > options.max_particles:
+            raise ApiError(
+                400, f"particles: times prompts times n they may be at most {options.max_particles}", param="particles"
+            )
         if sum(map(len, body.prompt)) > options.max_prompt:
             raise ApiError(
                 400, f"prompt: all together may have at most {options.max_prompt:,} characters", param="prompt"
@@ -98,6 +105,27 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         """Tells how likely the model finds a text."""
         return ScoreAnswer(models, metrics, known(body.model), body, options.stall)
 
+    completing = CapacityLimiter(2)  # a completion takes milliseconds of a processor
+
+    async def complete(body: schema.CompleteRequest) -> schema.CompleteResponse:
+        """The most probable continuations, for autocomplete."""
+        model = known(body.model)
+        until = schema.DEFAULT_UNTIL if body.until is None else body.until
+        search = partial(
+            models.engines[model].sampler.complete,
+            body.prompt or "",
+            n=body.n or 5,
+            until=until,
+            max_length=body.max_length or 20,
+            unknown=body.unknown or "error",
+        )
+        try:
+            found = await to_thread.run_sync(search, limiter=completing)
+        except CharrnnError as error:
+            raise ApiError.of(error, "until" if "until" in str(error) else "prompt") from error
+        items = [schema.Continuation(text=item.text, probability=item.probability, ended=item.ended) for item in found]
+        return schema.CompleteResponse(model=model, completions=items, exact=found.exact)
+
     # The description shows the limits of this server, so the types of the bodies are made here.
     completions.__annotations__["body"] = schema.bounded(options, list(models.engines))
     score.__annotations__["body"] = create_model(
@@ -106,6 +134,13 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         __doc__=schema.ScoreRequest.__doc__,
         model=schema.model_field(list(models.engines)),
         text=(Annotated[str, Field(max_length=options.max_prompt)], ...),
+    )
+    complete.__annotations__["body"] = create_model(
+        "CompleteRequest",
+        __base__=schema.CompleteRequest,
+        __doc__=schema.CompleteRequest.__doc__,
+        model=schema.model_field(list(models.engines)),
+        prompt=(Annotated[str, Field(max_length=options.max_prompt)] | None, ""),
     )
     posting = {"response_model": None, "methods": ["POST"]}
     errors = _errors(400, 404, 408, 413, 429, 500, 503, key=options.api_key is not None)
@@ -120,6 +155,12 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         "/score",
         score,
         responses={200: {"model": schema.ScoreResponse, "description": "The figures."}, **errors},
+        **posting,  # type: ignore[arg-type]
+    )
+    app.add_api_route(
+        "/complete",
+        complete,
+        responses={200: {"model": schema.CompleteResponse, "description": "The continuations."}, **errors},
         **posting,  # type: ignore[arg-type]
     )
     errors = _errors(key=options.api_key is not None)
@@ -158,7 +199,9 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
 
     _describe(app, options)
     _handle_errors(app)
-    paths = frozenset({*FILES, "/v1/completions", "/score", "/v1/models", "/health", "/metrics", "/openapi.json"})
+    paths = frozenset(
+        {*FILES, "/v1/completions", "/score", "/complete", "/v1/models", "/health", "/metrics", "/openapi.json"}
+    )
     # The layer that is added last is the outermost.
     app.add_middleware(Gate, options=options, open_paths=OPEN_PATHS)
     if options.allow_origin:

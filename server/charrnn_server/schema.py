@@ -70,6 +70,7 @@ FOREIGN = {
 # Values with which clients of other servers say that they want no limit.
 NO_LIMIT: dict[str, Any] = {"top_k": -1, "allowed": "", "pattern": "", "fill": ""}
 DEFAULT_TOKENS = 200
+DEFAULT_UNTIL = " \n.,"  # as Sampler.complete
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -99,6 +100,10 @@ Unknown = Annotated[
 Whole = Annotated[int, BeforeValidator(_whole)]
 TopLogprobs = Annotated[
     int, Field(ge=0, le=20, description="How many of the likeliest tokens to report at each."), BeforeValidator(_whole)
+]
+NumCompletions = Annotated[int, Field(ge=1, le=20, description="How many continuations."), BeforeValidator(_whole)]
+CompletionLength = Annotated[
+    int, Field(ge=1, le=100, description="How many tokens a continuation has at most."), BeforeValidator(_whole)
 ]
 MAX_STOP, MAX_STOP_LENGTH = 16, 100
 StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
@@ -370,6 +375,35 @@ class ScoreRequest(Strict):
     text: str
     logprobs: TopLogprobs | None = None
     unknown: UnknownScore = "charge"
+
+
+class CompleteRequest(Strict):
+    """A text whose most probable continuations are asked for."""
+
+    model: str | None = None
+    prompt: str | None = ""
+    n: NumCompletions | None = 5
+    until: Annotated[str | None, Field(max_length=100, description="Characters at which a continuation ends.")] = (
+        DEFAULT_UNTIL
+    )
+    max_length: CompletionLength | None = 20
+    unknown: Unknown = "error"
+
+
+class Continuation(BaseModel):
+    """A continuation; if it is not ended, it was cut at ``max_length`` tokens."""
+
+    text: str
+    probability: float
+    ended: bool
+
+
+class CompleteResponse(BaseModel):
+    """The continuations, the most probable first; exact: whether no other one is more probable for certain."""
+
+    model: str
+    completions: list[Continuation]
+    exact: bool
 
 
 class Logprobs(BaseModel):

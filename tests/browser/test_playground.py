@@ -100,9 +100,47 @@ def test_every_control_has_a_name_and_takes_the_focus(page: Page, served: Served
     opened(page, served)
     page.get_by_label("Prompt").focus()
     seen = []
-    for _ in range(8):
+    for _ in range(9):
         seen.append(page.evaluate("document.activeElement.id"))
         page.keyboard.press("Tab")
-    assert seen == ["prompt", "model", "temperature", "length", "seed", "stop", "surprise", "go"]
+    assert seen == ["prompt", "model", "temperature", "length", "seed", "stop", "pattern", "surprise", "go"]
     unnamed = "[...document.querySelectorAll('input,select,textarea')].filter(e => !e.labels.length).length"
     assert page.evaluate(unnamed) == 0
+
+
+def test_a_pattern_holds(page: Page, served: Served) -> None:
+    opened(page, served)
+    page.get_by_label("Seed").fill("3")
+    page.get_by_label("Pattern").fill(r"[imgsrc]{2,5}=x \w+")
+    page.get_by_role("button", name="Write").click()
+    page.wait_for_selector("#copy:enabled")
+    shown = page.evaluate("document.querySelector('#text').textContent")
+    expected = served.sampler.sample(length=1000, temperature=0.8, seed=3, pattern=r"[imgsrc]{2,5}=x \w+")
+    assert shown == expected
+
+
+def test_tab_takes_a_suggestion(page: Page, served: Served) -> None:
+    opened(page, served)
+    prompt = page.get_by_label("Prompt")
+    prompt.focus()
+    page.keyboard.type("<img s")
+    page.wait_for_selector("#suggestions:not([hidden])")
+    expected = [item.text for item in served.sampler.complete("<img s", n=3)]
+    assert page.locator("#suggestions button").all_text_contents() == expected
+    page.keyboard.press("Tab")
+    assert prompt.input_value() == "<img s" + expected[0]
+    assert page.evaluate("document.activeElement.id") == "prompt"
+    page.wait_for_selector("#suggestions:not([hidden])")
+    page.keyboard.press("Escape")
+    assert page.locator("#suggestions").is_hidden()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") != "prompt", "Tab leaves the field when nothing is suggested"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Control+End")
+    page.keyboard.type(" ")
+    page.wait_for_selector("#suggestions:not([hidden])")
+    before = prompt.input_value()
+    second = page.locator("#suggestions button").nth(1)
+    taken = second.text_content()
+    second.click()
+    assert prompt.input_value() == before + str(taken)

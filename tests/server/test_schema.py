@@ -137,6 +137,33 @@ def test_refusals_say_what_to_do(server: Served, body: dict[str, Any], words: li
         assert word in error["message"]
 
 
+def test_complete(server: Served) -> None:
+    with server.client() as client:
+        bodies: list[dict[str, Any]] = [{"prompt": "ab"}, {"prompt": "ab", "n": 3, "until": "c", "max_length": 4}, {}]
+        for body in bodies:
+            answer = client.post("/complete", json={"model": "tiny", **body})
+            assert answer.status_code == 200, answer.text
+            found = server.sampler.complete(**body)
+            assert answer.json() == {
+                "model": "tiny",
+                "completions": [
+                    {"text": item.text, "probability": item.probability, "ended": item.ended} for item in found
+                ],
+                "exact": found.exact,
+            }
+        for wrong, param in (({"n": 21}, "n"), ({"max_length": 0}, "max_length"), ({"prompt": "aX"}, "prompt")):
+            answer = client.post("/complete", json={"model": "tiny", **wrong})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == param
+        assert client.post("/complete", json={"model": "tiny", "prompt": "aX", "unknown": "skip"}).status_code == 200
+
+
+def test_particles_of_a_request_are_bounded(server: Served) -> None:
+    answer = server.complete(prompt=["a", "b"], n=2, particles=20, pattern="a")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "particles"
+
+
 def test_fields_of_other_servers(server: Served, plain_text: str) -> None:
     own = {*schema.CompletionRequest.model_fields, *schema.sampling_fields()}
     for name, foreign in schema.FOREIGN.items():

@@ -3,6 +3,7 @@ const $ = (id) => document.getElementById(id);
 const form = $("form"), text = $("text");
 const LEVELS = [0.5, 1, 2, 3.5, 5, 7]; // bits of surprise at which a colour begins
 const SHOWN = 200_000; // characters kept on the page
+const SEEN = 500; // characters of the prompt that suggestions look at
 
 let running = null; // the AbortController of the text being written
 
@@ -62,6 +63,7 @@ function asked() {
   };
   if ($("seed").value.trim()) body.seed = Number($("seed").value);
   if ($("stop").value) body.stop = unescape($("stop").value);
+  if ($("pattern").value) body.pattern = $("pattern").value;
   if ($("surprise").checked) body.logprobs = 0;
   return body;
 }
@@ -133,6 +135,7 @@ function show(piece, logprobs, begin) {
 
 async function write() {
   if (running || !form.reportValidity()) return;
+  hideSuggestions();
   const body = asked();
   const mine = new AbortController();
   running = mine;
@@ -192,6 +195,60 @@ async function write() {
   }
 }
 
+// Suggestions while one types: the most probable ends of the last word, if the caret is at the end.
+let suggesting = null; // the AbortController of the request under way
+let typed = 0; // the timer that waits for a pause
+
+function hideSuggestions() {
+  clearTimeout(typed);
+  suggesting?.abort();
+  $("suggestions").hidden = true;
+  $("suggestions").replaceChildren();
+}
+
+function take(suggestion) {
+  hideSuggestions();
+  $("prompt").setRangeText(suggestion, $("prompt").selectionStart, $("prompt").selectionEnd, "end");
+  $("prompt").focus();
+  suggestSoon();
+}
+
+async function suggest() {
+  const prompt = $("prompt");
+  if (!prompt.value || prompt.selectionStart !== prompt.value.length) return;
+  const mine = new AbortController();
+  suggesting = mine;
+  // What was written long ago says little about the next word, and takes time to read.
+  const body = { model: $("model").value, prompt: Array.from(prompt.value).slice(-SEEN).join(""), n: 3, unknown: "skip" };
+  try {
+    const response = await fetch("complete", {
+      method: "POST", headers: headers(), body: JSON.stringify(body), signal: mine.signal,
+    });
+    if (!response.ok) return; // suggestions are a help: their errors do not disturb
+    const { completions } = await response.json();
+    if (mine.signal.aborted) return;
+    $("suggestions").replaceChildren(
+      ...completions.map(({ text, probability }) => {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.className = "small";
+        button.textContent = text;
+        button.title = `${(100 * probability).toPrecision(2)} %`;
+        button.addEventListener("click", () => take(text));
+        return button;
+      }),
+    );
+    $("suggestions").hidden = completions.length === 0;
+  } catch {
+    // The request was given up, or the server is away.
+  }
+}
+
+function suggestSoon() {
+  hideSuggestions();
+  typed = setTimeout(suggest, 150);
+}
+
 function halt() {
   running?.abort();
 }
@@ -217,6 +274,17 @@ $("key").addEventListener("change", () => {
 });
 $("temperature").addEventListener("input", () => {
   $("temperature-value").value = Number($("temperature").value).toFixed(2);
+});
+$("prompt").addEventListener("input", suggestSoon);
+$("prompt").addEventListener("keydown", (event) => {
+  if ($("suggestions").hidden) return;
+  if (event.key === "Tab" && !event.shiftKey) {
+    event.preventDefault();
+    take($("suggestions").firstElementChild.textContent);
+  } else if (event.key === "Escape") {
+    event.stopPropagation();
+    hideSuggestions();
+  }
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
