@@ -46,7 +46,11 @@ TESTED_IN = {
     "export/charrnn_export/errors.py": "export/test_parity.py",
     "export/charrnn_export/verify.py": "export/test_parity.py",
     "runtime/charrnn_runtime/errors.py": "runtime/test_main.py",
+    "runtime/charrnn_runtime/generator.py": "runtime/test_blocks.py",
+    "runtime/charrnn_runtime/generator_graph.py": "runtime/test_blocks.py",
     "runtime/charrnn_runtime/jobs.py": "runtime/test_engine.py",
+    "runtime/charrnn_runtime/onnx_graph.py": "runtime/test_blocks.py",
+    "runtime/charrnn_runtime/pattern_syntax.py": "runtime/test_pattern.py",
     # They are compared with what the exporter makes.
     "runtime/charrnn_runtime/sequence.py": "export/test_sequence.py",
     "runtime/charrnn_runtime/sequence_graph.py": "export/test_sequence.py",

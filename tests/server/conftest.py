@@ -94,7 +94,10 @@ def serving(samplers: dict[str, Sampler], *, send_buffer: int | None = None, **o
     with listen(chosen) as listener:
         if send_buffer is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)  # inherited by connections
-        config = uvicorn.Config(app, log_level="error", server_header=False, timeout_graceful_shutdown=1)
+        # Of a connection that is closed just when a slow client uses it again, the client sees a reset.
+        config = uvicorn.Config(
+            app, log_level="error", server_header=False, timeout_graceful_shutdown=1, timeout_keep_alive=60
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
         thread.start()
