@@ -26,7 +26,7 @@ const PENALTY_HISTORY = 4096; // tokens kept beyond the penalty window before th
  * A finished text.
  * @typedef {object} Generation
  * @property {string} text the continuation, without the prompt and the stop string
- * @property {"length" | "stop" | "end"} finishReason
+ * @property {"length" | "stop" | "end" | "pattern"} finishReason
  * @property {bigint} seed
  * @property {bigint} index
  * @property {number[]} tokens ids of all drawn tokens
@@ -129,6 +129,7 @@ export class Sampler {
       new UniformStream(seed ?? newSeed(), index ?? 0),
       new StopStrings(stop),
       checkCount("length", length, 1),
+      tokenSampler.startPattern(length),
     );
   }
 
@@ -139,9 +140,10 @@ export class Sampler {
    * @param {UniformStream} uniforms
    * @param {StopStrings} stop
    * @param {number} length
+   * @param {import("./pattern.js").PatternState | null} pattern
    * @returns {AsyncGenerator<string, Omit<Generation, "text">>}
    */
-  async *_generate(prompt, history, tokenSampler, uniforms, stop, length) {
+  async *_generate(prompt, history, tokenSampler, uniforms, stop, length, pattern) {
     const end = this.vocabulary.specialId("end");
     const { min_length, penalty_window } = tokenSampler.options;
     const decoder = this.vocabulary.decoder();
@@ -157,7 +159,7 @@ export class Sampler {
     let finishReason = null;
     while (finishReason === null) {
       const logits = await runner.step(last);
-      last = tokenSampler.sample(logits, uniforms.next(), history, tokens.length);
+      last = tokenSampler.sample(logits, uniforms.next(), history, tokens.length, pattern);
       tokens.push(last);
       if (tokenSampler.penalizes) {
         history.push(last);
@@ -165,11 +167,13 @@ export class Sampler {
       }
       let piece = "";
       if (last === end) finishReason = "end";
+      else if (pattern && !pattern.advance(last)) finishReason = "pattern"; // the token is not part of the text
       else {
         piece = decoder.decode(last);
         if (tokens.length > min_length) piece = stop.feed(piece);
         if (stop.stopped) finishReason = "stop";
         else if (tokens.length === length) finishReason = "length";
+        else if (pattern?.complete) finishReason = "pattern";
       }
       if (finishReason && !stop.stopped) {
         piece += stop.feed(decoder.flush());

@@ -1,8 +1,10 @@
 // Drawing a token from logits, as "Drawing a token" in runtime/README.md specifies it.
 
 import { ModelOutputError, UsageError } from "./errors.js";
+import { Automaton, patternOfFill } from "./pattern.js";
 
 /** @typedef {import("./vocab.js").Vocabulary} Vocabulary */
+/** @typedef {import("./pattern.js").PatternState} PatternState */
 
 /**
  * How to draw; see `SamplingOptions` of the Python runtime for what each does.
@@ -18,6 +20,8 @@ import { ModelOutputError, UsageError } from "./errors.js";
  * @property {number} [penalty_window]
  * @property {Record<string, number> | null} [logit_bias] character to a number that is added to its logit
  * @property {string | null} [allowed] only these characters (and the end token)
+ * @property {string | null} [pattern] a regular expression that the whole text matches
+ * @property {string | null} [fill] a text with gaps, instead of a pattern: `?` is a gap
  * @property {number} [min_length]
  */
 
@@ -34,6 +38,8 @@ const DEFAULTS = {
   penalty_window: 64,
   logit_bias: null,
   allowed: null,
+  pattern: null,
+  fill: null,
   min_length: 0,
 };
 
@@ -95,6 +101,7 @@ export function checkOptions(options) {
   if (all.allowed !== null && (typeof all.allowed !== "string" || !all.allowed)) {
     throw new UsageError("allowed must be a string of at least one character");
   }
+  if (all.pattern !== null && all.fill !== null) throw new UsageError("give a pattern or fill, not both");
   return all;
 }
 
@@ -216,7 +223,24 @@ export class TokenSampler {
       if (this._end !== undefined) this._allowed.add(this._end);
     }
     const delaysEnd = min_length > 0 && this._end !== undefined;
+    /** @type {Automaton | null} */
+    this._automaton = null;
+    const expression = this.options.fill === null ? this.options.pattern : patternOfFill(this.options.fill);
+    if (expression !== null) {
+      const forbidden = /** @param {number} id */ (id) =>
+        (this._allowed !== null && !this._allowed.has(id)) || this._bias?.[id] === -Infinity;
+      this._automaton = new Automaton(expression, vocabulary, (id) => !forbidden(id), min_length);
+    }
     this._adjusts = this.penalizes || this._bias !== null || this._allowed !== null || delaysEnd;
+  }
+
+  /**
+   * The state of a text of at most `length` tokens in the pattern, or null without a pattern.
+   * @param {number} length
+   * @throws {UsageError} every match is longer
+   */
+  startPattern(length) {
+    return this._automaton && this._automaton.start(length);
   }
 
   /**
@@ -225,14 +249,16 @@ export class TokenSampler {
    * @param {number} uniform in [0, 1)
    * @param {number[]} history tokens of the prompt and all drawn ones; needed if `penalizes`
    * @param {number} drawn how many have been drawn
+   * @param {PatternState | null} pattern where the text stands in the pattern
    * @returns {number}
    */
-  sample(logits, uniform, history = [], drawn = 0) {
-    if (!this._adjusts) return sampleToken(logits, this.options, uniform);
+  sample(logits, uniform, history = [], drawn = 0, pattern = null) {
+    if (!this._adjusts && !pattern) return sampleToken(logits, this.options, uniform);
     largest(logits); // what is wrong with the model is told before the options are blamed
     const adjusted = this._adjusted(logits, history, drawn);
+    pattern?.mask(adjusted);
     if (adjusted.every((value) => value === -Infinity)) {
-      throw new UsageError("the options leave no character to draw (allowed or logit_bias)");
+      throw new UsageError("the options leave no character to draw (allowed, pattern or logit_bias)");
     }
     return sampleToken(adjusted, this.options, uniform);
   }

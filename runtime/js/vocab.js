@@ -100,6 +100,17 @@ export class Vocabulary {
     return ids;
   }
 
+  /** @returns {number[]} the code points or bytes of all tokens but the special ones */
+  codePoints() {
+    return [...this._ids.keys()];
+  }
+
+  /** @param {[number, number][]} ranges of code points or bytes @returns {number[]} the tokens in these ranges */
+  tokensIn(ranges) {
+    const ids = [...this._ids].filter(([symbol]) => ranges.some(([first, last]) => first <= symbol && symbol <= last));
+    return ids.map(([, id]) => id);
+  }
+
   /** @param {Iterable<number>} ids @returns {string} */
   decode(ids) {
     const decoder = this.decoder();

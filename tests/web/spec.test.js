@@ -5,6 +5,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 
+import { Automaton, patternOfFill } from "../../runtime/js/pattern.js";
 import { philox, UniformStream } from "../../runtime/js/philox.js";
 import { checkOptions, sampleToken, TokenSampler, StopStrings } from "../../runtime/js/sampling.js";
 import { sha256 } from "../../runtime/js/sha256.js";
@@ -27,6 +28,34 @@ test("uniform numbers", () => {
       assert.equal(stream.next(), uniforms[i]);
     });
   }
+});
+
+test("patterns", () => {
+  assert.ok(vectors.patterns.length >= 10);
+  for (const { tokens, end, pattern, min_length, length, drawn, continuing, matches } of vectors.patterns) {
+    const names = [...tokens, ...(end ? ["<end>"] : [])];
+    const vocabulary = new Vocabulary({ kind: "characters", tokens: names, special: end ? { end: tokens.length } : {} });
+    const state = new Automaton(pattern, vocabulary, () => true, min_length).start(length);
+    for (const id of vocabulary.encode(drawn)) assert.ok(state.advance(id));
+    assert.equal(state.matches, matches, pattern);
+    const going = [...tokens].filter((c) => state.copy().advance(vocabulary.encode(c)[0]));
+    assert.equal(going.join(""), continuing, pattern);
+  }
+});
+
+test("patterns and gaps that are refused", () => {
+  const vocabulary = new Vocabulary({ kind: "characters", tokens: [..."abc"], special: {} });
+  const refused = {
+    "(?=a)b": /look-ahead/, "(?<=a)b": /look-behind/, "(a)\\1": /back-reference/, "a++": /possessive/, "\\ba": /word boundary/,
+    "a$b": /anchor/, "(?i)a": /flag/, "a(": /without/, "*a": /nothing to repeat/, "a**": /quantifier after/, "[b-a]": /range/,
+    "((a{100}){100}){100}": /too large/, "(a?){1000}": /too complex/, xyz: /never seen x, y, z/, "()*": /only the empty text/,
+  };
+  for (const [pattern, problem] of Object.entries(refused)) {
+    assert.throws(() => new Automaton(pattern, vocabulary, () => true, 0), problem, pattern);
+  }
+  assert.throws(() => new Automaton("a{9}", vocabulary, () => true, 0).start(8), /9 tokens/);
+  assert.equal(patternOfFill("The ? (?)\\? \\\\"), "The .+ \\(.+\\)\\? \\\\");
+  assert.throws(() => patternOfFill("a"), /no gap/);
 });
 
 test("draws", () => {

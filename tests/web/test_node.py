@@ -33,6 +33,16 @@ TEXTS: list[tuple[str, dict[str, Any]]] = [
     ("The ", {"length": 100, "seed": 6, "allowed": "aeiou st\n"}),
     ("The X cat", {"length": 400, "seed": 8, "stop": ["dogs", "\nThe"], "unknown": "skip", "min_length": 30}),
 ]
+# Texts that match a pattern, from the models of characters, of items that end, and of bytes.
+PATTERNS: list[dict[str, Any]] = [
+    {"length": 40, "seed": 1, "pattern": r"[a-e]{2,} (?:\w+ ){2,3}cat"},
+    {"length": 60, "seed": 2, "pattern": r"[^\n]+\.?", "temperature": 1.4},
+    {"length": 12, "seed": 3, "pattern": r"(the|a) \S*", "top_p": 0.9},
+    {"length": 30, "seed": 4, "pattern": r"\W*\w{3,}\s", "min_length": 9, "frequency_penalty": 0.2},
+    {"length": 30, "seed": 5, "fill": "? cat ?.", "temperature": 0.7},
+    {"length": 25, "seed": 6, "pattern": r".*a.{5}", "allowed": "aeiou t\n"},
+    {"length": 20, "seed": 7, "pattern": "[^aeiou]+|[aeiou]{3}", "temperature": 0},
+]
 # The texts of a model; the others have two of the general ones.
 CHOSEN = {
     "lstm.onnx": TEXTS,
@@ -94,9 +104,11 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         sampler = Sampler(data)
         for prompt, options in CHOSEN.get(name, TEXTS[3:5]):
             cases.append(case(sampler, name, prompt, options))
+        if name in ("lstm.onnx", "ends.onnx", "bytes.onnx"):
+            cases += [case(sampler, name, "The ", options) for options in PATTERNS]
         if name == "ends.onnx":
             cases += [case(sampler, name, "The ", {"length": 90, "seed": s, "min_length": 20 * s}) for s in range(3)]
-    assert {c["finish_reason"] for c in cases} == {"length", "stop", "end"}
+    assert {c["finish_reason"] for c in cases} == {"length", "stop", "end", "pattern"}
     (folder / "texts.json").write_text(json.dumps(cases))
     (folder / "unverified.bin").write_bytes(with_metadata(lstm, parity='{"verified":false}'))
     wider = [{**state, "shape": ["batch", 33]} for state in states]
@@ -142,4 +154,4 @@ def test_node_draws_what_python_draws(vectors: Path) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "# skipped 0" in done.stdout
     count = len(json.loads((vectors / "texts.json").read_text()))
-    assert f"# tests {9 + count + 6}" in done.stdout
+    assert f"# tests {11 + count + 6}" in done.stdout
