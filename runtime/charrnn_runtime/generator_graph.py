@@ -32,18 +32,18 @@ _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 
 
-def block_inputs(info: ModelInfo) -> list[Name]:
+def block_inputs(info: ModelInfo, *, filters: bool) -> list[Name]:
     """Names of ``block_graph``'s inputs.
 
     ``known`` int64 ``[n, batch]``: the tokens to feed, -1 for the one that was drawn in the step before;
-    ``uniforms`` float64 ``[n, batch]``; ``temperature``, ``top_k``, ``top_p``, ``min_p`` ``[batch]``, of
-    which top_k is int64 and the others float64; ``filters`` bool ``[]``: whether any of the last three
-    is in force; then the states, float32 ``[batch, size]`` each.
+    ``uniforms`` float64 ``[n, batch]``; ``temperature`` float64 ``[batch]``, above 0; with ``filters``
+    ``top_k`` int64, ``top_p`` and ``min_p`` float64 ``[batch]``, and ``filters`` bool ``[]``, whether any
+    of these is in force; then the states, float32 ``[batch, size]`` each.
 
-    An option that is not in force: top_k is the size of the vocabulary, top_p infinity, min_p 0.
-    A temperature of 0 is not taken.
+    A filter that is not in force: top_k is the size of the vocabulary, top_p infinity, min_p 0.
     """
-    return ["known", "uniforms", *OPTIONS, "filters", *(_BEFORE + state.input for state in info.states)]
+    options = [*OPTIONS, "filters"] if filters else OPTIONS[:1]
+    return ["known", "uniforms", *options, *(_BEFORE + state.input for state in info.states)]
 
 
 def block_outputs(info: ModelInfo) -> list[Name]:
@@ -55,8 +55,13 @@ def block_outputs(info: ModelInfo) -> list[Name]:
     return ["drawn", "totals", *(_AFTER + state.input for state in info.states)]
 
 
-def block_graph(data: bytes, info: ModelInfo) -> bytes:
+def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
     """A serialized ONNX model that draws a block of tokens, for the bytes of a checked model file.
+
+    Args:
+        data: the file.
+        info: its metadata.
+        filters: whether it takes top_k, top_p and min_p. Without them it is a little faster.
 
     Raises:
         ModelFileError: no node of the file computes a state or the logits, or its opset is too old.
@@ -64,15 +69,16 @@ def block_graph(data: bytes, info: ModelInfo) -> bytes:
     step = _read(data, info)
     graph = Graph("generator")
     _copy_constant_part(step, info, graph)
-    known, uniforms, *options, filters = block_inputs(info)[: 3 + len(OPTIONS)]
-    graph.input(known, Kind.INT64, ["n", "batch"])
-    graph.input(uniforms, Kind.DOUBLE, ["n", "batch"])
-    for name, kind in zip(options, _OPTION_KINDS, strict=True):
+    graph.input("known", Kind.INT64, ["n", "batch"])
+    graph.input("uniforms", Kind.DOUBLE, ["n", "batch"])
+    names = OPTIONS if filters else OPTIONS[:1]
+    for name, kind in zip(names, _OPTION_KINDS, strict=False):
         graph.input(name, kind, ["batch"])
-    graph.input(filters, Kind.BOOL)
+    options = [graph.add("Unsqueeze", name, graph.constant([1])) for name in names]
+    if filters:
+        options.append(graph.input("filters", Kind.BOOL))
     before = [_BEFORE + state.input for state in info.states]
-    columns = [graph.add("Unsqueeze", name, graph.constant([1])) for name in options]
-    drawn, totals, *after = _draw(graph, step, info, known, uniforms, [*columns, filters], before)
+    drawn, totals, *after = _draw(graph, step, info, "known", "uniforms", options, before)
     for result, name in zip((drawn, totals, *after), block_outputs(info), strict=True):
         graph.add("Identity", result, outputs=[name])
     for name, kind in zip(block_outputs(info), (Kind.INT64, Kind.DOUBLE), strict=False):
@@ -217,7 +223,8 @@ def _draw(
         step: the file's graph.
         info: its metadata.
         known, uniforms: as for ``block_inputs``.
-        options: as for ``block_inputs``, but ``[batch, 1]``.
+        options: temperature or, with filters, all options and whether any of these is in force; as for
+            ``block_inputs``, but ``[batch, 1]``.
         states: before the first step.
 
     Returns:
@@ -244,14 +251,15 @@ def _draw(
 def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
     """Adds the drawing from ``logits`` ``[batch, vocab]``: the tokens ``[batch]``, the totals ``[batch, 1]``."""
     add, constant = body.add, body.constant
-    temperature, *limits, filters = options
+    temperature, *limits = options
     logits = add("Cast", "logits", to=Kind.DOUBLE)
     weights = add("Exp", add("Div", add("Sub", logits, add("ReduceMax", logits, constant([1]))), temperature))
-    plain, filtered = Graph(body.name + "/all"), Graph(body.name + "/filter")
-    plain.output(plain.add("Identity", weights))
-    filtered.output(_filter(filtered, vocab, weights, limits))
-    kept = add("If", filters, then_branch=filtered.serialize(), else_branch=plain.serialize())
-    sums = add("CumSum", kept, constant(1))
+    if limits:
+        plain, filtered = Graph(body.name + "/all"), Graph(body.name + "/filter")
+        plain.output(plain.add("Identity", weights))
+        filtered.output(_filter(filtered, vocab, weights, limits[:-1]))
+        weights = add("If", limits[-1], then_branch=filtered.serialize(), else_branch=plain.serialize())
+    sums = add("CumSum", weights, constant(1))
     total = add("Gather", sums, constant([vocab - 1]), axis=1)
     # A uniform number is at most 1 - 2**-53, so its product with the total is always less than the total.
     larger = add("Greater", sums, add("Mul", uniforms, total))
@@ -416,7 +424,8 @@ def _run(
     names = [f"{body.name}/after/{name}" for name in (*map(str, range(carried)), *(s.input for s in info.states))]
     collected = (("drawn", Kind.INT64, ()), ("totals", Kind.DOUBLE, (1,)), ("logits", Kind.FLOAT, (vocab,)))
     for value, (name, kind, more) in zip(results, collected, strict=False):
-        body.output(body.add("Identity", value), kind, ("batch", *more))
+        # The token is carried too, and a value can be an output only once.
+        body.output(body.add("Identity", value) if name == "drawn" else value, kind, ("batch", *more))
         names.append(f"{body.name}/all/{name}")
     graph.add(operator, *inputs, outputs=names, body=body.serialize(), **attributes)
     states, (drawn, totals, *logits) = names[carried:][: len(info.states)], names[carried + len(info.states) :]

@@ -7,6 +7,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +304,9 @@ def test_the_random_numbers_of_a_generator(seed: int, index: int, position: int)
     assert result["tokens"][:, 0].tolist() == expected
 
 
-@pytest.mark.parametrize("make", [block_graph, generator_graph])
+@pytest.mark.parametrize(
+    "make", [partial(block_graph, filters=False), partial(block_graph, filters=True), generator_graph]
+)
 def test_the_graphs_are_standard_onnx(file: ModelFile, make: Callable[..., bytes]) -> None:
     model = onnx.load_from_string(make(file.data, file.info))
     onnx.checker.check_model(model)
