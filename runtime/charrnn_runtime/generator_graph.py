@@ -86,7 +86,7 @@ def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
     for state in info.states:
         graph.input(_BEFORE + state.input, Kind.FLOAT, ["batch", state.size])
         graph.output(_AFTER + state.input, Kind.FLOAT, ["batch", state.size])
-    return step.model(graph)
+    return step.model(graph, without=_own_weights(step, info))
 
 
 def generator_file(model: ModelFile, *, log_probs: bool = False) -> bytes:
@@ -207,6 +207,13 @@ def _copy_constant_part(step: StepGraph, info: ModelInfo, graph: Graph) -> None:
             graph.copy(node)
 
 
+def _own_weights(step: StepGraph, info: ModelInfo) -> set[Name]:
+    """The initializers that only nodes in the body of a loop take."""
+    varying = _varying(step, info)
+    outside = {name for i, node in enumerate(step.nodes) if i not in varying for name in node.inputs}
+    return {name for i in varying for name in step.nodes[i].inputs if name in step.initializers} - outside
+
+
 def _draw(
     graph: Graph,
     step: StepGraph,
@@ -245,7 +252,9 @@ def _draw(
     is_known = graph.add("GreaterOrEqual", known, graph.constant(0))
     numbers = graph.add("Unsqueeze", uniforms, graph.constant([-1]))
     inputs = [first, *states, known, is_known, numbers]
-    return _run(graph, "Scan", body, info, inputs, results, carried=1, num_scan_inputs=3)
+    # Their products are some 5 % faster with weights in the body than with weights around it.
+    weights = [step.initializers[name] for name in sorted(_own_weights(step, info))]
+    return _run(graph, "Scan", body, info, inputs, results, carried=1, weights=weights, num_scan_inputs=3)
 
 
 def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
@@ -404,6 +413,7 @@ def _run(
     results: Sequence[Name],
     *,
     carried: int,
+    weights: Sequence[bytes] = (),
     **attributes: int,
 ) -> list[Name]:
     """Adds the loop, whose body carries ``carried`` values and the states; what ``_draw`` returns.
@@ -416,6 +426,7 @@ def _run(
         inputs: of the operator.
         results: of ``_feed_and_draw``.
         carried: how many.
+        weights: initializers of the body.
         attributes: of the operator.
     """
     vocab = len(info.vocabulary)
@@ -427,7 +438,7 @@ def _run(
         # The token is carried too, and a value can be an output only once.
         body.output(body.add("Identity", value) if name == "drawn" else value, kind, ("batch", *more))
         names.append(f"{body.name}/all/{name}")
-    graph.add(operator, *inputs, outputs=names, body=body.serialize(), **attributes)
+    graph.add(operator, *inputs, outputs=names, body=body.serialize(weights), **attributes)
     states, (drawn, totals, *logits) = names[carried:][: len(info.states)], names[carried + len(info.states) :]
     return [drawn, graph.add("Squeeze", totals, graph.constant([-1])), *states, *logits]
 

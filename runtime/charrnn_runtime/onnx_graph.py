@@ -5,7 +5,7 @@ Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -68,12 +68,12 @@ class StepGraph:
     Attributes:
         header: the fields of the model that stand before the graph: versions.
         nodes: in the order of the file, which is one in which they can be computed.
-        initializers: serialized TensorProtos.
+        initializers: serialized TensorProtos by their names.
     """
 
     header: bytes
     nodes: list[Node]
-    initializers: list[bytes]
+    initializers: dict[Name, bytes]
 
     @classmethod
     def read(cls, data: bytes) -> StepGraph:
@@ -82,14 +82,16 @@ class StepGraph:
         Raises:
             ModelFileError: the name of a value is not UTF-8.
         """
-        header, nodes, initializers = b"", [], []
+        header, nodes, initializers = b"", list[Node](), dict[Name, bytes]()
         for part in iter_fields(data):
             if part.number in (_MODEL_IR_VERSION, _MODEL_OPSET_IMPORT):
                 header += data[part.offset : part.end]
             elif part.number == _MODEL_GRAPH:
                 for item in iter_fields(data, part.start, part.end):
                     if item.number == _GRAPH_INITIALIZER:
-                        initializers.append(data[item.start : item.end])
+                        tensor = data[item.start : item.end]
+                        name = next((_text(tensor, f) for f in iter_fields(tensor) if f.number == _TENSOR_NAME), "")
+                        initializers[name] = tensor
                     elif item.number == _GRAPH_NODE:
                         nodes.append(_read_node(data[item.start : item.end]))
         return cls(header, nodes, initializers)
@@ -135,9 +137,10 @@ class StepGraph:
                 waiting += self.nodes[i].inputs
         return found
 
-    def model(self, graph: Graph) -> bytes:
-        """A serialized model with another graph, which gets all initializers of this one."""
-        return self.header + encode_field(_MODEL_GRAPH, graph.serialize(self.initializers))
+    def model(self, graph: Graph, *, without: Set[Name] = frozenset()) -> bytes:
+        """A serialized model with another graph, which gets all initializers of this one but those."""
+        initializers = (tensor for name, tensor in self.initializers.items() if name not in without)
+        return self.header + encode_field(_MODEL_GRAPH, graph.serialize(initializers))
 
 
 def _text(data: bytes, field: Field) -> str:
