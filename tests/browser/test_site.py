@@ -102,6 +102,10 @@ def test_two_thousand_characters_are_those_of_python(page: Page, site: Path, ser
     got = write(page, length=300, temperature=1, top_p=1, min_p=0, **{"stop-at": "dogs"})
     assert got == sampler.sample("", length=300, seed=7, stop="dogs")
     assert len(got) < 300
+    pattern = r"[a-e]{2,} (?:\w+ ){2,3}cat"
+    got = write(page, length=60, temperature=1, **{"stop-at": "", "pattern": pattern})
+    assert got == sampler.sample("", length=60, seed=7, pattern=pattern)
+    assert re.fullmatch(pattern, got)
 
 
 def status(page: Page) -> str:

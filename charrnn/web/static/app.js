@@ -66,6 +66,7 @@ function start() {
     prompt,
     seed: element("seed").value.trim(),
     stop: element("stop-at").value,
+    pattern: element("pattern").value,
     length: element("length").valueAsNumber,
     temperature: element("temperature").valueAsNumber,
     top_p: element("top_p").valueAsNumber,

@@ -83,11 +83,19 @@ async function load() {
 }
 
 /** @param {any} request */
-async function write({ prompt, seed, stop, length, temperature, top_p, min_p }) {
+async function write({ prompt, seed, stop, pattern, length, temperature, top_p, min_p }) {
   if (!sampler) throw new UsageError("the model is not loaded yet");
   stopped = false;
   const used = seed === "" ? newSeed() : BigInt(seed);
-  const pieces = sampler.stream(prompt, { seed: used, stop: stop ? [stop] : [], length, temperature, top_p, min_p });
+  const pieces = sampler.stream(prompt, {
+    seed: used,
+    stop: stop ? [stop] : [],
+    pattern: pattern || null,
+    length,
+    temperature,
+    top_p,
+    min_p,
+  });
   let [text, count, reason] = ["", 0, ""];
   let [begun, told] = [0, performance.now()];
   const tell = (/** @type {string} */ type) => {
