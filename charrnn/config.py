@@ -23,6 +23,7 @@ from charrnn.cells import cell_names
 from charrnn.errors import ConfigError
 
 BUDGETS = ("time", "epochs", "steps")
+LABEL_PLACES = ("tab", "folder", "file")  # where the label of an item is, if it is not in a column
 
 
 def _option(
@@ -278,6 +279,14 @@ class DataConfig(_Config):
     delimiter: str | None = _option(
         None, "Character between the fields of a table; recognised by default.", typed=unescaped
     )
+    label: str | None = _option(
+        None,
+        "Label of each item: with --column another column of the table; else tab (label, tab, item), folder or file "
+        "(the name of the item's folder or file).",
+    )
+    label_dropout: float = _option(
+        0.1, "Part of the labelled items that is read without the label; 0 for none.", least=0, most=1
+    )
     newlines: Literal["keep", "lf"] = _option("keep", "Line ends: keep them, or lf to turn CRLF and CR into LF.")
     min_count: int = _option(1, "Characters that occur fewer times become one unknown character.", least=1)
 
@@ -303,6 +312,8 @@ class DataConfig(_Config):
                 )
             if self.bytes and not self.delimiter.isascii():
                 raise ConfigError(f"--bytes needs an ASCII --delimiter, got {self.delimiter!r}")
+        if self.label is not None:
+            self._check_label(self.label)
         if self.bytes and self.min_count > 1:
             raise ConfigError("--bytes has a token for every byte; leave out --min-count")
         if self.has_items and self.split == "streams":
@@ -315,6 +326,16 @@ class DataConfig(_Config):
         for name in ("encoding", "normalize"):
             if self.bytes and getattr(self, name) is not None:
                 raise ConfigError(f"--bytes takes the text as it is; leave out --{name}")
+
+    def _check_label(self, label: str) -> None:
+        if not self.has_items:
+            raise ConfigError("labels belong to items: give --lines, --separator or --column too")
+        if self.column is not None and label.strip() in ("", self.column.strip()):
+            raise ConfigError(f"--label must be a column other than the items' own, {self.column!r}; got {label!r}")
+        if self.column is None and label not in LABEL_PLACES:
+            raise ConfigError(
+                f"--label {label!r}: without --column it is {', '.join(LABEL_PLACES[:-1])} or {LABEL_PLACES[-1]}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

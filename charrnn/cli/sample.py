@@ -31,6 +31,9 @@ def sample(
     stop: Annotated[list[str] | None, typer.Option(help="End the text here; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same text.", show_default="a new one")] = None,
     num: Annotated[int, typer.Option(help="How many texts.")] = 1,
+    label: Annotated[
+        str | None, typer.Option(help="What kind of text, of a model that was trained with --label.")
+    ] = None,
     unknown: Annotated[
         Literal["error", "skip"], typer.Option(help="Prompt characters that the model has never seen.")
     ] = "error",
@@ -79,6 +82,7 @@ def sample(
         seed=chosen,
         unknown=unknown,
         log_probs=logprobs,
+        label=label,
         options=sampling,
     )
     if unique or report or against is not None or (has_items(sampler) and (as_json or num > 1)):

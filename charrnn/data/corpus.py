@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -88,6 +89,11 @@ class Corpus:
         return sha.hexdigest()
 
     @property
+    def labels(self) -> dict[str, int]:
+        """How many items have each label, in id order; empty if the text has no labels."""
+        return {label: self.counts[i] if self.counts else 0 for label, i in self.vocabulary.labels.items()}
+
+    @property
     def report(self) -> str:
         """A line on the vocabulary, for the user."""
         return text_report.vocabulary_report(self.vocabulary, self.counts)
@@ -118,8 +124,8 @@ def read_item_lines(arguments: Sequence[str], config: DataConfig) -> Iterator[li
     between = ":" if config.lines else ": item "
     for source, first, batch in TextReader(found, config).located_batches():
         yield [
-            Line(item.encode("latin-1") if config.bytes else item, f"{source}{between}{number}")
-            for number, item in enumerate(batch, first)
+            Line(item.encode("latin-1") if config.bytes else item, f"{source}{between}{number}", label)
+            for number, (item, label) in enumerate(zip(batch.items, batch.labels or repeat(""), strict=False), first)
             if item
         ]
 
@@ -216,8 +222,8 @@ def _key(sources: Sequence[Source], config: DataConfig, known: Vocabulary | None
     if any(source.stamp is None for source in sources) or (small and not any(s.compressed for s in sources)):
         return None
     stamps = [(str(source.path and source.path.absolute()), source.stamp) for source in sources]
-    names = ("bytes", "encoding", "normalize", "newlines", "min_count", "lines", "separator", "column", "delimiter")
-    options = {name: getattr(config, name) for name in names}
+    names = ["bytes", "encoding", "normalize", "newlines", "min_count", "lines", "separator", "column", "delimiter"]
+    options = {name: getattr(config, name) for name in (*names, *["label"] * (config.label is not None))}
     return cache.key_of(stamps, [options, known and known.to_json(), fixed])
 
 

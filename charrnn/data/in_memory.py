@@ -9,9 +9,11 @@ from typing import Literal
 
 from charrnn.config import DataConfig
 from charrnn.data.finder import FoundText, LeftOut
-from charrnn.data.items import LONGEST
+from charrnn.data.items import LONGEST, Batch
 from charrnn.data.sources import Source, SourceError, check_encodable
 from charrnn.errors import ConfigError
+
+Item = str | tuple[str | None, str]
 
 _BATCH = 10_000  # items in a batch
 _BATCH_CHARACTERS = 1 << 20
@@ -23,14 +25,15 @@ class InMemory:
 
     Attributes:
         text: a text as a string, or as the bytes of a file.
-        items: short texts, each with a beginning and an end; they are iterated over once.
+        items: short texts, each with a beginning and an end, or pairs (label, text), where the label may be None;
+            they are iterated over once.
 
     Raises:
         ConfigError: it is of another type.
     """
 
     text: str | bytes | None = field(default=None, repr=False)
-    items: Iterable[str] | None = field(default=None, repr=False)
+    items: Iterable[Item] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.items is None):
@@ -67,17 +70,26 @@ class InMemory:
         return FoundText(description=name, sources=[source], left_out=LeftOut())
 
 
-def _batches(items: Iterable[str], name: str) -> Iterator[list[str]]:
-    """The items in batches.
+def _batches(items: Iterable[Item], name: str) -> Iterator[Batch]:
+    """The items in batches; those in which no item has a label have none.
 
     Raises:
-        SourceError: an item is not a string, is too long, or has characters that UTF-8 cannot encode.
+        SourceError: an item is neither a string nor a label with one, is too long, or has characters that UTF-8
+            cannot encode.
     """
     batch: list[str] = []
+    labels: list[str] = []
     characters = 0
-    for number, item in enumerate(items, 1):
+    for number, given in enumerate(items, 1):
+        label, item = given if isinstance(given, (tuple, list)) and len(given) == 2 else (None, given)
         if not isinstance(item, str):
             raise SourceError(f"{name}: item {number:,} is not a string, but {type(item).__name__}", "not a string")
+        if label is not None and not isinstance(label, str):
+            raise SourceError(
+                f"{name}: item {number:,}: its label is not a string, but {type(label).__name__}; "
+                "give pairs (label, text)",
+                "not a string",
+            )
         if len(item) > LONGEST:
             raise SourceError(
                 f"{name}: item {number:,} is longer than {LONGEST:,} characters, the limit of an item; "
@@ -85,12 +97,13 @@ def _batches(items: Iterable[str], name: str) -> Iterator[list[str]]:
                 "too long",
             )
         batch.append(item)
+        labels.append(label or "")
         characters += len(item)
         if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
-            yield _checked(batch, number, name)
-            batch, characters = [], 0
+            yield Batch(_checked(batch, number, name), _checked(labels, number, name) if any(labels) else None)
+            batch, labels, characters = [], [], 0
     if batch:
-        yield _checked(batch, number, name)
+        yield Batch(_checked(batch, number, name), _checked(labels, number, name) if any(labels) else None)
 
 
 def _checked(batch: list[str], last: int, name: str) -> list[str]:

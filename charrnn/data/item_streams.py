@@ -2,6 +2,8 @@
 
 A stream reads ``[begin] c … c [end] [begin] c …``. After an end token there is
 nothing to predict, and the state becomes zero: see ``TrainingText.resets``.
+An item with a label begins with the token of the label in place of ``[begin]``;
+every n-th item of the order is read without its label: see ``DataConfig.label_dropout``.
 
 Letters: T sequence length, B batch (one stream for each row), M items.
 """
@@ -34,7 +36,10 @@ class Items:
 
     Args:
         corpus: a text in items.
-        config: what part of the items is for validation and for the test.
+        config: what part of the items is for validation and for the test, and what part is read without labels.
+
+    Attributes:
+        label_counts: how many training items have each label.
 
     Raises:
         CorpusError: a part is empty, or hardly any item is left for training.
@@ -48,6 +53,10 @@ class Items:
         self.bounds: NDArray[np.int64] = np.asarray(corpus.items)
         self.hashes: NDArray[np.uint64] = np.asarray(corpus.hashes)
         self.end = corpus.vocabulary.special["end"]
+        self.begin = corpus.vocabulary.special["begin"]
+        self.labels = corpus.vocabulary.labels
+        self.label_dropout = config.label_dropout if self.labels else 0.0
+        counts = np.zeros(len(corpus.vocabulary), np.int64)
         self.split = ItemSplit.of_items(self.hashes, config, corpus.description)
         self.train_tokens = self.val_tokens = self.train_items = 0
         for at in range(0, len(self), _BLOCK):
@@ -57,6 +66,9 @@ class Items:
             self.train_items += int(train.sum())
             self.train_tokens += int(lengths[train].sum())
             self.val_tokens += int(lengths[self.split.mask(hashes, "val")].sum())
+            if self.labels:
+                counts += np.bincount(self.ids[self.bounds[at : at + len(hashes)][train]], minlength=len(counts))
+        self.label_counts = {label: int(counts[token]) for label, token in self.labels.items()}
         if self.train_items < len(self) * (1 - config.val_frac - config.test_frac) / 100:
             raise CorpusError(
                 f"{corpus.description}: only {self.train_items:,} of {len(self):,} items are left for training, "
@@ -153,7 +165,7 @@ class ItemStreams:
 
     def _fill_buffer(self, count: int) -> None:
         """Reads the next ``count`` tokens of each reader, and one more."""
-        items, lengths = self._upcoming(int(self._offset_B.max()) + count + 1)
+        items, lengths, unlabelled = self._upcoming(int(self._offset_B.max()) + count + 1)
         # One row a reader: where its items begin and end, counted from the beginning of the first one.
         ends = lengths.cumsum(axis=1)
         begins = ends - lengths
@@ -164,6 +176,9 @@ class ItemStreams:
         sizes = parts.ravel()
         positions = np.arange(sizes.sum()) + np.repeat(starts.ravel() - (sizes.cumsum() - sizes), sizes)
         tokens = self.items.ids[positions].astype(np.int64)
+        if self.items.label_dropout:
+            begins_here = ((parts > 0) & (begins >= first) & unlabelled).ravel()
+            tokens[(sizes.cumsum() - sizes)[begins_here]] = self.items.begin
         self._buffer_NB = np.ascontiguousarray(tokens.reshape(len(self._rows), count + 1).T)
         # Drop the items that end before the buffer.
         done = (ends <= first).sum(axis=1)
@@ -172,11 +187,13 @@ class ItemStreams:
         self._turn_B = self._turn_B + done
         self._used = 0
 
-    def _upcoming(self, min_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The next items of each reader, and their lengths, ``[B, n]``: at least ``min_tokens`` tokens a reader.
+    def _upcoming(self, min_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """The next items of each reader, their lengths, and which are read without label, all ``[B, n]``.
 
-        An item that is not for training has the length 0.
+        There are at least ``min_tokens`` tokens a reader. An item that is not for training has the length 0.
         """
+        # Every n-th item of the order, which is another item in every epoch; no random numbers are needed.
+        dropout = self.items.label_dropout
         total = len(self.items)
         mean = int(self.items.bounds[-1]) / total
         count = 2 + int(1.2 * min_tokens / mean * total / self.items.train_items)
@@ -188,7 +205,8 @@ class ItemStreams:
             lengths = self.items.bounds[items + 1] - self.items.bounds[items]
             lengths[~self.items.split.mask(self.items.hashes[items], "train")] = 0
             if int(lengths.sum(axis=1).min()) >= min_tokens:
-                return items, lengths
+                unlabelled = np.floor((numbers + 1) * dropout) > np.floor(numbers * dropout)
+                return items, lengths, unlabelled
             count *= 2
 
 

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from charrnn.errors import CorpusError
 
 LONGEST = 1_000_000  # characters in an item at most; names, molecules and log lines are shorter
+
+
+class Batch(NamedTuple):
+    """Some items of a text.
+
+    Attributes:
+        items: their texts.
+        labels: the label of each, empty if it has none; None if the text has no labels.
+    """
+
+    items: list[str]
+    labels: list[str] | None = None
 
 
 @dataclass(kw_only=True)
@@ -19,12 +32,14 @@ class ItemCounts:
         empty: empty ones, which are left out.
         short_rows: rows of a table without the column, which are left out.
         long_rows: rows with more fields than the header.
+        unlabelled: items without a label, in a text with labels.
     """
 
     items: int = 0
     empty: int = 0
     short_rows: int = 0
     long_rows: int = 0
+    unlabelled: int = 0
 
 
 def by_line(pieces: Iterable[str], name: str) -> Iterator[list[str]]:

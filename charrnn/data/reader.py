@@ -7,18 +7,19 @@ import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 from charrnn_runtime import UnknownCharacterError, Vocabulary
-from charrnn_runtime.vocab import NormalForm, Unknown, UnknownScore
+from charrnn_runtime.vocab import LABEL, NormalForm, Unknown, UnknownScore
 from numpy.typing import NDArray
 
 from charrnn.config import DataConfig
-from charrnn.data import cache, finder, text_report
+from charrnn.data import cache, finder, labels, text_report
 from charrnn.data.encoder import CharEncoder
 from charrnn.data.finder import FoundText, LeftOut
 from charrnn.data.item_filter import item_hashes
-from charrnn.data.items import ItemCounts, by_line, by_separator
+from charrnn.data.items import Batch, ItemCounts, by_line, by_separator
 from charrnn.data.normalize import LineEnds, line_ends, normalized
 from charrnn.data.sources import Source, joined_pieces, stamp_now, text_pieces
 from charrnn.data.tables import Column, by_column
@@ -80,6 +81,8 @@ class TextReader:
         vocabulary = self._vocabulary(encoder)
         charged = self._fixed == "charge" and "unknown" not in vocabulary.special
         size = len(vocabulary) + charged
+        if config.label is not None:
+            labels.check_labels(self.description, len(encoder.labels), self.counts.items)
         final_ids = _final_ids(encoder, vocabulary, len(vocabulary) if charged else -1)
         if self._fixed == "error":
             try:
@@ -103,28 +106,25 @@ class TextReader:
         }
         return building.finish(facts, description=self.description, keep=self._unchanged())
 
-    def item_batches(self) -> Iterator[list[str]]:
-        """The items in batches, as they are divided and treated; ``ends`` and ``counts`` are counted along.
+    def located_batches(self) -> Iterator[tuple[str, int, Batch]]:
+        """(source, number of the first item in it from 1, items), as they are divided and treated.
+
+        ``ends`` and ``counts`` are counted along.
 
         Raises:
-            CorpusError: the text cannot be read, or an item is too long.
-        """
-        for _, _, batch in self.located_batches():
-            yield batch
-
-    def located_batches(self) -> Iterator[tuple[str, int, list[str]]]:
-        """(source, number of the first item in it from 1, items), as ``item_batches``.
-
-        Raises:
-            CorpusError: as ``item_batches``.
+            CorpusError: the text cannot be read, an item is too long, or something cannot be a label.
         """
         config = self._config
         for source in self._sources():
             number = 1
-            for batch in self._divided(source):
+            for items, found in self._divided(source):
+                if found is not None:
+                    where = partial(_place, source.name, number, ":" if config.lines else ": item ")
+                    found = labels.cleaned(found, where)
                 # Items are normalised one by one: the characters between them neither combine nor are combined with.
-                yield source.name, number, _normal_items(batch, config.normalize) if config.normalize else batch
-                number += len(batch)
+                items = _normal_items(items, config.normalize) if config.normalize else items
+                yield source.name, number, Batch(items, found)
+                number += len(items)
         ends = self.ends
         if config.lines and ends.cr and not (ends.lf or ends.crlf) and config.newlines == "keep":
             raise CorpusError(
@@ -132,34 +132,40 @@ class TextReader:
                 "item; --newlines lf makes them lines"
             )
 
-    def _divided(self, source: Source) -> Iterator[list[str]]:
+    def _divided(self, source: Source) -> Iterator[Batch]:
         """The items of one source in batches, with line ends treated."""
         config = self._config
         fold = config.newlines == "lf"
         if source.items is not None:
             for batch in source.items:
-                items = [item.encode().decode("latin-1") for item in batch] if config.bytes else batch
-                yield ["".join(line_ends([item], self.ends, fold=True)) for item in items] if fold else items
+                items = [item.encode().decode("latin-1") for item in batch.items] if config.bytes else batch.items
+                yield Batch(self._folded(items) if fold else items, batch.labels)
             return
         if config.column is not None:
             column = Column(
                 name=config.column,
+                label=config.label,
                 delimiter=config.delimiter,
                 encoding=config.encoding,
                 as_bytes=config.bytes,
                 on_read=self._advance,
                 counts=self.counts,
             )
-            for batch in by_column(source, column):
-                yield ["".join(line_ends([item], self.ends, fold=True)) for item in batch] if fold else batch
+            for items, found in by_column(source, column):
+                yield Batch(self._folded(items) if fold else items, found)
             return
         pieces = text_pieces(source, encoding=config.encoding, as_bytes=config.bytes, on_read=self._advance)
         text = line_ends(pieces, self.ends, fold=fold)
         if config.separator is not None:
             separator = config.separator.encode().decode("latin-1") if config.bytes else config.separator
-            yield from by_separator(text, separator, source.name)
+            batches = by_separator(text, separator, source.name)
         else:
-            yield from by_line(text, source.name)
+            batches = by_line(text, source.name)
+        for items in batches:
+            yield Batch(items) if config.label is None else labels.labelled(items, config.label, source)
+
+    def _folded(self, items: list[str]) -> list[str]:
+        return ["".join(line_ends([item], self.ends, fold=True)) for item in items]
 
     def _sources(self) -> Iterator[Source]:
         """The sources in order, without files of folders that cannot be read as text to their end."""
@@ -212,12 +218,17 @@ class TextReader:
     def _encoded_items(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
         """Provisional ids and hashes of batches of items, without the empty ones."""
         encoding = "latin-1" if self._config.bytes else "utf-8"
-        for batch in self.item_batches():
-            items = [item for item in batch if item]
+        for _, _, batch in self.located_batches():
+            items = [item for item in batch.items if item]
             self.counts.items += len(items)
-            self.counts.empty += len(batch) - len(items)
+            self.counts.empty += len(batch.items) - len(items)
+            found = batch.labels and [label for item, label in zip(batch.items, batch.labels, strict=True) if item]
             if items:
-                yield encoder.encode_items(items), item_hashes(items, encoding)
+                yield encoder.encode_items(items, found), item_hashes(items, encoding)
+            if len(encoder.labels) > labels.MAX_LABELS:
+                labels.check_labels(self.description, len(encoder.labels), self.counts.items)
+        if encoder.labels:
+            self.counts.unlabelled = int(encoder.counts[0])
 
     def _encoded_text(self, encoder: CharEncoder) -> Iterator[tuple[Ids, bytes]]:
         """Provisional ids of pieces of running text; the hashes are empty."""
@@ -239,10 +250,13 @@ class TextReader:
         """
         special = ["begin", "end"] if self._config.has_items else []
         if self._fixed is None:
+            special += [LABEL + label for label in sorted(encoder.labels)]
             return _grown(self._known, self._config, encoder, special)
         assert self._known is not None
         if set(special) - set(self._known.special):
             raise CorpusError("the model was trained on plain text and knows no items: leave out --lines and the like")
+        for label in encoder.labels:
+            self._known.label_token(label)
         return self._known
 
     def _unchanged(self) -> bool:
@@ -271,6 +285,10 @@ def corpus_digest(vocabulary: Vocabulary) -> hashlib._Hash:
     return hashlib.sha256(repr(parts).encode())
 
 
+def _place(source: str, first: int, between: str, at: int) -> str:
+    return f"{source}{between}{first + at:,}"
+
+
 def _normal_items(items: list[str], form: NormalForm) -> list[str]:
     return [unicodedata.normalize(form, item) for item in items]
 
@@ -283,9 +301,7 @@ def _grown(
     New characters are sorted by code point. Those that occur fewer than
     ``min_count`` times are left to an unknown token. Special tokens come last.
     """
-    counts = dict(
-        zip(encoder.symbols[encoder.num_special :], encoder.counts[encoder.num_special :].tolist(), strict=True)
-    )
+    counts = {symbol: n for symbol, n in zip(encoder.symbols, encoder.counts.tolist(), strict=True) if symbol >= 0}
     symbols, special = (list(known.symbols), dict(known.special)) if known else ([], {})
     new = sorted(counts.keys() - set(symbols))
     min_count = 0 if config.bytes else config.min_count
@@ -303,8 +319,12 @@ def _final_ids(encoder: CharEncoder, vocabulary: Vocabulary, unknown: int) -> ND
     """The id in the vocabulary by provisional id; ``unknown`` for characters that it cannot represent."""
     id_of = {symbol: i for i, symbol in enumerate(vocabulary.symbols) if symbol >= 0}
     unknown = vocabulary.special.get("unknown", unknown)
-    special = [vocabulary.special[name] for name in ("begin", "end")[: encoder.num_special]]
-    return np.array(special + [id_of.get(s, unknown) for s in encoder.symbols[encoder.num_special :]], np.int64)
+    ids = np.array([id_of.get(symbol, unknown) for symbol in encoder.symbols], np.int64)
+    for i, name in enumerate(("begin", "end")[: encoder.num_special]):
+        ids[i] = vocabulary.special[name]
+    for label, i in encoder.labels.items():
+        ids[i] = vocabulary.label_token(label)
+    return ids
 
 
 def _check_known(buffer: TokenBuffer, encoder: CharEncoder, final_ids: NDArray[np.int64]) -> None:
@@ -324,7 +344,7 @@ def _check_known(buffer: TokenBuffer, encoder: CharEncoder, final_ids: NDArray[n
 
 def _check_distinct(description: str, encoder: CharEncoder, vocabulary: Vocabulary, counts: NDArray[np.int64]) -> None:
     """Raises CorpusError for a text with fewer than two distinct characters."""
-    if np.count_nonzero(encoder.counts[encoder.num_special :]) < 2:
+    if np.count_nonzero(encoder.counts[np.array(encoder.symbols) >= 0]) < 2:
         raise CorpusError(
             f"{description}: the text holds one distinct character only; there is nothing to learn from it"
         )

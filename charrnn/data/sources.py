@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from charrnn.data import containers, encodings
+from charrnn.data.items import Batch
 from charrnn.errors import CorpusError
 
 CHUNK = 1 << 20  # bytes read at a time
@@ -62,7 +63,7 @@ class Source:
     stamp: tuple[int, int, int] | None = None
     optional: bool = False
     text: str | None = field(default=None, repr=False)
-    items: Iterator[list[str]] | None = field(default=None, repr=False)
+    items: Iterator[Batch] | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:

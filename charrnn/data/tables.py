@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from charrnn.data.items import LONGEST, ItemCounts
+from charrnn.data.items import LONGEST, Batch, ItemCounts
 from charrnn.data.sources import OnRead, Source, text_pieces
 from charrnn.errors import CorpusError
 
@@ -35,12 +35,14 @@ class Column:
 
     Attributes:
         name: its name in the header.
+        label: the name of the column with the labels; None if there are none.
         delimiter: between the fields of a line; None to recognise it.
         encoding, as_bytes, on_read: see ``sources.text_pieces``.
         counts: counts rows that do not fit.
     """
 
     name: str
+    label: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
     as_bytes: bool = False
@@ -54,7 +56,7 @@ class TableFormat(Protocol):
     def recognises(self, head: bytes) -> bool:
         """Whether a file that begins with these bytes has this format."""
 
-    def column(self, source: Source, column: Column) -> Iterator[list[str]]:
+    def column(self, source: Source, column: Column) -> Iterator[Batch]:
         """A column of a table, in batches of bounded size.
 
         Raises:
@@ -62,7 +64,7 @@ class TableFormat(Protocol):
         """
 
 
-def by_column(source: Source, column: Column) -> Iterator[list[str]]:
+def by_column(source: Source, column: Column) -> Iterator[Batch]:
     """A column of a table in any format, in batches.
 
     Raises:
@@ -80,13 +82,13 @@ class JsonLines:
         """Whether it begins like an object, or like a list of objects; in UTF-16 and UTF-32 too."""
         return _JSON.match(head.replace(b"\0", b"")) is not None
 
-    def column(self, source: Source, column: Column) -> Iterator[list[str]]:
+    def column(self, source: Source, column: Column) -> Iterator[Batch]:
         """See ``TableFormat``."""
         # JSON has escape sequences of its own, so of bytes too the text is decoded first and encoded again.
         pieces = text_pieces(source, encoding=column.encoding, on_read=column.on_read)
-        batch: list[str] = []
+        batch, labels = _Rows(column), column.label
         keys: dict[str, None] = {}
-        found = False
+        found = found_label = False
         for number, line in enumerate(_lines(pieces, source.name), 1):
             if not line.strip():
                 continue
@@ -94,18 +96,44 @@ class JsonLines:
             if len(keys) < _SHOWN:
                 keys |= dict.fromkeys(row)
             found = found or column.name in row
+            found_label = found_label or labels is None or labels in row
             value = row.get(column.name)
             if value is None:
                 column.counts.short_rows += 1
                 continue
             item = _text_of(value, f"{source.name}: line {number:,}: column {column.name!r}")
-            batch.append(item.encode().decode("latin-1") if column.as_bytes else item)
-            if len(batch) == _BATCH:
-                yield batch
-                batch = []
+            label = None if labels is None else row.get(labels)
+            named = "" if label is None else _text_of(label, f"{source.name}: line {number:,}: column {labels!r}")
+            if full := batch.add(item.encode().decode("latin-1") if column.as_bytes else item, named):
+                yield full
         if keys and not found:
             raise no_column(source.name, column.name, list(keys))
-        yield batch
+        if keys and not found_label:
+            assert labels is not None
+            raise no_column(source.name, labels, list(keys))
+        yield batch.rest()
+
+
+class _Rows:
+    """Collects rows into batches."""
+
+    def __init__(self, column: Column) -> None:
+        self._has_labels = column.label is not None
+        self._items: list[str] = []
+        self._labels: list[str] = []
+
+    def add(self, item: str, label: str) -> Batch | None:
+        """Adds a row; returns the batch if it is full."""
+        self._items.append(item)
+        if self._has_labels:
+            self._labels.append(label)
+        return self.rest() if len(self._items) == _BATCH else None
+
+    def rest(self) -> Batch:
+        """What has been collected since the last batch."""
+        batch = Batch(self._items, self._labels if self._has_labels else None)
+        self._items, self._labels = [], []
+        return batch
 
 
 def _object(line: str, where: str) -> dict[str, Any]:
@@ -147,54 +175,64 @@ class Delimited:
         """Always true: this is the last of the formats."""
         return True
 
-    def column(self, source: Source, column: Column) -> Iterator[list[str]]:
+    def column(self, source: Source, column: Column) -> Iterator[Batch]:
         """See ``TableFormat``."""
         pieces = text_pieces(source, encoding=column.encoding, as_bytes=column.as_bytes, on_read=column.on_read)
         lines = _lines(pieces, source.name)
-        name = column.name.encode().decode("latin-1") if column.as_bytes else column.name
+        names = [name for name in (column.name, column.label) if name is not None]
+        if column.as_bytes:
+            names = [name.encode().decode("latin-1") for name in names]
         with _field_limit(LONGEST):
-            header = _Header.read(lines, source.name, name, column.delimiter)
+            header = _Header.read(lines, source.name, names, column.delimiter)
             if header is None:
                 return
             reader = csv.reader(lines, delimiter=header.delimiter, skipinitialspace=header.spaced, strict=True)
-            batch: list[str] = []
+            batch = _Rows(column)
             try:
                 for row in reader:
+                    full = None
                     if len(row) > header.at:
-                        batch.append(row[header.at])
+                        full = batch.add(row[header.at], row[header.label_at] if header.label_at < len(row) else "")
                     elif row:
                         column.counts.short_rows += 1
                     if len(row) > header.width:
                         column.counts.long_rows += 1
-                    if len(batch) == _BATCH:
-                        yield batch
-                        batch = []
+                    if full:
+                        yield full
             except csv.Error as error:
                 raise CorpusError(
                     f"{source.name}: line {header.lines + reader.line_num:,}: not a table with the delimiter "
                     f"{header.delimiter!r}: {error} (fields with quotes, delimiters or line breaks stand in quotes, "
                     f"quotes within are doubled, and none is longer than {LONGEST:,} characters)"
                 ) from error
-            yield batch
+            yield batch.rest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Header:
-    """The header of a delimited table: number of its lines and fields, place of the column."""
+    """The header of a delimited table: number of its lines and fields, places of the columns."""
 
     delimiter: str
     at: int
+    label_at: int  # 0 if there are no labels
     width: int
     spaced: bool
     lines: int
 
     @classmethod
-    def read(cls, lines: Iterator[str], source: str, name: str, delimiter: str | None) -> _Header | None:
+    def read(cls, lines: Iterator[str], source: str, names: Sequence[str], delimiter: str | None) -> _Header | None:
         """Takes the header from the lines; None if all lines are empty.
 
+        Args:
+            lines: of the table.
+            source: its name.
+            names: the column of the items and, if there are labels, theirs.
+            delimiter: None to recognise it.
+
         Raises:
-            CorpusError: it does not have the column.
+            CorpusError: it does not have a column.
         """
+        name, *labels = (name.strip() for name in names)
         text, count = "", 0
         for line in lines:
             count += 1
@@ -210,17 +248,21 @@ class _Header:
         if not text:
             return None
         tried = {d: _fields(text, d) for d in delimiter or _in_order(source)}
-        having = [d for d, fields in tried.items() if name.strip() in fields]
+        having = [d for d, fields in tried.items() if name in fields]
         chosen_delimiter = max(having or tried, key=lambda d: len(tried[d]))
         fields = tried[chosen_delimiter]
         if not having:
             raise no_column(
                 source, name, fields, f" with the delimiter {chosen_delimiter!r}" if len(fields) < 2 else ""
             )
+        for label in labels:
+            if label not in fields:
+                raise no_column(source, label, fields)
         raw = _fields(text, chosen_delimiter, strip=False)
         return cls(
             delimiter=chosen_delimiter,
-            at=fields.index(name.strip()),
+            at=fields.index(name),
+            label_at=fields.index(labels[0]) if labels else 0,
             width=len(fields),
             spaced=len(raw) > 1 and all(field.startswith(" ") for field in raw[1:]),
             lines=count,

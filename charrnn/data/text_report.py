@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from charrnn_runtime import Vocabulary
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from charrnn.data.normalize import LineEnds
 
 _SHOWN = 6  # of the rarest characters
+_LABELS = 30  # the most frequent ones, which a table lists
 _NULS = 0.01  # part of a text; a larger part suggests that the file is not a text
 
 
@@ -34,6 +35,19 @@ def vocabulary_report(vocabulary: Vocabulary, counts: Sequence[int]) -> str:
     if "unknown" in vocabulary.special and (unknown := counts[vocabulary.special["unknown"]]):
         text += f"; rarer ones become one unknown character, {share(unknown, total)} of the text"
     return text
+
+
+def label_table(counts: Mapping[str, int]) -> str:
+    """The labels with their numbers of items and shares, the most frequent first; empty if there are none."""
+    if not counts:
+        return ""
+    total, in_order = sum(counts.values()), sorted(counts.items(), key=lambda entry: -entry[1])
+    shown = in_order[:_LABELS]
+    width, digits = max(len(label) for label, _ in shown), len(f"{shown[0][1]:,}")
+    lines = [f"  {label:{width}}  {n:>{digits},}  {share(n, total)}" for label, n in shown]
+    if rest := in_order[_LABELS:]:
+        lines.append(f"  and {len(rest):,} more labels with {sum(n for _, n in rest):,} items")
+    return "\n".join([f"{len(counts):,} labels:", *lines])
 
 
 def name(symbol: int) -> str:
@@ -59,6 +73,8 @@ def text_notes(config: DataConfig, ends: LineEnds, counts: ItemCounts, encoder: 
         told = f"{counts.items:,} items"
         if counts.empty:
             told += f"; {counts.empty:,} empty ones are left out"
+        if counts.unlabelled:
+            told += f"; {counts.unlabelled:,} have no label"
         if counts.short_rows:
             told += f"; {counts.short_rows:,} rows without the column are left out"
         if counts.long_rows:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Fields of DataConfig that are stored always, and those that are stored if they are not the default. Kind of tokens and
 # normal form are the vocabulary's. The encoding is not stored: it belongs to a file, and other texts have other ones.
 _FIELDS = ("val_frac", "split", "newlines", "lines", "separator", "column")
-_OPTIONAL = ("test_frac", "delimiter")
+_OPTIONAL = ("test_frac", "delimiter", "label", "label_dropout")
 
 
 def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -45,6 +45,8 @@ def training_summary(checkpoint: Checkpoint) -> Mapping[str, Any]:
     summary |= {name: getattr(data, name) for name in _OPTIONAL if getattr(data, name) != getattr(DataConfig(), name)}
     if data.split == "streams":
         summary["streams"] = [train.batch_size, train.seq_len]
+    if labels := checkpoint.corpus.get("labels"):
+        summary["labels"] = labels
     item_split = checkpoint.corpus.get("item_split")
     if item_split is not None and item_split != ItemSplit.by_fractions(data).to_json():
         summary["item_split"] = item_split

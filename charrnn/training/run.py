@@ -17,7 +17,8 @@ from charrnn_runtime import Sampler
 
 from charrnn.config import format_duration
 from charrnn.data.corpus import corpus_name, read_corpus, remembered_arguments
-from charrnn.data.in_memory import InMemory
+from charrnn.data.in_memory import InMemory, Item
+from charrnn.data.text_report import label_table
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.events import Listener
 from charrnn.inference.export import ExportedModel, export
@@ -112,7 +113,7 @@ class Run:
 def train(
     *texts: Name,
     text: str | bytes | None = None,
-    items: Iterable[str] | None = None,
+    items: Iterable[Item] | None = None,
     out: Name | None = None,
     overwrite: bool = False,
     init_from: Name | None = None,
@@ -132,7 +133,8 @@ def train(
         texts: files, folders, globs, or names of known texts. Without any text, the source of Python's standard
             library is used.
         text: a text itself, instead of files. Bytes are read like those of a file.
-        items: short texts, such as names, instead of files. Each has a beginning and an end of its own.
+        items: short texts, such as names, instead of files. Each has a beginning and an end of its own. Pairs
+            (label, text) train a model that writes texts with a label, and classifies texts.
         out: the run folder; by default ``runs/`` and the name of the text.
         overwrite: replace the run that is in the folder.
         init_from: a checkpoint or run folder whose weights the model begins with.
@@ -190,7 +192,7 @@ def resume(
     folder: Name,
     *texts: Name,
     text: str | bytes | None = None,
-    items: Iterable[str] | None = None,
+    items: Iterable[Item] | None = None,
     init_from: Name | None = None,
     preset: str | None = None,
     tensorboard: bool = False,
@@ -261,7 +263,7 @@ def default_folder(source: Sequence[str] | InMemory) -> Path:
     return Path("runs") / (source.kind if isinstance(source, InMemory) else corpus_name(source))
 
 
-def _source(texts: Sequence[Name], text: str | bytes | None, items: Iterable[str] | None) -> Sequence[str] | InMemory:
+def _source(texts: Sequence[Name], text: str | bytes | None, items: Iterable[Item] | None) -> Sequence[str] | InMemory:
     """The text that was given, by its names or in memory.
 
     Raises:
@@ -288,7 +290,7 @@ def _source(texts: Sequence[Name], text: str | bytes | None, items: Iterable[str
 
 def _with_items(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a run on items in memory, which need no separator."""
-    for name in ("lines", "separator", "column", "delimiter"):
+    for name in ("lines", "separator", "column", "delimiter", "label"):
         if options.get(name) is not None:
             raise ConfigError(f"items=… are divided already: leave out {name}")
     return {**options, "lines": True}
@@ -333,7 +335,7 @@ def _run(
         settings = settings.completed(corpus)
         model_config, train_config, notes = group.broadcast((settings.model, settings.train, settings.notes))
         settings = replace(settings, model=model_config, train=train_config, notes=notes)
-        for note in (*corpus.notes, *settings.notes):
+        for note in (*corpus.notes, *filter(None, [label_table(corpus.labels)]), *settings.notes):
             shown.on_notice(note)
         trainer = Trainer(
             model_config=settings.model,

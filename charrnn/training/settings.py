@@ -113,7 +113,7 @@ class Settings:
         # test_frac: if the text is the same, its test part stays untouched.
         inherited |= {name: own[name] for name in ("newlines", "min_count", "test_frac") if name not in self.given}
         if not self.data.has_items:  # a model of items goes on with items
-            inherited |= {name: own[name] for name in ("lines", "separator", "column", "delimiter")}
+            inherited |= {name: own[name] for name in ("lines", "separator", "column", "delimiter", "label")}
         return replace(
             self,
             model=replace(model, dropout=self.given.get("dropout", model.dropout)),

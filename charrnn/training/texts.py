@@ -172,8 +172,9 @@ class ItemText(TrainingText):
         return total / count.clamp(min=1), count
 
     def summary(self) -> dict[str, Any]:
-        """The limits of hashes, which may have been moved so that no part is empty."""
-        return {"item_split": self.items.split.to_json()}
+        """The limits of hashes, which may have been moved so that no part is empty, and how many items have labels."""
+        labels = {"labels": self.items.label_counts} if self.items.labels else {}
+        return {"item_split": self.items.split.to_json(), **labels}
 
     def save_files(self, folder: Path) -> None:
         """The filter that tells whether a sampled item is one of the training items."""

@@ -55,6 +55,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     add("--prompt-file", metavar="FILE", help="File with the text to continue; - for standard input.")
     add("--length", type=int, default=2000, help="How many tokens to sample at most (default 2000).")
     add("--num", type=int, default=1, help="How many texts (default 1).")
+    add("--label", help="What kind of text, of a model that was trained with labels.")
     add("--stop", action="append", default=[], help="End the text at this string. May be repeated.")
     add("--seed", type=int, help="The same seed gives the same text (default: a new one, reported).")
     for option in cli_options():
@@ -128,6 +129,7 @@ def _sample(args: argparse.Namespace) -> None:
         seed=seed,
         unknown=args.unknown,
         log_probs=args.logprobs,
+        label=args.label,
         options=options,
     )
     if args.json or args.logprobs:

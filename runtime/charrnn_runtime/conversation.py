@@ -107,7 +107,15 @@ class Conversation:
         finish_reason: why the last ``sample`` ended: "length", "stop", "end" or "pattern"; None before the first.
     """
 
-    def __init__(self, cell: Cell, info: ModelInfo, token_sampler: TokenSampler, uniforms: UniformStream) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        info: ModelInfo,
+        token_sampler: TokenSampler,
+        uniforms: UniformStream,
+        *,
+        label: str | None = None,
+    ) -> None:
         if token_sampler.options.particles > 1:
             raise UsageError(
                 "particles are for sample() and generate(), which know how long the text is; leave them out"
@@ -117,7 +125,7 @@ class Conversation:
         self._token_sampler = token_sampler
         self._uniforms = uniforms
         self._runner = cell.runner(1)
-        self._pending: int | None = None
+        self._pending: int | None = None if label is None else info.vocabulary.label_token(label)
         self._logits: Logits | None = None  # those after the pending token, if sampling from them has failed
         self._before: tuple[int, State] | None = None  # the pending token and the states before a block
         self._history: list[int] = []

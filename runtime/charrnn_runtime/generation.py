@@ -40,6 +40,7 @@ class Request:
     unknown: Unknown = "error"
     errors: DecodeErrors = "replace"
     log_probs: bool = False
+    label: str | None = None
     options: SamplingKwargs = field(default_factory=SamplingKwargs)
 
 
@@ -249,7 +250,7 @@ def start_sequence(
     ids = encode_prompt(request.prompt, info, request.unknown)
     length = check_count("length", request.length, least=min_length)
     return SequenceState(
-        prompt=with_start_token(ids, info),
+        prompt=with_start_token(ids, info, request.label),
         prompt_tokens=len(ids),
         history=ids.tolist() if token_sampler.needs_history else [],
         vocabulary=info.vocabulary,
@@ -277,10 +278,23 @@ def encode_prompt(prompt: Prompt, info: ModelInfo, unknown: Unknown) -> Ids:
     return info.vocabulary.check_ids(prompt)
 
 
-def with_start_token(prompt: Ids, info: ModelInfo) -> Ids:
-    """The tokens to feed for a prompt ``[n]``: with the start token first if the model or an empty prompt needs it."""
-    begin = info.vocabulary.special.get("begin")
-    complete = len(prompt) and begin in (None, prompt[0])
+def with_start_token(prompt: Ids, info: ModelInfo, label: str | None = None) -> Ids:
+    """The tokens to feed for a prompt ``[n]``: with the start token first if the model or an empty prompt needs it.
+
+    Args:
+        prompt: its own tokens.
+        info: the model.
+        label: its token takes the place of the start token.
+
+    Raises:
+        UsageError: the model has no such label.
+    """
+    vocabulary = info.vocabulary
+    begin = vocabulary.special.get("begin")
+    begins = len(prompt) > 0 and prompt[0] in {begin, *vocabulary.labels.values()}
+    if label is not None:
+        return np.concatenate([[vocabulary.label_token(label)], prompt[1:] if begins else prompt])
+    complete = begins or (begin is None and len(prompt) > 0)
     return prompt if complete else np.concatenate([[info.start_token], prompt])
 
 

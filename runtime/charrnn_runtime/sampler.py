@@ -24,6 +24,7 @@ from charrnn_runtime.generation import (
     encode_prompt,
     generate_one,
     start_sequence,
+    with_start_token,
 )
 from charrnn_runtime.generator import OnnxBlockDrawer
 from charrnn_runtime.generator_graph import MIN_OPSET
@@ -174,6 +175,7 @@ class Sampler:
         index: int = 0,
         unknown: Unknown = "error",
         errors: DecodeErrors = "replace",
+        label: str | None = None,
         **options: Unpack[SamplingKwargs],
     ) -> str:
         """Continues a prompt.
@@ -189,6 +191,7 @@ class Sampler:
             unknown: "error", or "skip" to leave out prompt characters the model does not know.
             errors: what stands for bytes that are not UTF-8, from a model of bytes: "replace" is U+FFFD;
                 with "surrogateescape" ``text.encode("utf-8", "surrogateescape")`` gives the exact bytes.
+            label: one of ``vocabulary.labels``: what kind of text it is. Only for models trained with labels.
             options: temperature, top_k, top_p and more: see ``SamplingOptions``.
 
         Returns:
@@ -200,7 +203,15 @@ class Sampler:
             ModelOutputError: the model computes NaN.
         """
         pieces = self.stream(
-            prompt, length=length, stop=stop, seed=seed, index=index, unknown=unknown, errors=errors, **options
+            prompt,
+            length=length,
+            stop=stop,
+            seed=seed,
+            index=index,
+            unknown=unknown,
+            errors=errors,
+            label=label,
+            **options,
         )
         return "".join(pieces)
 
@@ -214,6 +225,7 @@ class Sampler:
         index: int = 0,
         unknown: Unknown = "error",
         errors: DecodeErrors = "replace",
+        label: str | None = None,
         **options: Unpack[SamplingKwargs],
     ) -> Iterator[str]:
         """Like ``sample``, but yields the text in pieces as they are generated.
@@ -228,6 +240,7 @@ class Sampler:
             index=index,
             unknown=unknown,
             errors=errors,
+            label=label,
             options=options,
         )
         return self.stream_request(request)
@@ -248,6 +261,7 @@ class Sampler:
         unknown: Unknown = "error",
         errors: DecodeErrors = "replace",
         log_probs: bool = False,
+        label: str | None = None,
         **options: Unpack[SamplingKwargs],
     ) -> Generation:
         """Like ``sample``, but returns the text with its seed, the reason why it ended, and its tokens.
@@ -264,6 +278,7 @@ class Sampler:
             unknown=unknown,
             errors=errors,
             log_probs=log_probs,
+            label=label,
             options=options,
         )
         sequence = self._start_sequence(request)
@@ -280,6 +295,7 @@ class Sampler:
         unknown: Unknown = "error",
         errors: DecodeErrors = "replace",
         batch: int = 64,
+        label: str | None = None,
         **options: Unpack[SamplingKwargs],
     ) -> list[str]:
         """Continues several prompts at once, which is faster than one after the other.
@@ -301,6 +317,7 @@ class Sampler:
                 index=i,
                 unknown=unknown,
                 errors=errors,
+                label=label,
                 options=options,
             )
             for i, prompt in enumerate(prompts)
@@ -308,7 +325,7 @@ class Sampler:
         # Every prompt is checked before anything is generated.
         SamplingOptions.from_kwargs(options)
         for prompt in prompts:
-            encode_prompt(prompt, self.info, unknown)
+            with_start_token(encode_prompt(prompt, self.info, unknown), self.info, label)
         texts = [""] * len(prompts)
         for i, done in self.generate_many(requests, batch=batch):
             texts[i] = done.text
@@ -361,12 +378,13 @@ class Sampler:
         seed: int | None = None,
         index: int = 0,
         unknown: Unknown = "error",
+        label: str | None = None,
         **options: Unpack[SamplingKwargs],
     ) -> Conversation:
         """A text to which the caller and the model add in turn; see ``Conversation``. Arguments as of ``sample``."""
         token_sampler = self._token_sampler(options)
         uniforms = UniformStream(new_seed() if seed is None else seed, index)
-        conversation = Conversation(self.cell, self.info, token_sampler, uniforms)
+        conversation = Conversation(self.cell, self.info, token_sampler, uniforms, label=label)
         conversation.feed(prompt, unknown=unknown)
         return conversation
 

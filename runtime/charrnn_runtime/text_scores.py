@@ -34,10 +34,12 @@ class Line(NamedTuple):
     Attributes:
         text: as the model takes it.
         place: where it is, such as ``app.log:12``.
+        label: of an item; empty if it has none.
     """
 
     text: str | bytes
     place: str
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ The trainer builds it, the model file stores it, every sampler reads it.
 from __future__ import annotations
 
 import codecs
+import difflib
 import reprlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -24,6 +26,8 @@ DecodeErrors = Literal["replace", "surrogateescape"]
 NormalForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 Ids = NDArray[np.int64]
 
+LABEL = "label:"  # the name of a label's special token begins with this
+_SHOWN = 10  # labels that an error message lists
 UNKNOWN = -1  # the id of a character outside the vocabulary, in a text to score
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -36,7 +40,7 @@ class Vocabulary:
         kind: "characters" (a token is one Unicode code point) or "bytes"
             (a token is one byte of the text's UTF-8 form).
         symbols: code points, or byte values, in id order; -1 for a special token.
-        special: names of special tokens ("begin", "end", "unknown") to ids.
+        special: names of special tokens ("begin", "end", "unknown", "label:Fantasy") to ids.
         normalize: Unicode normal form applied to a text before it is encoded, or None.
 
     Raises:
@@ -110,6 +114,34 @@ class Vocabulary:
             if (token := self.token(character)) is not None:
                 return token
         return 0
+
+    @cached_property
+    def labels(self) -> dict[str, int]:
+        """The labels that a text can have, to the ids of their tokens, in id order."""
+        in_order = sorted(self.special.items(), key=lambda named: named[1])
+        return {name.removeprefix(LABEL): i for name, i in in_order if name.startswith(LABEL)}
+
+    def label_token(self, label: str) -> int:
+        """Id of the token that is fed before a text with this label, in place of the begin token.
+
+        Raises:
+            UsageError: the model has no such label; the message lists similar ones.
+        """
+        if not isinstance(label, str):
+            raise UsageError(f"a label must be a string, got {label!r:.80}")
+        if not self.labels:
+            raise UsageError(f"label {label!r:.80}: the model was trained without labels; leave it out")
+        token = self.labels.get(unicodedata.normalize("NFC", label).strip())
+        if token is None:
+            raise UsageError(f"the model has no label {label!r:.80}; {self._near_labels(label)}")
+        return token
+
+    def _near_labels(self, label: str) -> str:
+        names = {name.casefold(): name for name in self.labels}
+        if near := difflib.get_close_matches(label.casefold(), names, cutoff=0.6):
+            return f"did you mean {' or '.join(repr(names[name]) for name in near)}?"
+        shown = ", ".join(map(repr, list(self.labels)[:_SHOWN]))
+        return f"its {len(self.labels)} labels are {shown}" + (" …" if len(self.labels) > _SHOWN else "")
 
     def encode(self, text: str | bytes, *, unknown: Unknown | UnknownScore = "error") -> Ids:
         """Token ids of a text, int64 ``[n]``.

@@ -94,7 +94,7 @@ def test_other_types_are_refused(given: dict[str, Any], part: str) -> None:
 @pytest.mark.parametrize(
     ("items", "part"),
     [
-        (["ab", ("label", "text")], "item 2 is not a string, but tuple"),
+        (["ab", ("label", "text", "more")], "item 2 is not a string, but tuple"),
         (["ab"] * 10_001 + [None], "item 10,002 is not a string, but NoneType"),
         (["ab"] * 10_001 + ["x\ud800"], r"item 10,002: the character U\+D800 at offset 1 "),
         (["ab", "x" * 1_000_001], "item 2 is longer than 1,000,000 characters"),

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from charrnn.config import DataConfig
 from charrnn.data import sources, tables
 from charrnn.data.corpus import Corpus, read_corpus
-from charrnn.data.items import LONGEST, ItemCounts
+from charrnn.data.items import LONGEST, Batch, ItemCounts
 from charrnn.data.sources import Source
 from charrnn.data.tables import DELIMITERS, Column, by_column
 from charrnn.errors import CorpusError
@@ -39,7 +39,7 @@ def items_of(corpus: Corpus) -> list[str]:
 def column(path: Path, name: str, **options: object) -> list[str]:
     """A column, empty fields included."""
     asked = Column(name=name, counts=ItemCounts(), **options)  # type: ignore[arg-type]
-    return [item for batch in by_column(Source(name=str(path), path=path), asked) for item in batch]
+    return [item for batch in by_column(Source(name=str(path), path=path), asked) for item in batch.items]
 
 
 def written(rows: list[list[str]], delimiter: str, newline: str, always: bool) -> str:
@@ -239,9 +239,9 @@ def test_another_format_is_one_class(tmp_path: Path, monkeypatch: pytest.MonkeyP
         def recognises(self, head: bytes) -> bool:
             return head.startswith(b"%blocks")
 
-        def column(self, source: Source, column: Column) -> Iterator[list[str]]:
+        def column(self, source: Source, column: Column) -> Iterator[Batch]:
             text = b"".join(source.chunks(column.on_read)).decode()
-            yield [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{column.name}=")]
+            yield Batch([line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{column.name}=")])
 
     monkeypatch.setattr(tables, "FORMATS", (Blocks(), *tables.FORMATS))
     data = "%blocks\nname=Anna\nage=7\nname=Bert\nage=8\n"

@@ -57,6 +57,8 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "separator": (".", {}),
     "column": ("text", {}),
     "delimiter": (".", {"column": "text"}),
+    "label": ("file", {"lines": True}),
+    "label_dropout": (0.5, {"lines": True, "label": "file"}),
     "newlines": ("lf", {}),
     "min_count": (3, {}),
     "time": (0.05, {}),
@@ -113,6 +115,7 @@ TOGETHER: list[set[str]] = [
         "threads",
     },
     {"column", "delimiter", "seq_len"},
+    {"lines", "label", "label_dropout"},
 ]
 WITHOUT_A_CPU_VALUE = {"device", "precision"}  # what they accept depends on the machine
 
