@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from charrnn_runtime import Request, Sampler, UsageError, Vocabulary
@@ -40,7 +41,7 @@ def test_a_text_with_a_label_follows_its_token(labelled: Sampler, label: str, pr
     ids = [token, *VOCABULARY.encode(prompt).tolist()]
     text = labelled.sample(ids, length=length, seed=3, temperature=1.5)
     assert prompt or text != labelled.sample(prompt, length=length, seed=3, temperature=1.5)
-    options = {"length": length, "seed": 3, "temperature": 1.5}
+    options: dict[str, Any] = {"length": length, "seed": 3, "temperature": 1.5}
     assert labelled.sample(prompt, label=label, **options) == text
     assert "".join(labelled.stream(prompt, label=label, **options)) == text
     assert labelled.generate(prompt, label=label, log_probs=True, **options).text == text
