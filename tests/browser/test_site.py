@@ -6,13 +6,14 @@ import functools
 import http.server
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from charrnn_runtime import Sampler, read_model_file
+from charrnn_runtime import Sampler, generator_file, read_model_file
 from charrnn_runtime.model_file import seal
 
 from charrnn.files import cache_folder
@@ -252,3 +253,16 @@ def test_onnxruntime_from_a_public_network(
 
 def test_the_site_holds_the_model_as_it_was(site: Path, run: Run) -> None:
     assert read_model_file(site / "model.onnx").data == run.model.read_bytes()
+
+
+def test_the_example_of_a_generator(page: Page, run: Run, serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "example"
+    shutil.copytree(Path(__file__).parents[2] / "examples" / "generator", folder)
+    file = read_model_file(run.model)
+    (folder / "model-generator.onnx").write_bytes(generator_file(file))
+    for name, data in (cached_files() or {}).items():
+        (folder / Path(name).name).write_bytes(data)
+    (folder / "favicon.ico").touch()
+    page.goto(serve(folder) + f"?prompt=The+c&length=150&seed={2**64 - 1}")
+    page.locator("body[data-done]").wait_for()
+    assert page.locator("#text").text_content() == "The c" + Sampler(file).sample("The c", length=150, seed=2**64 - 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,23 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from charrnn_runtime import Sampler
+from charrnn_runtime import Sampler, generator_file, read_model_file
 
 if TYPE_CHECKING:
     from tests.runtime.conftest import TinyModel
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "0.1"
+TRAINER = "torch,onnx,charrnn,charrnn_export"
 # runpy runs the file as __main__. An import of torch, even one that is caught, is told at the end.
 WITHOUT_TORCH = """
 import atexit, runpy, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "onnx", "charrnn", "charrnn_export"):
+        if name.split(".")[0] in sys.argv[1].split(","):
             print("imported", name, file=sys.stderr)
             raise ImportError(name)
 sys.meta_path.insert(0, Watch())
 atexit.register(lambda: print("torch" in sys.modules, file=sys.stderr))
-del sys.argv[0]
+del sys.argv[:2]
 runpy.run_path(sys.argv[0], None, "__main__")
 """
 
@@ -44,7 +48,7 @@ def model(tiny: TinyModel, tmp_path: Path) -> str:
 
 
 def test_thread_pool(model: str, sampler: Sampler) -> None:
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(EXAMPLES / "thread_pool.py"), model]
+    command = [sys.executable, "-c", WITHOUT_TORCH, TRAINER, str(EXAMPLES / "thread_pool.py"), model]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [f"seed {s}: {sampler.sample(length=100, seed=s)!r}" for s in range(8)]
@@ -72,7 +76,7 @@ def server(model: str) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(EXAMPLES / "web_app.py"), model, str(port)]
+    command = [sys.executable, "-c", WITHOUT_TORCH, TRAINER, str(EXAMPLES / "web_app.py"), model, str(port)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         made = Server(port)
         try:
@@ -136,3 +140,51 @@ def test_the_web_app_streams_and_survives_clients_that_go_away(server: Server, s
         assert status == 503
         time.sleep(0.1)
     assert text == longest[:20]
+
+
+@pytest.fixture(params=[("lstm-text", "The c"), ("lstm-text", ""), ("gru-items", "")], ids=str)
+def drawn(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[list[str], str]:
+    """Arguments of a host of a generator, and the text that it must print."""
+    name, prompt = request.param
+    file = read_model_file(FIXTURES / f"{name}.onnx")
+    path = tmp_path / "model-generator.onnx"
+    path.write_bytes(generator_file(file))
+    text = prompt + Sampler(file).sample(prompt, length=150, seed=2**64 - 1)
+    return [str(path), prompt, "150", str(2**64 - 1)], text + "\n"
+
+
+def printed(command: list[str]) -> str:
+    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "imported" not in done.stderr
+    return done.stdout
+
+
+def test_a_generator_in_python(drawn: tuple[list[str], str]) -> None:
+    arguments, text = drawn
+    blocked = TRAINER + ",charrnn_runtime"
+    host = str(EXAMPLES / "generator" / "host.py")
+    assert printed([sys.executable, "-c", WITHOUT_TORCH, blocked, host, *arguments]) == text
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The host in C++, linked with the library of the Python package."""
+    import onnxruntime
+
+    compiler, headers = shutil.which("g++"), os.environ.get("ONNXRUNTIME_INCLUDE")
+    if not compiler or not headers:
+        pytest.skip("no g++, or ONNXRUNTIME_INCLUDE does not name the folder of onnxruntime_cxx_api.h")
+    folder = tmp_path_factory.mktemp("host")
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*")
+    (folder / "libonnxruntime.so.1").symlink_to(library)
+    command = [compiler, "-std=c++20", "-I", headers, str(EXAMPLES / "generator" / "host.cpp")]
+    command += [str(folder / "libonnxruntime.so.1"), f"-Wl,-rpath,{folder}", "-o", str(folder / "host")]
+    subprocess.run(command, check=True)
+    return str(folder / "host")
+
+
+def test_a_generator_in_cpp(compiled: str, drawn: tuple[list[str], str]) -> None:
+    arguments, text = drawn
+    assert printed([compiled, *arguments]) == text

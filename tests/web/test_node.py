@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import pytest
 from charrnn_export import export_model
-from charrnn_runtime import Sampler, Vocabulary
+from charrnn_runtime import Sampler, Vocabulary, generator_file, read_model_file
 from charrnn_runtime.model_file import seal
 
 if TYPE_CHECKING:
@@ -136,12 +136,17 @@ def case(sampler: Sampler, model: str, prompt: str, options: dict[str, Any]) -> 
     return {"model": model, "prompt": prompt, "options": {**options, **numbers}, **kept}
 
 
-def test_node_draws_what_python_draws(vectors: Path) -> None:
-    node = shutil.which("node")
-    if node is None:
+@pytest.fixture(scope="module")
+def node() -> str:
+    found = shutil.which("node")
+    if found is None:
         pytest.skip("no node")
     if not (HERE / "node_modules" / "onnxruntime-node").exists():
         pytest.skip("no onnxruntime-node; make web-test installs it")
+    return found
+
+
+def test_node_draws_what_python_draws(node: str, vectors: Path) -> None:
     done = subprocess.run(
         [node, "--test", "--test-reporter", "tap"],
         cwd=HERE,
@@ -155,3 +160,15 @@ def test_node_draws_what_python_draws(vectors: Path) -> None:
     assert "# skipped 0" in done.stdout
     count = len(json.loads((vectors / "texts.json").read_text()))
     assert f"# tests {11 + count + 6}" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "prompt"), [("lstm-text", "The c"), ("lstm-text", ""), ("gru-items", "")])
+def test_the_example_of_a_generator(node: str, tmp_path: Path, name: str, prompt: str) -> None:
+    shutil.copytree(HERE.parents[1] / "examples" / "generator", tmp_path / "example")
+    (tmp_path / "example" / "node_modules").symlink_to(HERE / "node_modules")
+    file = read_model_file(HERE.parent / "fixtures" / "0.1" / f"{name}.onnx")
+    (tmp_path / "model-generator.onnx").write_bytes(generator_file(file))
+    command = [node, str(tmp_path / "example" / "node.mjs"), str(tmp_path / "model-generator.onnx")]
+    done = subprocess.run([*command, prompt, "150", str(BIG)], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode() == prompt + Sampler(file).sample(prompt, length=150, seed=BIG) + "\n"
