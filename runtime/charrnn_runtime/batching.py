@@ -156,25 +156,34 @@ def sample_rows(rows: Sequence[tuple[int, SequenceState]], logits: Logits) -> li
     groups: dict[int, list[tuple[int, SequenceState]]] = {}
     sampled: list[tuple[int, int | CharrnnError]] = []
     for row, sequence in rows:
-        together = sequence.token_sampler.only_temperature and not sequence.wants_log_probs
+        together = sequence.token_sampler.direct and not sequence.wants_log_probs
         groups.setdefault(id(sequence.token_sampler) if together else -1, []).append((row, sequence))
     for key, group in groups.items():
         if key >= 0 and len(group) >= _MIN_ROWS:
             numbers = [row for row, _ in group]
             uniforms = np.array([sequence.uniforms.next() for _, sequence in group])
             here = logits if len(numbers) == len(logits) else logits[numbers]
+            patterns = [] if group[0][1].pattern is None else [sequence.pattern for _, sequence in group]
             try:
-                tokens = group[0][1].token_sampler.sample_rows(here, uniforms).tolist()
+                tokens = group[0][1].token_sampler.sample_rows(here, uniforms, patterns).tolist()
                 sampled += zip(numbers, tokens, strict=True)
-            except CharrnnError as error:
-                sampled += [(row, error) for row in numbers]
+            except CharrnnError:  # row by row, to find those that it is about
+                for (row, sequence), uniform in zip(group, uniforms.tolist(), strict=True):
+                    sampled.append((row, _sampled(sequence, logits[row], uniform)))
             continue
         for row, sequence in group:
-            try:
-                sampled.append((row, sequence.sample(logits[row])))
-            except CharrnnError as error:
-                sampled.append((row, error))
+            sampled.append((row, _sampled(sequence, logits[row])))
     return sampled
+
+
+def _sampled(sequence: SequenceState, logits: Logits, uniform: float | None = None) -> int | CharrnnError:
+    """The next token from the logits ``[vocab]``, or why it cannot be sampled."""
+    try:
+        if uniform is None:
+            return sequence.sample(logits)
+        return sequence.token_sampler.sample(logits, uniform, pattern=sequence.pattern)
+    except CharrnnError as error:
+        return error
 
 
 def generate_batch(

@@ -295,8 +295,16 @@ class TokenSampler:
         bounds = np.minimum(uniforms * sums[:, -1], np.nextafter(sums[:, -1], 0))
         return (sums > bounds[:, None]).argmax(axis=1), shares
 
-    def sample_rows(self, logits: NDArray[np.float32], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-        """``draw`` for each row of ``[batch, vocab]``, if the options are ``plain``: the same tokens, all at once."""
+    def sample_rows(
+        self, logits: NDArray[np.float32], uniforms: NDArray[np.float64], patterns: Sequence[PatternState | None] = ()
+    ) -> NDArray[np.int64]:
+        """``sample`` for each row of ``[batch, vocab]``, if the sampler is ``direct``: the same tokens, all at once.
+
+        Args:
+            logits: of the model.
+            uniforms: a number for each row.
+            patterns: where the text of each row stands in the pattern, if there is one.
+        """
         if self._rows.shape != logits.shape:
             self._rows = np.empty(logits.shape)
         weights = self._rows
@@ -304,6 +312,13 @@ class TokenSampler:
         largest = logits.max(axis=1, keepdims=True).astype(np.float64)
         if not np.isfinite(largest).all():
             raise _unusable(logits)
+        if patterns:
+            for row, pattern in enumerate(patterns):
+                if pattern is not None and (mask := pattern.mask()) is not None:
+                    weights[row] += mask
+            largest = weights.max(axis=1, keepdims=True)
+            if not (largest > -math.inf).all():
+                raise _nothing_left()
         np.subtract(weights, largest, weights)
         if self.options.temperature != 1:
             np.divide(weights, self.options.temperature, weights)
@@ -373,15 +388,17 @@ def _temperature_sampler(
     last = size - 1
 
     def sample(logits: NDArray[np.float32], uniform: float, mask: NDArray[np.float64] | None) -> int:
-        top = logits.item(logits.argmax())  # argmax finds NaN first
+        likeliest = logits.argmax()  # finds NaN first
+        top = logits.item(likeliest)
         if not isfinite(top):
             raise _unusable(logits)
         weights[:] = logits
         if mask is not None:
             add(weights, mask, weights)
-            top = weights.item(weights.argmax())
-            if top == -math.inf:
-                raise _nothing_left()
+            if mask.item(likeliest):
+                top = weights.item(weights.argmax())
+                if top == -math.inf:
+                    raise _nothing_left()
         largest[()] = top
         subtract(weights, largest, weights)
         if divides:

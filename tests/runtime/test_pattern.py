@@ -229,6 +229,23 @@ def test_one_text_everywhere(tiny_of: Callable[[Vocabulary], TinyModel]) -> None
                 assert (talk.sample(request.length), talk.finish_reason) == (done.text, done.finish_reason)
 
 
+@pytest.mark.parametrize("special", [{}, {"end": 5}], ids=["endless", "end"])
+def test_many_texts_of_many_patterns(tiny_of: Callable[[Vocabulary], TinyModel], special: dict[str, int]) -> None:
+    """All match as a whole, and a text of a batch is the one that is drawn alone."""
+    letters = sorted(map(ord, "\n abcdefghij,.é漢"))
+    symbols = tuple(letters[:5] + [-1] * len(special) + letters[5:])
+    sampler = Sampler(tiny_of(Vocabulary(symbols=symbols, special=special)).data())
+    some = [
+        *TEXTS, r"\w+", r"[a-e]{3}-?[f-j]{4}", r"[^\n]{5,9}", r".+ .+\.", r"(\w+, ){1,2}\w+\.", r"(a|ab|abc)*d?", ".*j",
+        r"\W*\w+\W*", r"[\s\S]{3,8}", r"(?:b?a){2,}|é+", "[^bcd]*[bcd]", "a?b?c?d?e?f?g?h?", "(dad|bad) (face|.*)",
+    ]  # fmt: skip
+    for number, text in enumerate(some):
+        drawn = sampler.sample_batch([""] * 40, length=12, seed=number, pattern=text)
+        assert all(re.fullmatch(text, one) for one in drawn), text
+        alone = [sampler.sample(length=12, seed=number, index=i, pattern=text) for i in range(0, 40, 7)]
+        assert drawn[::7] == alone
+
+
 def test_a_conversation_goes_on_after_a_match(sampler: Sampler) -> None:
     """The character that ended a match is not part of the text, so it is not fed."""
     talk = sampler.start("a", seed=3, pattern="[abc ]+")
