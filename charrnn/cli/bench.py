@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated
@@ -44,6 +45,8 @@ while time.perf_counter() < end:
 print(best)
 """
 
+_ROW = "{:<8} {:<9} {:>7} {:>6} {:>10} {:>11} {:>16}"
+
 
 def bench(
     models: Annotated[list[Path], typer.Argument(help="Model files (.onnx); of a checkpoint, its fp32 and int8.")],
@@ -51,34 +54,37 @@ def bench(
         list[str] | None, typer.Option(help="cpu, cuda, cuda:N, auto or another provider; may be repeated.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Streams side by side; may be repeated.")] = None,
+    threads: Annotated[
+        list[str] | None, typer.Option(help="Threads inside an operator: auto or a number; may be repeated.")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="Time for each figure.")] = 2.0,
 ) -> None:
-    """How fast models sample on this machine, one thread, everything included."""
+    """How fast models sample on this machine, everything included."""
     from charrnn_runtime import Sampler
     from charrnn_runtime.options import check_count
+    from charrnn_runtime.threads import parse_threads
 
     from charrnn.errors import ConfigError
 
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"seconds must be above 0, got {seconds}")
     batches = [check_count("batch", b, least=1) for b in batch or (1, 16, 64)]
+    numbers = [parse_threads(number) for number in threads or ("auto",)]
     with _model_files(models) as files:
         cold = []
-        columns = f"{'dtype':<8} {'device':<9} {'batch':>6} {'chars/s':>10} {'per stream':>11} {'of memory bound':>16}"
+        columns = _ROW.format("dtype", "device", "threads", "batch", "chars/s", "per stream", "of memory bound")
         for file, name in files:
             typer.echo(f"{name}: {file.stat().st_size:,} bytes")
             typer.echo(columns)
             bound = 1 / float(_own_process(_READ, str(file.stat().st_size)))
             for place in device or ("cpu",):
-                for streams in batches:
-                    sampler = Sampler(file, device=place, expected_batch=streams)
+                for number, streams in product(numbers, batches):
+                    sampler = Sampler(file, device=place, threads=number, expected_batch=streams)
                     steps = _per_second(_run(sampler, streams), seconds)
                     # Every step reads all weights once, so the speed of the memory limits the number of steps.
                     share = f"{steps / bound:.0%}" if sampler.device == "cpu" else "-"
-                    typer.echo(
-                        f"{sampler.info.dtype:<8} {sampler.device:<9} {streams:>6} {steps * streams:>10,.0f} "
-                        f"{steps:>11,.0f} {share:>16}"
-                    )
+                    figures = number, streams, f"{steps * streams:,.0f}", f"{steps:,.0f}", share
+                    typer.echo(_ROW.format(sampler.info.dtype, sampler.device, *figures))
                 first, memory = map(float, _own_process(_COLD, str(file), place).split())
                 cold.append((sampler.info.dtype, sampler.device, first, memory))
             for dtype, used, first, memory in cold:

@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from charrnn_runtime import UsageError
+from charrnn_runtime import Sampler, UsageError
+from charrnn_runtime.generator import OnnxBlockDrawer
+from charrnn_runtime.session import OnnxCell
 from charrnn_runtime.threads import bounded_threads, usable_cpus
 
 if TYPE_CHECKING:
@@ -70,6 +73,30 @@ def test_a_value_that_the_user_has_set_is_kept(place: Path) -> None:
             [sys.executable, "-c", code], cwd=place / "work", env=env, capture_output=True, check=True, timeout=60
         )
         assert done.stdout.decode().split() == [expected]
+
+
+def test_no_processor_is_busy_between_calls(tiny: TinyModel) -> None:
+    sampler = Sampler(tiny.data(), threads=2)
+    sampler.sample(length=500, seed=1)
+    sampler.score("bad face" * 100)
+    begin = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - begin < 0.05
+
+
+def test_a_model_that_only_draws_has_no_session_of_steps(tiny: TinyModel) -> None:
+    """Each session holds the weights once more."""
+    sampler = Sampler(tiny.data())
+    sampler.sample("bad", length=100, seed=1)
+    sampler.sample_batch(["bad", ""], length=100, seed=1, top_p=0.9)
+    assert isinstance(sampler.cell, OnnxCell)
+    assert sampler.cell._session._value is None
+    scorer = Sampler(tiny.data())
+    scorer.score("bad")
+    assert isinstance(scorer.cell, OnnxCell)
+    assert isinstance(scorer.cell.blocks, OnnxBlockDrawer)
+    assert scorer.cell.blocks._graph.session._value is None, "opened to check the file, then closed"
+    assert scorer.sample("bad", length=100, seed=1) == sampler.sample("bad", length=100, seed=1)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
