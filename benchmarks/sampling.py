@@ -2,6 +2,7 @@
 
     python benchmarks/sampling.py [--seconds 1.0] [--rounds 7] [--threads 2] [2x128 2x512 …]
     python benchmarks/sampling.py --compiled …      # torch.compile and AOTInductor too, which need a C++ compiler
+    python benchmarks/sampling.py --sharing …       # texts in several threads, and beside another busy process
 
 Weights are random: speed does not depend on them. The contestants take turns,
 so that a busy machine is busy for all of them, and each is quoted by its
@@ -15,10 +16,12 @@ import argparse
 import itertools
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -176,6 +179,34 @@ def measure(
     return speeds
 
 
+def sharing(sampler: Sampler, length: int, rounds: int) -> None:
+    """Prints how texts in several threads, and another busy process, change the speed; and what the CPU does after."""
+
+    def speed(texts: int) -> float:
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(texts) as pool:
+            list(pool.map(lambda seed: sampler.sample(length=length, seed=seed), range(texts)))
+        return texts * length / (time.perf_counter() - begin)
+
+    speed(1)
+    alone, together, beside = [], [], []
+    for _ in range(rounds):
+        alone.append(speed(1))
+        together.append(speed(4))
+    begin = time.process_time()
+    time.sleep(1)
+    busy = time.process_time() - begin
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            beside = [speed(1) for _ in range(rounds)]
+        finally:
+            other.kill()
+    middle = statistics.median(alone)
+    print(f"  four texts in four threads : one text   {statistics.median(together) / middle:.2f}")
+    print(f"  beside a busy process : alone           {statistics.median(beside) / middle:.2f}")
+    print(f"  CPU time in the second after a call     {busy * 1000:.0f} ms")
+
+
 def main() -> None:
     """Measures the sizes that were named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -184,6 +215,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compiled", action="store_true", help="also torch.compile and AOTInductor")
+    parser.add_argument("--sharing", action="store_true", help="instead: several threads, and another busy process")
     arguments = parser.parse_args()
     threads = str(arguments.threads)
     if os.environ.get("OPENBLAS_NUM_THREADS") != threads:  # numpy reads it when it is imported
@@ -211,6 +243,9 @@ def main() -> None:
         for dtype, sampler in (("fp32", whole), ("int8", small)):
             contestants |= {f"{name}, {dtype}": work for name, work in uses(sampler).items()}
         print(f"LSTM {size}, vocabulary {len(VOCABULARY)}, {threads} thread{'s' * (threads != '1')}")
+        if arguments.sharing:
+            sharing(whole, int(20_000 * arguments.seconds * (128 / hidden) ** 2 / layers), arguments.rounds)
+            continue
         speeds = measure(contestants, arguments.seconds, arguments.rounds)
         for name in others:
             ratios = [ours / theirs for ours, theirs in zip(speeds["sample, fp32"], speeds[name], strict=True)]
