@@ -33,6 +33,7 @@ BASES: dict[str, list[str]] = {
     "export": ["{run}", "model.onnx", "--text", "{text}"],
     "sample": ["{model}", "--length", "20"],
     "eval": ["{model}", "{text}"],
+    "classify": ["{model}", "text"],
     "inspect": ["{model}"],
     "plot": ["{run}", "-o", "loss.svg"],
     "heatmap": ["{model}", "--sample", "--length", "30", "-o", "heat.html"],

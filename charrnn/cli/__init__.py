@@ -9,6 +9,7 @@ from charrnn_runtime.command_line import run_command
 
 from charrnn.cli import data_cache as _data_cache  # noqa: F401  # adds its commands to data
 from charrnn.cli.bench import bench
+from charrnn.cli.classify import classify
 from charrnn.cli.data import app as data
 from charrnn.cli.evaluate import evaluate
 from charrnn.cli.export import export
@@ -33,6 +34,7 @@ app.command()(export)
 app.command()(sample)
 app.command()(bench)
 app.command("eval")(evaluate)
+app.command()(classify)
 app.command()(inspect)
 app.command()(plot)
 app.add_typer(data, name="data")

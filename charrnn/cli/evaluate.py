@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from charrnn_runtime.vocab import UnknownScore
 
 
-@with_options(DataConfig, only=("encoding", "lines", "separator", "column", "delimiter"))
+@with_options(DataConfig, only=("encoding", "lines", "separator", "column", "delimiter", "label"))
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A model file (.onnx), a checkpoint (.pt) or a run folder.")],
     text: Annotated[list[str], typer.Argument(help="Files, folders, globs, - for standard input, or a known name.")],
@@ -37,7 +37,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     **options: Any,
 ) -> None:
-    """How well a model predicts a text: nats and bits per character, perplexity; bits per item."""
+    """How well a model predicts a text: nats and bits per character, perplexity; bits per item; by label, accuracy."""
     from charrnn_runtime.text_scores import Totals, print_text_score, print_unknown
 
     from charrnn.data.split import PARTS
@@ -97,17 +97,23 @@ def _items(
     from charrnn_runtime.text_scores import print_line_scores
 
     from charrnn.inference.item_scores import by_surprisal, item_lines
+    from charrnn.inference.label_scores import LabelScores
     from charrnn.inference.training_summary import item_config
 
     config = item_config(sampler.info)
-    names = ("lines", "separator", "column", "delimiter") if divided.has_items else ()
+    names = ("lines", "separator", "column", "delimiter", "label") if divided.has_items else ()
     config = replace(config, encoding=divided.encoding, **{name: getattr(divided, name) for name in names})
+    by_label = LabelScores(sampler)
+    lines = item_lines(sampler, text, config, split=split)
     print_line_scores(
         sampler,
-        item_lines(sampler, text, config, split=split),
+        by_label.classified(lines) if config.label is not None else lines,
         name=shown_name(text[0]),
         unknown=unknown,
         each=each,
         as_json=as_json,
-        order=by_surprisal if sort else iter,
+        order=lambda scores: by_label.scored(by_surprisal(scores) if sort else scores),
+        more=by_label.to_json,
     )
+    if by_label.labels and not as_json:
+        typer.echo(str(by_label), err=each)

@@ -64,12 +64,13 @@ def item_lines(
 def by_surprisal(scores: Iterable[ItemScore]) -> Iterator[ItemScore]:
     """The scores sorted by bits per character, highest first.
 
-    The texts wait in memory, and beyond 64 MiB in a temporary file; each needs 32 bytes of memory more.
+    The texts wait in memory, and beyond 64 MiB in a temporary file; each needs 40 bytes of memory more.
 
     Raises:
         CharrnnError: there are more, and no temporary file can be written.
     """
     nats, tokens, unknown, ends = array("d"), array("q"), array("q"), array("q", [0])
+    label_of, labels = array("q"), dict[str, int]()
     as_bytes = False
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
         for score in scores:
@@ -78,6 +79,7 @@ def by_surprisal(scores: Iterable[ItemScore]) -> Iterator[ItemScore]:
             nats.append(score.nats)
             tokens.append(score.tokens)
             unknown.append(score.num_unknown)
+            label_of.append(labels.setdefault(score.label, len(labels)))
             try:
                 spool.write(data)
             except OSError as error:
@@ -86,8 +88,9 @@ def by_surprisal(scores: Iterable[ItemScore]) -> Iterator[ItemScore]:
                     "name another folder in the variable TMPDIR, or leave out --sort"
                 ) from error
             ends.append(ends[-1] + len(data))
+        names = list(labels)
         for i in np.argsort(-np.asarray(nats) / np.asarray(tokens), kind="stable").tolist():
             spool.seek(ends[i])
             data = spool.read(ends[i + 1] - ends[i])
             text = data if as_bytes else data.decode("utf-8", "surrogatepass")
-            yield ItemScore(text, nats[i], tokens[i], unknown[i])
+            yield ItemScore(text, nats[i], tokens[i], unknown[i], names[label_of[i]])

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from charrnn_runtime import Request, Sampler, __version__
 from charrnn_runtime.command_line import exit_code, run_command
 from charrnn_runtime.options import check_count, check_seed, cli_options, new_seed, options_from_cli
 from charrnn_runtime.sampling import StopStrings
 from charrnn_runtime.text_io import prompt_of_argument, prompt_of_file, write_json_texts, write_stream, write_texts
-from charrnn_runtime.text_scores import Line, TextInput, print_line_scores, print_text_scores
+from charrnn_runtime.text_scores import TextInput, print_line_scores, print_text_scores, stripped_lines
 from charrnn_runtime.threads import parse_threads
-from charrnn_runtime.vocab import Vocabulary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,23 +145,11 @@ def _score(args: argparse.Namespace) -> None:
     inputs = [TextInput.of_argument(text, vocabulary) for text in args.text]
     inputs += [TextInput(name) for name in args.files or ([] if inputs else ["-"])]
     if args.per_line or "end" in vocabulary.special:
-        lines = _lines(inputs, vocabulary)
+        lines = stripped_lines(inputs, vocabulary)
         name = inputs[0].shown
         print_line_scores(sampler, lines, name=name, unknown=args.unknown, each=args.per_line, as_json=args.json)
     else:
         print_text_scores(sampler, inputs, unknown=args.unknown, as_json=args.json)
-
-
-def _lines(inputs: Sequence[TextInput], vocabulary: Vocabulary) -> Iterator[list[Line]]:
-    """The lines that are not empty, without their ends, in lists of those that have arrived."""
-    for source in inputs:
-        for lines in source.lines(vocabulary):
-            stripped = [line._replace(text=line.text.rstrip(_ends(line.text))) for line in lines]  # type: ignore[arg-type]
-            yield [line for line in stripped if line.text]
-
-
-def _ends(text: str | bytes) -> str | bytes:
-    return "\r\n" if isinstance(text, str) else b"\r\n"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.batching import generate_batch
+from charrnn_runtime.classifying import Prior, log_posteriors, log_prior
 from charrnn_runtime.completing import Completions, complete, next_tokens
 from charrnn_runtime.conversation import Conversation, Snapshot
 from charrnn_runtime.devices import device_name, log, warn_about_conflicting_wheels
@@ -463,6 +465,45 @@ class Sampler:
             unknown=unknown,
         )
 
+    def classify(
+        self, text: str | bytes, *, prior: Prior = "training", unknown: UnknownScore = "charge"
+    ) -> dict[str, float]:
+        """The probability of each label for a whole text, by Bayes' rule, the most probable first.
+
+        Args:
+            text: a string; for a model of bytes also bytes.
+            prior: "training" takes the labels' shares of the training items, "uniform" equal ones.
+            unknown: as for ``score``.
+
+        Raises:
+            UsageError: the model was trained without labels, or an argument has a wrong type or value.
+            UnknownCharacterError: ``unknown`` is "error", and the text has a character the model has never seen.
+        """
+        return self.classify_batch([text], prior=prior, unknown=unknown)[0]
+
+    def classify_batch(
+        self, texts: Sequence[str | bytes], *, prior: Prior = "training", unknown: UnknownScore = "charge"
+    ) -> list[dict[str, float]]:
+        """``classify`` for several texts; texts and labels are scored side by side."""
+        return [
+            {label: math.exp(logs[label]) for label in sorted(logs, key=lambda name: -logs[name])}
+            for logs in self.classify_logs(texts, prior=prior, unknown=unknown)
+        ]
+
+    def classify_logs(
+        self, texts: Sequence[str | bytes], *, prior: Prior = "training", unknown: UnknownScore = "charge"
+    ) -> list[dict[str, float]]:
+        """``classify_batch`` with the natural logarithms of the probabilities, in the order of the labels' ids."""
+        log_priors = log_prior(self.info, prior)
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
+            raise UsageError("texts must be a list of texts; for one text use classify()")
+        end = self.vocabulary.special.get("end")
+        targets = [self.encode_targets(text, unknown) for text in texts]
+        if end is not None:
+            targets = [np.append(ids, end) for ids in targets]
+        posteriors = log_posteriors(self.cell, self.info, targets, log_priors)
+        return [dict(zip(self.vocabulary.labels, logs.tolist(), strict=True)) for logs in posteriors]
+
     def score(self, text: str | bytes, *, unknown: UnknownScore = "charge") -> Score:
         """How likely the model finds a text; the state is carried from its beginning to its end.
 
@@ -541,7 +582,11 @@ class Sampler:
         return self.cell.sequence_runner(tokens) or StepSequenceRunner(self.cell.runner(1), len(self.vocabulary))
 
     def score_items(
-        self, batches: Iterable[Sequence[str | bytes]], *, unknown: UnknownScore = "charge"
+        self,
+        batches: Iterable[Sequence[str | bytes]],
+        *,
+        unknown: UnknownScore = "charge",
+        labels: Iterable[Sequence[str]] = (),
     ) -> Iterator[ItemScore]:
         """Scores items one by one, each from the zero state and with its end, in their order.
 
@@ -552,27 +597,38 @@ class Sampler:
             batches: lists of items. The items of a list are scored together, and before the next
                 list is asked for: a caller that follows a growing text gets each score at once.
             unknown: as for ``score``.
+            labels: if given, for each list the label of each item, which is then scored as a text with this label;
+                empty for one without.
 
         Raises:
-            UsageError: the model has neither an end token nor a newline.
+            UsageError: the model has neither an end token nor a newline, or lacks a label.
             UnknownCharacterError: ``unknown`` is "error", and an item has a character the model has never seen.
         """
         end = self.vocabulary.special.get("end", self.vocabulary.token("\n"))
         if end is None:
             raise UsageError("the model knows neither an end of items nor a newline; score the text as a whole")
         check_several("batches", batches, "lists of items")
-        return self._score_items(batches, end, unknown)
+        return self._score_items(batches, end, unknown, iter(labels))
 
     def _score_items(
-        self, batches: Iterable[Sequence[str | bytes]], end: int, unknown: UnknownScore
+        self,
+        batches: Iterable[Sequence[str | bytes]],
+        end: int,
+        unknown: UnknownScore,
+        labels: Iterator[Sequence[str]],
     ) -> Iterator[ItemScore]:
         for batch in batches:
             check_several("an entry of batches", batch, "items")
+            named = next(labels, None) or [""] * len(batch)
+            at = 0
             for items in _bounded(batch):
                 targets = [np.append(self.encode_targets(item, unknown), end) for item in items]
-                scores = self.score_many(targets, batch=_ITEMS_TOGETHER)
-                for item, ids, log_probs in zip(items, targets, scores, strict=True):
-                    yield ItemScore(item, -float(log_probs.sum()), len(log_probs), self._num_unknown(ids))
+                own = named[at : at + len(items)]
+                at += len(items)
+                tokens = [self.vocabulary.label_token(label) if label else self.info.start_token for label in own]
+                scores = score_many(self.cell, self.info, targets, _ITEMS_TOGETHER, first=np.array(tokens, np.int64))
+                for item, ids, log_probs, label in zip(items, targets, scores, own, strict=True):
+                    yield ItemScore(item, -float(log_probs.sum()), len(log_probs), self._num_unknown(ids), label)
 
     def score_windows(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probabilities ``[windows, n - 1]`` of all but the first token of each window ``[windows, n]``.

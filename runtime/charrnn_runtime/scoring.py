@@ -75,12 +75,14 @@ class ItemScore:
         nats: its negative log-probability, with its end.
         tokens: how many tokens these are: its characters (or bytes) and its end.
         num_unknown: how many of its characters are outside the vocabulary.
+        label: with which it was scored; empty for none.
     """
 
     text: str | bytes
     nats: float
     tokens: int
     num_unknown: int = 0
+    label: str = ""
 
     @property
     def bits(self) -> float:

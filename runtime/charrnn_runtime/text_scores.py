@@ -6,9 +6,9 @@ import contextlib
 import io
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 from charrnn_runtime.errors import CharrnnError, UnknownCharacterError
 from charrnn_runtime.model_file import ModelInfo
@@ -122,6 +122,18 @@ class UnknownCharacters:
         return f"{self.count:,} {characters} that the model has never seen: {', '.join(places)}"
 
 
+def stripped_lines(inputs: Sequence[TextInput], vocabulary: Vocabulary) -> Iterator[list[Line]]:
+    """The lines that are not empty, without their ends, in lists of those that have arrived."""
+    for source in inputs:
+        for lines in source.lines(vocabulary):
+            stripped = [line._replace(text=line.text.rstrip(_ends(line.text))) for line in lines]  # type: ignore[arg-type]
+            yield [line for line in stripped if line.text]
+
+
+def _ends(text: str | bytes) -> str | bytes:
+    return "\r\n" if isinstance(text, str) else b"\r\n"
+
+
 def check_known(line: Line, info: ModelInfo) -> None:
     """Does nothing if the model knows all characters of a line.
 
@@ -175,6 +187,7 @@ def print_line_scores(
     each: bool,
     as_json: bool,
     order: Callable[[Iterator[ItemScore]], Iterator[ItemScore]] = iter,
+    more: Callable[[], Mapping[str, Any]] = dict,
 ) -> None:
     """Scores lines or items one by one, and prints them and a summary.
 
@@ -186,6 +199,7 @@ def print_line_scores(
         each: whether every line is printed, at once; the summary then goes to the standard error.
         as_json: whether JSON is printed: an object a line, and one for the summary.
         order: puts the scores into the order in which they are printed.
+        more: called when all have been scored; what it returns is added to the JSON of the summary.
 
     Raises:
         CharrnnError: there is nothing to score, or a text cannot be read.
@@ -207,7 +221,7 @@ def print_line_scores(
     output.flush()
     if not totals.items:
         raise CharrnnError(f"{name}: there is nothing to score in it")
-    print_item_summary(totals, strange, each=each, as_json=as_json)
+    print_item_summary(totals, strange, each=each, as_json=as_json, more=more())
 
 
 def score_lines(
@@ -222,7 +236,8 @@ def score_lines(
         if unknown == "error":
             for line in batch:
                 check_known(line, sampler.info)
-        yield from zip(batch, sampler.score_items([[line.text for line in batch]]), strict=True)
+        scores = sampler.score_items([[line.text for line in batch]], labels=[[line.label for line in batch]])
+        yield from zip(batch, scores, strict=True)
 
 
 def print_item_score(output: TextOutput, score: ItemScore, *, as_json: bool) -> None:
@@ -230,14 +245,16 @@ def print_item_score(output: TextOutput, score: ItemScore, *, as_json: bool) -> 
     if as_json:
         text = score.text if isinstance(score.text, str) else score.text.decode("utf-8", "replace")
         values = {"bits": score.bits, "bits_per_char": score.bits_per_char, "unknown": score.num_unknown, "text": text}
-        write_json(values)
+        write_json(values | ({"label": score.label} if score.label else {}))
         return
     output.write(f"{score.bits:.3f}\t{score.bits_per_char:.4f}\t")
     output.write(score.text)
     output.write("\n")
 
 
-def print_item_summary(totals: Totals, strange: UnknownCharacters, *, each: bool, as_json: bool) -> None:
+def print_item_summary(
+    totals: Totals, strange: UnknownCharacters, *, each: bool, as_json: bool, more: Mapping[str, Any]
+) -> None:
     """Prints the sums over lines or items; to the standard error if each of them was printed."""
     file = sys.stderr if each else sys.stdout
     characters = totals.tokens - totals.items
@@ -250,6 +267,7 @@ def print_item_summary(totals: Totals, strange: UnknownCharacters, *, each: bool
             "items": totals.items,
             "characters": characters,
             "unknown": strange.count,
+            **more,
         }
         write_json(values, file)
     else:

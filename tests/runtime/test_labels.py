@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-from charrnn_runtime import Request, Sampler, UsageError, Vocabulary
+from charrnn_runtime import ModelFileError, Request, Sampler, UnknownCharacterError, UsageError, Vocabulary
 from charrnn_runtime.engine import Engine
+from charrnn_runtime.model_file import seal
 
 from tests.runtime.conftest import TinyModel
 
@@ -84,7 +88,60 @@ def test_unknown_labels(labelled: Sampler, label: str, message: str) -> None:
             call()
 
 
+COUNTS = {"Polish": 30, "Irish": 10, "end": 0}
+
+
+@pytest.mark.parametrize("prior", ["training", "uniform"])
+def test_classification_is_bayes(model: TinyModel, prior: Any) -> None:
+    """Against the formula in float64."""
+    info = model.proto({"charrnn.training": json.dumps({"labels": COUNTS})})
+    sampler = Sampler(seal(info.SerializeToString()))
+    texts = ["bad", "", "abcdeabcde", "e", "dd"] * 3
+    found = sampler.classify_batch(texts, prior=prior)
+    weights = COUNTS if prior == "training" else dict.fromkeys(COUNTS, 1)
+    for text, probabilities in zip(texts, found, strict=True):
+        ids = VOCABULARY.encode(text).tolist()
+        joint = {}
+        for label, token in VOCABULARY.labels.items():
+            logits = model.logits(np.array([token, *ids]))
+            logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            joint[label] = weights[label] * math.exp(logs[np.arange(len(ids) + 1), [*ids, 6]].sum())
+        expected = {label: value / sum(joint.values()) for label, value in joint.items()}
+        assert probabilities == pytest.approx(expected, abs=1e-5)
+        assert list(probabilities) == sorted(probabilities, key=lambda label: -probabilities[label])
+        assert sampler.classify(text, prior=prior) == pytest.approx(probabilities, abs=1e-6)
+
+
+def test_what_cannot_be_classified(model: TinyModel, labelled: Sampler) -> None:
+    assert labelled.classify_batch([]) == []
+    assert labelled.classify("baX") == pytest.approx(labelled.classify("baX", prior="uniform"))  # no counts in the file
+    with pytest.raises(UnknownCharacterError):
+        labelled.classify("baX", unknown="error")
+    with pytest.raises(UsageError, match="prior='flat'"):
+        labelled.classify("a", prior="flat")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="list of texts"):
+        labelled.classify_batch("ab")
+    for wrong in (["Polish"], {"Polish": -1}, {"Polish": "7"}, {"Polish": 0}):
+        data = seal(model.proto({"charrnn.training": json.dumps({"labels": wrong})}).SerializeToString())
+        with pytest.raises(ModelFileError, match="labels must be numbers of items"):
+            Sampler(data).classify("a")
+
+
+def test_items_are_scored_with_their_labels(labelled: Sampler) -> None:
+    items, labels = ["bad", "a", "dd"], ["Irish", "", "Polish"]
+    scores = list(labelled.score_items([items], labels=[labels]))
+    for score, text, label in zip(scores, items, labels, strict=True):
+        first = VOCABULARY.labels.get(label, 5)
+        ids = [*VOCABULARY.encode(text).tolist(), 6]
+        logits = TinyModel(VOCABULARY).logits(np.array([first, *ids[:-1]]))
+        logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        assert score.nats == pytest.approx(-logs[np.arange(len(ids)), ids].sum(), abs=1e-4)
+        assert score.label == label
+
+
 def test_a_model_without_labels(sampler: Sampler) -> None:
     assert sampler.vocabulary.labels == {}
+    with pytest.raises(UsageError, match="cannot classify"):
+        sampler.classify("a")
     with pytest.raises(UsageError, match="trained without labels"):
         sampler.sample(length=5, label="Polish")
