@@ -144,52 +144,171 @@ export class Sampler {
    * @returns {AsyncGenerator<string, Omit<Generation, "text">>}
    */
   async *_generate(prompt, history, tokenSampler, uniforms, stop, length, pattern) {
-    const end = this.vocabulary.specialId("end");
-    const { min_length, penalty_window } = tokenSampler.options;
-    const decoder = this.vocabulary.decoder();
+    const make = () => new Text(this.vocabulary, [...history], tokenSampler, stop.copy(), length, pattern?.copy() ?? null);
     const runner = new Runner(this._ort, this._session, this.info);
-    /** @type {number[]} */
-    const tokens = [];
     for (let i = 0; i < prompt.length - 1; i++) {
-      await runner.step(prompt[i]);
+      await runner.step([prompt[i]]);
       if (i % 256 === 255) yield "";
     }
-    let last = prompt[prompt.length - 1];
-    /** @type {Generation["finishReason"] | null} */
-    let finishReason = null;
-    while (finishReason === null) {
-      const logits = await runner.step(last);
-      last = tokenSampler.sample(logits, uniforms.next(), history, tokens.length, pattern);
-      tokens.push(last);
-      if (tokenSampler.penalizes) {
-        history.push(last);
-        if (history.length > penalty_window + PENALTY_HISTORY) history = history.slice(-penalty_window);
+    let text = make();
+    if (tokenSampler.options.particles > 1) {
+      const particles = new Particles(tokenSampler, make, runner, prompt[prompt.length - 1], uniforms);
+      while (await particles.step()) yield "";
+      text = particles.choose();
+      yield text.text;
+    } else {
+      let last = prompt[prompt.length - 1];
+      while (text.finishReason === null) {
+        const logits = await runner.step([last]);
+        last = tokenSampler.sample(logits, uniforms.next(), text.history, text.tokens.length, text.pattern);
+        const piece = text.append(last);
+        if (piece) yield piece;
       }
-      let piece = "";
-      if (last === end) finishReason = "end";
-      else if (pattern && !pattern.advance(last)) finishReason = "pattern"; // the token is not part of the text
-      else {
-        piece = decoder.decode(last);
-        if (tokens.length > min_length) piece = stop.feed(piece);
-        if (stop.stopped) finishReason = "stop";
-        else if (tokens.length === length) finishReason = "length";
-        else if (pattern?.complete) finishReason = "pattern";
-      }
-      if (finishReason && !stop.stopped) {
-        piece += stop.feed(decoder.flush());
-        if (stop.stopped) finishReason = "stop";
-        else piece += stop.flush();
-      }
-      if (piece) yield piece;
     }
-    return { finishReason, seed: uniforms.seed, index: uniforms.index, tokens };
+    const finishReason = /** @type {Generation["finishReason"]} */ (text.finishReason);
+    return { finishReason, seed: uniforms.seed, index: uniforms.index, tokens: text.tokens };
   }
 }
 
-/** The step of a model; it keeps its state between calls. */
+/** One text while it is drawn, apart from the states of the model. */
+class Text {
+  /**
+   * @param {import("./vocab.js").Vocabulary} vocabulary
+   * @param {number[]} history tokens of the prompt, if the options look at them
+   * @param {TokenSampler} tokenSampler
+   * @param {StopStrings} stop
+   * @param {number} length
+   * @param {import("./pattern.js").PatternState | null} pattern
+   */
+  constructor(vocabulary, history, tokenSampler, stop, length, pattern) {
+    this._end = vocabulary.specialId("end");
+    this._decoder = vocabulary.decoder();
+    this._tokenSampler = tokenSampler;
+    this._stop = stop;
+    this._length = length;
+    this.history = history;
+    this.pattern = pattern;
+    /** @type {number[]} */
+    this.tokens = [];
+    this.text = "";
+    /** @type {Generation["finishReason"] | null} */
+    this.finishReason = null;
+  }
+
+  /** @param {number} token @returns {string} the text that is now certain */
+  append(token) {
+    const { penalizes, options } = this._tokenSampler;
+    this.tokens.push(token);
+    if (penalizes) {
+      this.history.push(token);
+      if (this.history.length > options.penalty_window + PENALTY_HISTORY) {
+        this.history = this.history.slice(-options.penalty_window);
+      }
+    }
+    let piece = "";
+    if (token === this._end) this.finishReason = "end";
+    else if (this.pattern && !this.pattern.advance(token)) this.finishReason = "pattern"; // it is not part of the text
+    else {
+      piece = this._decoder.decode(token);
+      if (this.tokens.length > options.min_length) piece = this._stop.feed(piece);
+      if (this._stop.stopped) this.finishReason = "stop";
+      else if (this.tokens.length === this._length) this.finishReason = "length";
+      else if (this.pattern?.complete) this.finishReason = "pattern";
+    }
+    if (this.finishReason && !this._stop.stopped) {
+      piece += this._stop.feed(this._decoder.flush());
+      if (this._stop.stopped) this.finishReason = "stop";
+      else piece += this._stop.flush();
+    }
+    if (this._tokenSampler.options.particles > 1) this.text += piece;
+    return piece;
+  }
+}
+
+/** Several copies of a text, drawn side by side and weighed: "Particles" in runtime/README.md. */
+class Particles {
+  /**
+   * @param {TokenSampler} tokenSampler
+   * @param {() => Text} make a new text
+   * @param {Runner} runner that has been fed the prompt but its last token
+   * @param {number} last that token
+   * @param {UniformStream} uniforms of the text
+   */
+  constructor(tokenSampler, make, runner, last, uniforms) {
+    const count = tokenSampler.options.particles;
+    this._tokenSampler = tokenSampler;
+    this._make = make;
+    this._runner = runner;
+    this._runner.pick(new Array(count).fill(0));
+    this._tokens = new Array(count).fill(last);
+    this._texts = Array.from({ length: count }, make);
+    /** @type {number[]} */
+    this._weights = new Array(count).fill(1);
+    this._draws = new UniformStream(uniforms.seed, uniforms.index, 0, 1);
+    this._choices = new UniformStream(uniforms.seed, uniforms.index, 0, 2);
+  }
+
+  /** @returns {Promise<boolean>} false if all texts had ended */
+  async step() {
+    if (this._texts.every((text) => text.finishReason !== null)) return false;
+    const count = this._texts.length;
+    const logits = await this._runner.step(this._tokens);
+    const size = logits.length / count;
+    this._texts.forEach((text, k) => {
+      const uniform = this._draws.next();
+      if (text.finishReason !== null) return;
+      const row = logits.subarray(k * size, (k + 1) * size);
+      const [token, share] = this._tokenSampler.sampleWeighted(row, uniform, text.history, text.tokens.length, text.pattern);
+      this._tokens[k] = token;
+      this._weights[k] *= share;
+      text.append(token);
+    });
+    const most = Math.max(...this._weights);
+    this._weights = this._weights.map((weight) => (most > 0 ? weight / most : 1));
+    let [sum, squares] = [0, 0];
+    for (const weight of this._weights) {
+      sum += weight;
+      squares += weight * weight;
+    }
+    if (sum * sum < (count / 2) * squares) {
+      const uniform = this._choices.next();
+      const chosen = this._texts.map((_, j) => this._pick(((j + uniform) / count) * sum));
+      // A decoder of bytes cannot be copied, so a copy is the same tokens once more.
+      this._texts = chosen.map((i) => {
+        const copy = this._make();
+        for (const token of this._texts[i].tokens) copy.append(token);
+        return copy;
+      });
+      this._tokens = chosen.map((i) => this._tokens[i]);
+      this._weights = this._weights.map(() => 1);
+      this._runner.pick(chosen);
+    }
+    return true;
+  }
+
+  /** @returns {Text} one of the texts, in proportion to their weights */
+  choose() {
+    let sum = 0;
+    for (const weight of this._weights) sum += weight;
+    return this._texts[this._pick(this._choices.next() * sum)];
+  }
+
+  /** @param {number} point @returns {number} the first particle up to which the weights exceed the point */
+  _pick(point) {
+    let reached = 0;
+    for (let i = 0; i < this._weights.length; i++) {
+      reached += this._weights[i];
+      if (reached > point) return i;
+    }
+    return this._weights.length - 1;
+  }
+}
+
+/** The step of a model for one or more texts; it keeps their states between calls. */
 class Runner {
   /** @param {any} ort @param {any} session @param {ModelInfo} info */
   constructor(ort, session, info) {
+    this._ort = ort;
     this._session = session;
     this._states = info.states;
     this._token = BigInt64Array.of(0n);
@@ -200,13 +319,25 @@ class Runner {
     }
   }
 
-  /** @param {number} token @returns {Promise<Float32Array>} logits [vocab] */
-  async step(token) {
-    this._token[0] = BigInt(token);
+  /** @param {number[]} tokens one for each text @returns {Promise<Float32Array>} logits [texts, vocab], flat */
+  async step(tokens) {
+    for (let i = 0; i < tokens.length; i++) this._token[i] = BigInt(tokens[i]);
     // Output tensors are not passed: onnxruntime-web accepts them, but does not write into them.
     const results = await this._session.run(this._feeds);
     for (const { input, output } of this._states) this._feeds[input] = results[output];
     return results.logits.data;
+  }
+
+  /** @param {number[]} rows the texts whose states go on, each as often as it is named */
+  pick(rows) {
+    this._token = new BigInt64Array(rows.length);
+    this._feeds.token = new this._ort.Tensor("int64", this._token, [rows.length]);
+    for (const { input, size } of this._states) {
+      const before = this._feeds[input].data;
+      const data = new Float32Array(rows.length * size);
+      rows.forEach((row, i) => data.set(before.subarray(row * size, (row + 1) * size), i * size));
+      this._feeds[input] = new this._ort.Tensor("float32", data, [rows.length, size]);
+    }
   }
 }
 

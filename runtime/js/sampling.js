@@ -22,6 +22,7 @@ import { Automaton, patternOfFill } from "./pattern.js";
  * @property {string | null} [allowed] only these characters (and the end token)
  * @property {string | null} [pattern] a regular expression that the whole text matches
  * @property {string | null} [fill] a text with gaps, instead of a pattern: `?` is a gap
+ * @property {number} [particles] with a pattern: how many copies are drawn and weighed
  * @property {number} [min_length]
  */
 
@@ -40,8 +41,11 @@ const DEFAULTS = {
   allowed: null,
   pattern: null,
   fill: null,
+  particles: 1,
   min_length: 0,
 };
+
+const MAX_PARTICLES = 1024;
 
 /** @param {string} name @param {unknown} value @returns {number} */
 function real(name, value) {
@@ -100,6 +104,15 @@ export function checkOptions(options) {
   }
   if (all.allowed !== null && (typeof all.allowed !== "string" || !all.allowed)) {
     throw new UsageError("allowed must be a string of at least one character");
+  }
+  if (checkCount("particles", all.particles, 1) > MAX_PARTICLES) {
+    throw new UsageError(`particles must be at most ${MAX_PARTICLES}, got ${all.particles}`);
+  }
+  if (all.particles > 1) {
+    if (all.temperature === 0) throw new UsageError("particles need a temperature above 0");
+    if (all.pattern === null && all.fill === null && all.allowed === null && !all.min_length) {
+      throw new UsageError("particles are weighed by what a pattern leaves; give a pattern, or leave particles out");
+    }
   }
   if (all.pattern !== null && all.fill !== null) throw new UsageError("give a pattern or fill, not both");
   return all;
@@ -255,17 +268,37 @@ export class TokenSampler {
   sample(logits, uniform, history = [], drawn = 0, pattern = null) {
     if (!this._adjusts && !pattern) return sampleToken(logits, this.options, uniform);
     largest(logits); // what is wrong with the model is told before the options are blamed
-    const adjusted = this._adjusted(logits, history, drawn);
-    pattern?.mask(adjusted);
-    if (adjusted.every((value) => value === -Infinity)) {
-      throw new UsageError("the options leave no character to draw (allowed, pattern or logit_bias)");
-    }
+    const adjusted = this._adjusted(logits, history);
+    this._forbid(adjusted, drawn, pattern);
     return sampleToken(adjusted, this.options, uniform);
   }
 
-  /** @param {Float32Array} logits @param {number[]} history @param {number} drawn */
-  _adjusted(logits, history, drawn) {
-    const { repetition_penalty, frequency_penalty, presence_penalty, penalty_window, min_length } = this.options;
+  /**
+   * `sample`, and the share of the probability at this temperature that `allowed` and the like have left.
+   * @param {Float32Array} logits
+   * @param {number} uniform
+   * @param {number[]} history
+   * @param {number} drawn
+   * @param {PatternState | null} pattern
+   * @returns {[number, number]}
+   */
+  sampleWeighted(logits, uniform, history, drawn, pattern) {
+    largest(logits);
+    const adjusted = this._adjusted(logits, history);
+    const most = largest(adjusted);
+    const weights = adjusted.map((value) => Math.exp((value - most) / this.options.temperature));
+    this._forbid(adjusted, drawn, pattern);
+    let [left, total] = [0, 0];
+    for (let i = 0; i < weights.length; i++) {
+      total += weights[i];
+      if (adjusted[i] > -Infinity) left += weights[i];
+    }
+    return [sampleToken(adjusted, this.options, uniform), left / total];
+  }
+
+  /** @param {Float32Array} logits @param {number[]} history */
+  _adjusted(logits, history) {
+    const { repetition_penalty, frequency_penalty, presence_penalty, penalty_window } = this.options;
     const adjusted = Float64Array.from(logits);
     if (this.penalizes) {
       /** @type {Map<number, number>} */
@@ -278,9 +311,17 @@ export class TokenSampler {
       }
     }
     if (this._bias) for (let i = 0; i < adjusted.length; i++) adjusted[i] += this._bias[i];
-    if (this._allowed) for (let i = 0; i < adjusted.length; i++) if (!this._allowed.has(i)) adjusted[i] = -Infinity;
-    if (this._end !== undefined && drawn < min_length) adjusted[this._end] = -Infinity;
     return adjusted;
+  }
+
+  /** Makes the logits of tokens that must not be drawn -Infinity. @param {Float64Array} adjusted @param {number} drawn @param {PatternState | null} pattern */
+  _forbid(adjusted, drawn, pattern) {
+    if (this._allowed) for (let i = 0; i < adjusted.length; i++) if (!this._allowed.has(i)) adjusted[i] = -Infinity;
+    pattern?.mask(adjusted);
+    if (this._end !== undefined && drawn < this.options.min_length) adjusted[this._end] = -Infinity;
+    if (adjusted.every((value) => value === -Infinity)) {
+      throw new UsageError("the options leave no character to draw (allowed, pattern or logit_bias)");
+    }
   }
 }
 
@@ -294,6 +335,11 @@ export class StopStrings {
     }
     this._held = "";
     this.stopped = false;
+  }
+
+  /** @returns {StopStrings} new ones, for another text */
+  copy() {
+    return new StopStrings(this._strings);
   }
 
   /** @param {string} piece @returns {string} the text that certainly comes before any stop string */

@@ -42,6 +42,16 @@ PATTERNS: list[dict[str, Any]] = [
     {"length": 30, "seed": 5, "fill": "? cat ?.", "temperature": 0.7},
     {"length": 25, "seed": 6, "pattern": r".*a.{5}", "allowed": "aeiou t\n"},
     {"length": 20, "seed": 7, "pattern": "[^aeiou]+|[aeiou]{3}", "temperature": 0},
+    {"length": 25, "seed": 8, "pattern": ".*a.{5}", "particles": 7},
+    {
+        "length": 30,
+        "seed": 9,
+        "fill": "? cat ?.",
+        "particles": 16,
+        "temperature": 0.8,
+        "frequency_penalty": 0.1,
+        "stop": "tat",
+    },
 ]
 # The texts of a model; the others have two of the general ones.
 CHOSEN = {
