@@ -9,8 +9,9 @@ import numpy as np
 
 from charrnn_runtime.blocks import MAX_STEPS, BlockSteps, Row, draw_block
 from charrnn_runtime.errors import CharrnnError
-from charrnn_runtime.generation import Generation, SequenceState, generate_one, note_end
+from charrnn_runtime.generation import Generation, SequenceState, note_end
 from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.particles import generate_one
 from charrnn_runtime.session import Cell, Logits, Runner, State, Tokens
 
 _MIN_ROWS = 8  # below that, sampling row by row is as fast as sampling all rows at once

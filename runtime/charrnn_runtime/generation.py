@@ -298,13 +298,8 @@ def with_start_token(prompt: Ids, info: ModelInfo, label: str | None = None) -> 
     return prompt if complete else np.concatenate([[info.start_token], prompt])
 
 
-def generate_one(cell: Cell, sequence: SequenceState) -> Iterator[str]:
-    """Generates one text; yields its pieces. With particles they come together, at the end."""
-    if sequence.particles > 1:
-        from charrnn_runtime.particles import generate_from_particles
-
-        yield from filter(None, generate_from_particles(cell, sequence))
-        return
+def generate_alone(cell: Cell, sequence: SequenceState) -> Iterator[str]:
+    """Generates one text, without particles; yields its pieces."""
     blocks = BlockSteps(cell.blocks, sequence.can_end) if cell.blocks and sequence.draw_options else None
     yield from _by_blocks(cell, sequence, blocks) if blocks and blocks.pay else _by_steps(cell, sequence)
     if blocks:

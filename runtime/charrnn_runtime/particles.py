@@ -17,11 +17,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.generation import SequenceState, prefill
+from charrnn_runtime.generation import SequenceState, generate_alone, prefill
 from charrnn_runtime.sampling import UniformStream, log_softmax
 from charrnn_runtime.session import Cell, Logits
 
 _PROMPT_BLOCK = 4096  # tokens of the prompt between two steps of an engine
+
+
+def generate_one(cell: Cell, sequence: SequenceState) -> Iterator[str]:
+    """Generates one text; yields its pieces. With particles they come together, at the end."""
+    if sequence.particles > 1:
+        return filter(None, generate_from_particles(cell, sequence))
+    return generate_alone(cell, sequence)
 
 
 def generate_from_particles(cell: Cell, sequence: SequenceState) -> Iterator[str]:

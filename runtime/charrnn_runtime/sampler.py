@@ -24,7 +24,6 @@ from charrnn_runtime.generation import (
     SequenceState,
     check_request,
     encode_prompt,
-    generate_one,
     start_sequence,
     with_start_token,
 )
@@ -32,6 +31,7 @@ from charrnn_runtime.generator import OnnxBlockDrawer
 from charrnn_runtime.generator_graph import MIN_OPSET
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, check_several, new_seed
+from charrnn_runtime.particles import generate_one
 from charrnn_runtime.sampling import TokenSampler, UniformStream
 from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, score_many
 from charrnn_runtime.sequence import SequenceGraph
