@@ -82,7 +82,12 @@ def encode_field(number: int, value: int | bytes) -> bytes:
     """One field: a number of at least 0 as a varint, bytes (a message, a text) with their length before them."""
     if isinstance(value, int):
         return encode_varint(number << 3 | VARINT) + encode_varint(value)
-    return encode_varint(number << 3 | BYTES) + encode_varint(len(value)) + value
+    return encode_length(number, len(value)) + value
+
+
+def encode_length(number: int, length: int) -> bytes:
+    """What stands before the bytes of a field: its tag and their number."""
+    return encode_varint(number << 3 | BYTES) + encode_varint(length)
 
 
 def encode_string(number: int, value: str) -> bytes:

@@ -86,7 +86,7 @@ def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
     for state in info.states:
         graph.input(_BEFORE + state.input, Kind.FLOAT, ["batch", state.size])
         graph.output(_AFTER + state.input, Kind.FLOAT, ["batch", state.size])
-    return step.model(graph, without=_own_weights(step, info))
+    return step.model(graph)
 
 
 def generator_file(model: ModelFile, *, log_probs: bool = False) -> bytes:
@@ -253,8 +253,8 @@ def _draw(
     numbers = graph.add("Unsqueeze", uniforms, graph.constant([-1]))
     inputs = [first, *states, known, is_known, numbers]
     # Their products are some 5 % faster with weights in the body than with weights around it.
-    weights = [step.initializers[name] for name in sorted(_own_weights(step, info))]
-    return _run(graph, "Scan", body, info, inputs, results, carried=1, weights=weights, num_scan_inputs=3)
+    body.initializers = {name: step.initializers[name] for name in sorted(_own_weights(step, info))}
+    return _run(graph, "Scan", body, info, inputs, results, carried=1, num_scan_inputs=3)
 
 
 def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
@@ -267,7 +267,7 @@ def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) 
         plain, filtered = Graph(body.name + "/all"), Graph(body.name + "/filter")
         plain.output(plain.add("Identity", weights))
         filtered.output(_filter(filtered, vocab, weights, limits[:-1]))
-        weights = add("If", limits[-1], then_branch=filtered.serialize(), else_branch=plain.serialize())
+        weights = add("If", limits[-1], then_branch=filtered, else_branch=plain)
     sums = add("CumSum", weights, constant(1))
     total = add("Gather", sums, constant([vocab - 1]), axis=1)
     # A uniform number is at most 1 - 2**-53, so its product with the total is always less than the total.
@@ -360,7 +360,7 @@ def _read_prompts(graph: Graph, step: StepGraph, info: ModelInfo, tokens: Name, 
         tokens,
         graph.add("Unsqueeze", inside, graph.constant([-1])),
         outputs=after,
-        body=body.serialize(),
+        body=body,
         num_scan_inputs=2,
     )
     return after
@@ -413,7 +413,6 @@ def _run(
     results: Sequence[Name],
     *,
     carried: int,
-    weights: Sequence[bytes] = (),
     **attributes: int,
 ) -> list[Name]:
     """Adds the loop, whose body carries ``carried`` values and the states; what ``_draw`` returns.
@@ -426,7 +425,6 @@ def _run(
         inputs: of the operator.
         results: of ``_feed_and_draw``.
         carried: how many.
-        weights: initializers of the body.
         attributes: of the operator.
     """
     vocab = len(info.vocabulary)
@@ -438,7 +436,7 @@ def _run(
         # The token is carried too, and a value can be an output only once.
         body.output(body.add("Identity", value) if name == "drawn" else value, kind, ("batch", *more))
         names.append(f"{body.name}/all/{name}")
-    graph.add(operator, *inputs, outputs=names, body=body.serialize(weights), **attributes)
+    graph.add(operator, *inputs, outputs=names, body=body, **attributes)
     states, (drawn, totals, *logits) = names[carried:][: len(info.states)], names[carried + len(info.states) :]
     return [drawn, graph.add("Squeeze", totals, graph.constant([-1])), *states, *logits]
 
@@ -484,7 +482,7 @@ def _uniforms(graph: Graph, count: Name) -> Name:
     body.output(low)
     names = [f"{body.name}/after/even", f"{body.name}/after/odd"]
     grown = constant(growth.reshape(_ROUNDS, 2, 1, 1))
-    graph.add("Scan", even, odd, grown, outputs=names, body=body.serialize(), num_scan_inputs=1)
+    graph.add("Scan", even, odd, grown, outputs=names, body=body, num_scan_inputs=1)
 
     words = add("Concat", *(add("Unsqueeze", name, constant([1])) for name in names), axis=1)  # [2, 2, blocks, batch]
     rows = add("Reshape", words, add("Concat", constant([-1]), add("Shape", "index"), axis=0))

@@ -5,14 +5,14 @@ Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime._protobuf import Field, encode_field, encode_string, iter_fields
+from charrnn_runtime._protobuf import Field, encode_field, encode_length, encode_string, iter_fields
 from charrnn_runtime.errors import ModelFileError
 
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET_IMPORT = 1, 7, 8
@@ -23,7 +23,7 @@ _INT, _STRING, _GRAPH = 2, 3, 5  # AttributeProto.AttributeType
 _TENSOR_DIMS, _TENSOR_DATA_TYPE, _TENSOR_NAME, _TENSOR_RAW_DATA = 1, 2, 8, 9
 
 Name = str
-Attribute = int | str | bytes  # a number, a text, or a serialized graph
+Parts = list[bytes | memoryview]  # of a message: weights are copied once, when all is put together
 
 
 class Kind(IntEnum):
@@ -73,7 +73,7 @@ class StepGraph:
 
     header: bytes
     nodes: list[Node]
-    initializers: dict[Name, bytes]
+    initializers: dict[Name, memoryview]
 
     @classmethod
     def read(cls, data: bytes) -> StepGraph:
@@ -82,16 +82,16 @@ class StepGraph:
         Raises:
             ModelFileError: the name of a value is not UTF-8.
         """
-        header, nodes, initializers = b"", list[Node](), dict[Name, bytes]()
+        header, nodes, initializers = b"", list[Node](), dict[Name, memoryview]()
         for part in iter_fields(data):
             if part.number in (_MODEL_IR_VERSION, _MODEL_OPSET_IMPORT):
                 header += data[part.offset : part.end]
             elif part.number == _MODEL_GRAPH:
                 for item in iter_fields(data, part.start, part.end):
                     if item.number == _GRAPH_INITIALIZER:
-                        tensor = data[item.start : item.end]
-                        name = next((_text(tensor, f) for f in iter_fields(tensor) if f.number == _TENSOR_NAME), "")
-                        initializers[name] = tensor
+                        fields = iter_fields(data, item.start, item.end)
+                        name = next((_text(data, field) for field in fields if field.number == _TENSOR_NAME), "")
+                        initializers[name] = memoryview(data)[item.start : item.end]
                     elif item.number == _GRAPH_NODE:
                         nodes.append(_read_node(data[item.start : item.end]))
         return cls(header, nodes, initializers)
@@ -137,10 +137,12 @@ class StepGraph:
                 waiting += self.nodes[i].inputs
         return found
 
-    def model(self, graph: Graph, *, without: Set[Name] = frozenset()) -> bytes:
-        """A serialized model with another graph, which gets all initializers of this one but those."""
-        initializers = (tensor for name, tensor in self.initializers.items() if name not in without)
-        return self.header + encode_field(_MODEL_GRAPH, graph.serialize(initializers))
+    def model(self, graph: Graph) -> bytes:
+        """A serialized model with another graph, which gets those initializers of this one that no body has."""
+        for name, tensor in self.initializers.items():
+            if name not in graph.in_bodies:
+                graph.initializers[name] = tensor
+        return b"".join([self.header, *_message(_MODEL_GRAPH, graph.serialize())])
 
 
 def _text(data: bytes, field: Field) -> str:
@@ -164,32 +166,40 @@ class Graph:
 
     Args:
         name: of the graph. New values are named ``name/Operator/number``; the names in a model file are other ones.
+
+    Attributes:
+        initializers: serialized TensorProtos besides the constants, by their names.
+        in_bodies: names of the initializers of the bodies of its nodes.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._nodes: list[bytes] = []
+        self.initializers: dict[Name, memoryview] = {}
+        self.in_bodies: set[Name] = set()
+        self._nodes: list[Parts] = []
         self._constants: dict[bytes, Name] = {}  # TensorProto without a name → its name
         self._values: list[tuple[int, bytes]] = []
         self._count = 0
 
     def copy(self, node: Node, names: Mapping[Name, Name] | None = None) -> None:
         """Adds a node of the file, with other names of its inputs and outputs if they are in ``names``."""
-        self._nodes.append(node.renamed(names) if names else node.data)
+        self._nodes.append([node.renamed(names) if names else node.data])
 
-    def add(self, operator: str, *inputs: Name, outputs: Sequence[Name] = (), **attributes: Attribute) -> Name:
+    def add(self, operator: str, *inputs: Name, outputs: Sequence[Name] = (), **attributes: int | str | Graph) -> Name:
         """Adds a node.
 
         Returns:
             The name of its first output, a new one unless ``outputs`` are given.
         """
         outputs = outputs or [self._new(operator)]
-        self._nodes.append(
-            b"".join(encode_string(_NODE_INPUT, name) for name in inputs)
-            + b"".join(encode_string(_NODE_OUTPUT, name) for name in outputs)
-            + encode_string(_NODE_OP_TYPE, operator)
-            + b"".join(encode_field(_NODE_ATTRIBUTE, _attribute(*item)) for item in attributes.items())
-        )
+        parts: Parts = [encode_string(_NODE_INPUT, name) for name in inputs]
+        parts += [encode_string(_NODE_OUTPUT, name) for name in outputs]
+        parts.append(encode_string(_NODE_OP_TYPE, operator))
+        for name, value in attributes.items():
+            parts += _message(_NODE_ATTRIBUTE, _attribute(name, value))
+            if isinstance(value, Graph):
+                self.in_bodies |= value.initializers.keys() | value.in_bodies
+        self._nodes.append(parts)
         return outputs[0]
 
     def constant(self, values: object, dtype: type[np.generic] | np.dtype[np.generic] | None = None) -> Name:
@@ -213,27 +223,35 @@ class Graph:
         """Makes a value an output."""
         self._values.append((_GRAPH_OUTPUT, _value(name, kind, shape)))
 
-    def serialize(self, initializers: Iterable[bytes] = ()) -> bytes:
-        """The GraphProto, with these initializers besides its own."""
-        fields = [(_GRAPH_NODE, node) for node in self._nodes]
-        own = (tensor + encode_string(_TENSOR_NAME, name) for tensor, name in self._constants.items())
-        fields += [(_GRAPH_INITIALIZER, tensor) for tensor in (*initializers, *own)]
-        fields += [*self._values, (_GRAPH_NAME, self.name.encode())]
-        return b"".join(encode_field(number, value) for number, value in fields)
+    def serialize(self) -> Parts:
+        """The GraphProto, in parts."""
+        parts = [part for node in self._nodes for part in _message(_GRAPH_NODE, node)]
+        for tensor in self.initializers.values():
+            parts += _message(_GRAPH_INITIALIZER, [tensor])
+        for constant, name in self._constants.items():
+            parts += _message(_GRAPH_INITIALIZER, [constant, encode_string(_TENSOR_NAME, name)])
+        parts += [encode_field(number, value) for number, value in self._values]
+        return [*parts, encode_string(_GRAPH_NAME, self.name)]
 
     def _new(self, what: str) -> Name:
         self._count += 1
         return f"{self.name}/{what}/{self._count}"
 
 
-def _attribute(name: str, value: Attribute) -> bytes:
+def _message(number: int, parts: Parts) -> Parts:
+    """A field that holds a message."""
+    return [encode_length(number, sum(map(len, parts))), *parts]
+
+
+def _attribute(name: str, value: int | str | Graph) -> Parts:
+    content: Parts
     if isinstance(value, int):
-        content, kind = encode_field(_ATTRIBUTE_INT, value), _INT
+        content, kind = [encode_field(_ATTRIBUTE_INT, value)], _INT
     elif isinstance(value, str):
-        content, kind = encode_string(_ATTRIBUTE_STRING, value), _STRING
+        content, kind = [encode_string(_ATTRIBUTE_STRING, value)], _STRING
     else:
-        content, kind = encode_field(_ATTRIBUTE_GRAPH, value), _GRAPH
-    return encode_string(_ATTRIBUTE_NAME, name) + content + encode_field(_ATTRIBUTE_TYPE, kind)
+        content, kind = _message(_ATTRIBUTE_GRAPH, value.serialize()), _GRAPH
+    return [encode_string(_ATTRIBUTE_NAME, name), *content, encode_field(_ATTRIBUTE_TYPE, kind)]
 
 
 def _value(name: Name, kind: Kind | None, shape: Iterable[int | str]) -> bytes:

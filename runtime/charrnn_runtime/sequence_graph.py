@@ -86,7 +86,7 @@ def sequence_graph(data: bytes, info: ModelInfo) -> bytes:
             *(_BEFORE + source for source, _ in states),
             *(_ROW + name for name in given),
             outputs=[*(_AFTER + source for source, _ in states), *(_ROW + name for name in emitted)],
-            body=body.serialize(),
+            body=body,
             num_scan_inputs=len(given),
         )
         for name in emitted:
