@@ -7,6 +7,7 @@ import json
 import random
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from charrnn_runtime import Engine, Request, Sampler, SamplingOptions, UsageError, Vocabulary, pattern
 from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.pattern import PatternState, compile_pattern
+from charrnn_runtime.pattern_syntax import category
 from charrnn_runtime.sampling import UniformStream, sample_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,6 +139,20 @@ def test_sets_of_characters_in_utf8(text: str) -> None:
     for broken in (b"\x80", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xff"):
         state = automaton.start(9)
         assert not (all(map(state.advance, broken)) and state.open)
+
+
+def test_classes_are_those_of_the_specification() -> None:
+    """By general category, as a port without ``re`` finds them (``runtime/js/pattern.js``)."""
+    white = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"
+    white += "".join(map(chr, range(0x2000, 0x200B)))
+    wanted: dict[str, Callable[[str], bool]] = {
+        "d": lambda c: unicodedata.category(c) == "Nd",
+        "w": lambda c: unicodedata.category(c)[0] in "LN" or c == "_",
+        "s": lambda c: c in white,
+    }
+    for letter, belongs in wanted.items():
+        members = {place for first, last in category(letter) for place in range(first, last + 1)}
+        assert members == {place for place in range(0x110000) if belongs(chr(place))}
 
 
 @settings(steady, max_examples=60)
