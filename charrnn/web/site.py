@@ -9,7 +9,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from charrnn_runtime import read_model_file
+from charrnn_runtime import generator_file, read_model_file
 
 from charrnn.errors import WriteError
 from charrnn.files import write_atomically
@@ -47,14 +47,15 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
         Names of the files → sizes in bytes.
 
     Raises:
-        ModelFileError: these bytes are not a model file.
+        ModelFileError: these bytes are not a model file, or of an opset that is too old for a generator.
         DownloadError: ONNX Runtime for browsers cannot be fetched.
         WriteError: the folder has other files in it, or cannot be written.
     """
-    read_model_file(model)
+    generator = generator_file(read_model_file(model))
     check_site(folder)
     package = pin()
-    description: dict[str, Any] = {"charrnn": __version__, "onnxruntime": package.version, "model": "model.onnx"}
+    description: dict[str, Any] = {"charrnn": __version__, "onnxruntime": package.version}
+    description |= {"model": "model.onnx", "generator": "generator.onnx"}
     files: dict[str, bytes] = {}
     for part, name in (("module", package.module), ("wasm", package.wasm)):
         if cdn:
@@ -69,7 +70,7 @@ def write_site(model: bytes, folder: Path, *, cdn: bool = False) -> dict[str, in
     index = files["index.html"].decode()
     index = index.replace("{connect}", f" {CDN}" if cdn else "").replace("{script}", " blob:" if cdn else "")
     files["index.html"] = index.encode()
-    files["model.onnx"] = model
+    files |= {"model.onnx": model, "generator.onnx": generator}
     files[MARK] = json.dumps(description, indent=2).encode()
     for name, data in files.items():
         path = folder / name

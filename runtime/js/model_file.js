@@ -1,4 +1,4 @@
-// Model-file format 1 of runtime/README.md: the metadata of a file, read from its protobuf fields.
+// Model-file format 1 and generator 1 of runtime/README.md: the metadata of a file, read from its protobuf fields.
 // ONNX Runtime's JavaScript interface does not give access to metadata_props.
 
 import { ModelFileError } from "./errors.js";
@@ -6,6 +6,8 @@ import { sha256 } from "./sha256.js";
 import { Vocabulary } from "./vocab.js";
 
 const FORMAT = 1;
+const GENERATOR = 1;
+const MAX_DEPTH = 3; // of graphs in a generator: the graph, its loops, and the branches in a loop
 const DIGEST = "charrnn.sha256";
 const DOMAINS = ["", "ai.onnx", "com.microsoft"];
 
@@ -28,6 +30,7 @@ const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 /**
  * The metadata of a model file.
  * @typedef {object} ModelInfo
+ * @property {boolean} generator whether it is a generator: a graph that draws whole texts, instead of a step
  * @property {string} cell
  * @property {number} numLayers
  * @property {number} hiddenSize
@@ -119,8 +122,11 @@ function checkTensor(data, tensor) {
   }
 }
 
-/** @param {Uint8Array} data @param {Field} graph */
-function checkGraph(data, graph) {
+/**
+ * @param {Uint8Array} data @param {Field} graph
+ * @param {number} depth how many graphs in graphs there may be, this one included
+ */
+function checkGraph(data, graph, depth) {
   for (const part of message(data, graph)) {
     if (part.number === GRAPH.initializer) checkTensor(data, part);
     if (part.number === GRAPH.sparse) throw new ModelFileError("a model file must not hold sparse tensors");
@@ -130,7 +136,8 @@ function checkGraph(data, graph) {
       if (item.number !== NODE.attribute) continue;
       for (const piece of message(data, item)) {
         if (piece.number === ATTRIBUTE.tensor || piece.number === ATTRIBUTE.tensors) checkTensor(data, piece);
-        if ([ATTRIBUTE.graph, ATTRIBUTE.graphs, ATTRIBUTE.sparse, ATTRIBUTE.sparses].includes(piece.number)) {
+        if (piece.number === ATTRIBUTE.graph && depth > 1) checkGraph(data, piece, depth - 1);
+        else if ([ATTRIBUTE.graph, ATTRIBUTE.graphs, ATTRIBUTE.sparse, ATTRIBUTE.sparses].includes(piece.number)) {
           throw new ModelFileError("a model file must not hold control flow or sparse tensors");
         }
       }
@@ -139,7 +146,7 @@ function checkGraph(data, graph) {
 }
 
 /**
- * Reads and checks a model file; nothing in it is executed.
+ * Reads and checks a model file or a generator; nothing in it is executed.
  * @param {Uint8Array} data
  * @returns {ModelInfo}
  * @throws {ModelFileError} not an ONNX file, not a charrnn model, damaged, or with something that the format forbids
@@ -148,7 +155,8 @@ export function readModelFile(data) {
   /** @type {Map<string, string>} */
   const metadata = new Map();
   const digested = [];
-  let graphs = 0;
+  /** @type {Field[]} */
+  const graphs = [];
   for (const part of fields(data)) {
     let key = "";
     if (part.number === MODEL.metadata) {
@@ -159,15 +167,15 @@ export function readModelFile(data) {
     } else if (part.number === MODEL.opsetImport) {
       for (const item of message(data, part)) if (item.number === 1) checkDomain(string(data, item));
     } else if (part.number === MODEL.graph) {
-      graphs += 1;
-      checkGraph(data, part);
+      graphs.push(part);
     } else if (part.number === MODEL.functions || part.number === MODEL.training) {
       throw new ModelFileError("a model file must not hold functions or training graphs");
     }
     if (key !== DIGEST) digested.push(data.subarray(part.offset, part.end));
   }
-  if (graphs !== 1) throw new ModelFileError("not an ONNX model: it holds no graph");
+  if (graphs.length !== 1) throw new ModelFileError("not an ONNX model: it holds no graph");
   const info = describe(metadata);
+  checkGraph(data, graphs[0], info.generator ? MAX_DEPTH : 1);
   if (info.sha256 !== sha256(digested)) {
     throw new ModelFileError(
       "the file was damaged or changed after export (its SHA-256 does not match); copy or export it again",
@@ -216,12 +224,14 @@ function describe(metadata) {
     }
   }
 
-  if (!metadata.has("charrnn.format")) {
+  const generator = !metadata.has("charrnn.format") && metadata.has("charrnn.generator");
+  if (!generator && !metadata.has("charrnn.format")) {
     throw new ModelFileError("not a charrnn model: the ONNX file has no metadata 'charrnn.format'");
   }
-  const format = integer("format", 1);
-  if (format > FORMAT) {
-    throw new ModelFileError(`model-file format ${format} is newer than this sampler (format ${FORMAT})`);
+  const version = integer(generator ? "generator" : "format", 1);
+  if (version > (generator ? GENERATOR : FORMAT)) {
+    const known = generator ? `generator ${GENERATOR}` : `format ${FORMAT}`;
+    throw new ModelFileError(`${generator ? "generator" : "model-file format"} ${version} is newer than this sampler (${known})`);
   }
   const vocabulary = new Vocabulary(json("vocab"));
   const startToken = integer("start_token", 0);
@@ -229,6 +239,7 @@ function describe(metadata) {
     throw new ModelFileError(`metadata 'charrnn.start_token' ${startToken} is not in the vocabulary`);
   }
   return {
+    generator,
     cell: text("cell"),
     numLayers: integer("num_layers", 1),
     hiddenSize: integer("hidden_size", 1),

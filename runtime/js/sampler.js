@@ -1,14 +1,17 @@
-// Text from a charrnn model file with ONNX Runtime, in a browser (onnxruntime-web) or in Node (onnxruntime-node).
+// Text from a charrnn model file or generator with ONNX Runtime, in a browser (onnxruntime-web) or in Node (onnxruntime-node).
 // The same model, prompt, options and seed give the text that the Python runtime gives: see runtime/README.md.
 
 import { CharrnnError, ModelFileError, ModelOutputError, UnknownCharacterError, UsageError } from "./errors.js";
 import { readModelFile } from "./model_file.js";
 import { UniformStream } from "./philox.js";
-import { checkCount, TokenSampler, StopStrings } from "./sampling.js";
+import { brokenLogits, checkCount, TokenSampler, StopStrings } from "./sampling.js";
 
 export { CharrnnError, ModelFileError, ModelOutputError, readModelFile, UniformStream, UnknownCharacterError, UsageError };
 
 const PENALTY_HISTORY = 4096; // tokens kept beyond the penalty window before the list is shortened
+const PROMPT_PIECE = 256; // tokens of a prompt that are read before the caller may give up
+const [FIRST_BLOCK, LARGEST_BLOCK] = [8, 256]; // tokens that a generator draws in a call
+const BLOCK_MS = 30; // blocks that take longer do not grow
 
 /** @typedef {import("./model_file.js").ModelInfo} ModelInfo */
 /** @typedef {import("./sampling.js").SamplingOptions} SamplingOptions */
@@ -51,7 +54,8 @@ export class Sampler {
   }
 
   /**
-   * A sampler for a model file.
+   * A sampler for a model file, or for a generator. A generator draws many tokens in a call, which is faster, but it
+   * knows only `temperature`, `top_k`, `top_p` and `min_p` of the options.
    * @param {any} ort the module onnxruntime-web or onnxruntime-node
    * @param {Uint8Array | ArrayBuffer} model the file's bytes
    * @param {object} [sessionOptions] for `ort.InferenceSession.create`
@@ -119,6 +123,9 @@ export class Sampler {
     const { length, seed, index, stop, unknown, ...samplingOptions } = options;
     const { special } = this.vocabulary;
     const tokenSampler = new TokenSampler(samplingOptions, this.vocabulary);
+    if (this.info.generator && !tokenSampler.fitsGenerator) {
+      throw new UsageError("a generator knows only temperature, top_k, top_p and min_p; load the model file instead");
+    }
     // A model that was trained with folded line ends has never seen CR.
     const folds = this.info.training.newlines === "lf" && typeof prompt === "string";
     const ids = this.vocabulary.encode(folds ? prompt.replace(/\r\n?/g, "\n") : prompt, unknown);
@@ -145,19 +152,33 @@ export class Sampler {
    */
   async *_generate(prompt, history, tokenSampler, uniforms, stop, length, pattern) {
     const make = () => new Text(this.vocabulary, [...history], tokenSampler, stop.copy(), length, pattern?.copy() ?? null);
-    const runner = new Runner(this._ort, this._session, this.info);
-    for (let i = 0; i < prompt.length - 1; i++) {
-      await runner.step([prompt[i]]);
-      if (i % 256 === 255) yield "";
-    }
+    let last = prompt[prompt.length - 1];
     let text = make();
-    if (tokenSampler.options.particles > 1) {
-      const particles = new Particles(tokenSampler, make, runner, prompt[prompt.length - 1], uniforms);
+    const drawer = this.info.generator
+      ? new BlockDrawer(this._ort, this._session, this.info, tokenSampler.options, uniforms)
+      : null;
+    const runner = new Runner(this._ort, this._session, this.info);
+    for (let at = 0; at < prompt.length - 1; at += PROMPT_PIECE) {
+      if (at) yield "";
+      const piece = prompt.slice(at, Math.min(at + PROMPT_PIECE, prompt.length - 1));
+      if (drawer) await drawer.read(piece);
+      else for (const token of piece) await runner.step([token]);
+    }
+    if (drawer) {
+      while (text.finishReason === null) {
+        let piece = "";
+        for (last of await drawer.draw(last, text.tokens.length, length)) {
+          piece += text.append(last);
+          if (text.finishReason !== null) break;
+        }
+        if (piece) yield piece;
+      }
+    } else if (tokenSampler.options.particles > 1) {
+      const particles = new Particles(tokenSampler, make, runner, last, uniforms);
       while (await particles.step()) yield "";
       text = particles.choose();
       yield text.text;
     } else {
-      let last = prompt[prompt.length - 1];
       while (text.finishReason === null) {
         const logits = await runner.step([last]);
         last = tokenSampler.sample(logits, uniforms.next(), text.history, text.tokens.length, text.pattern);
@@ -341,34 +362,127 @@ class Runner {
   }
 }
 
+/** @param {any} ort @param {ModelInfo} info @returns {Record<string, any>} the states before the first token of a text */
+function initialState(ort, info) {
+  const state = ({ input, size }) => [input, new ort.Tensor("float32", new Float32Array(size), [1, size])];
+  return Object.fromEntries(info.states.map(state));
+}
+
+/** Reads and draws with a generator, a block of tokens in a call. It keeps the states between calls. */
+class BlockDrawer {
+  /**
+   * @param {any} ort @param {any} session @param {ModelInfo} info
+   * @param {Required<SamplingOptions>} options @param {UniformStream} uniforms for its seed and index
+   */
+  constructor(ort, session, info, { temperature, top_k, top_p, min_p }, { seed, index }) {
+    this._ort = ort;
+    this._session = session;
+    this._states = info.states;
+    this._end = info.vocabulary.specialId("end") ?? -1;
+    this._block = FIRST_BLOCK;
+    this._broken = false;
+    const real = (/** @type {number} */ value) => new ort.Tensor("float64", Float64Array.of(value), [1]);
+    /** @type {Record<string, any>} */
+    this._feeds = {
+      index: this._integers([BigInt.asIntN(64, index)], [1]),
+      seed: this._integers([BigInt.asIntN(64, seed)], []),
+      end: this._integers([this._end], []),
+      temperature: real(temperature),
+      top_k: this._integers([top_k ?? 0], [1]),
+      top_p: real(top_p ?? 1),
+      min_p: real(min_p ?? 0),
+      ...initialState(ort, info),
+    };
+  }
+
+  /** @param {(number | bigint)[]} values @param {number[]} shape */
+  _integers(values, shape) {
+    return new this._ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
+  }
+
+  /** @param {number[]} tokens to feed */
+  async read(tokens) {
+    await this._run(tokens, 0, 1); // the token that is drawn is not fed
+  }
+
+  /**
+   * @param {number} last the token to feed
+   * @param {number} drawn how many have been drawn
+   * @param {number} length how many to draw in all
+   * @returns {Promise<number[]>} the next tokens
+   */
+  async draw(last, drawn, length) {
+    if (this._broken) throw brokenLogits("NaN or infinite values");
+    const begun = performance.now();
+    const count = Math.min(this._block, length - drawn);
+    const tokens = await this._run([last], drawn, count);
+    const took = performance.now() - begun;
+    if (took < BLOCK_MS / 2) this._block = Math.min(2 * this._block, LARGEST_BLOCK);
+    else if (took > 2 * BLOCK_MS) this._block = Math.max(this._block / 2, FIRST_BLOCK);
+    // The tokens before those logits are given up first.
+    this._broken = tokens.length < count && tokens[tokens.length - 1] !== this._end;
+    return tokens;
+  }
+
+  /** @param {number[]} prompt @param {number} position @param {number} length */
+  async _run(prompt, position, length) {
+    const results = await this._session.run({
+      ...this._feeds,
+      prompt: this._integers(prompt, [prompt.length, 1]),
+      prompt_lengths: this._integers([prompt.length], [1]),
+      position: this._integers([position], [1]),
+      length: this._integers([length], []),
+    });
+    for (const { input, output } of this._states) this._feeds[input] = results[output];
+    return Array.from(results.tokens.data.subarray(0, Number(results.counts.data[0])), Number);
+  }
+}
+
+/** @typedef {[name: string, type: string, shape: (string | number)[]]} Value a string is a dynamic size */
+
+/** @param {ModelInfo} info @returns {Record<string, Value[]>} what its graph must have, in this order */
+function expectedValues(info) {
+  /** @returns {Value[]} */
+  const states = (/** @type {"input" | "output"} */ side) => info.states.map((s) => [s[side], "float32", ["batch", s.size]]);
+  if (!info.generator) {
+    return {
+      inputs: [["token", "int64", ["batch"]], ...states("input")],
+      outputs: [["logits", "float32", ["batch", info.vocabulary.size]], ...states("output")],
+    };
+  }
+  return {
+    inputs: [
+      ["prompt", "int64", ["prompt_length", "batch"]],
+      .../** @type {Value[]} */ (["prompt_lengths", "index", "position"].map((name) => [name, "int64", ["batch"]])),
+      .../** @type {Value[]} */ (["seed", "length", "end"].map((name) => [name, "int64", []])),
+      ["temperature", "float64", ["batch"]],
+      ["top_k", "int64", ["batch"]],
+      ["top_p", "float64", ["batch"]],
+      ["min_p", "float64", ["batch"]],
+      ...states("input"),
+    ],
+    outputs: [["tokens", "int64", ["drawn", "batch"]], ["counts", "int64", ["batch"]], ...states("output")],
+  };
+}
+
 /** @param {any} session @param {ModelInfo} info */
 function checkGraph(session, info) {
-  const size = info.vocabulary.size;
-  /** @type {[string, any, string[], Map<string, [string, number | null]>][]} */
-  const sides = [
-    [
-      "inputs",
-      session.inputMetadata,
-      session.inputNames,
-      new Map([["token", ["int64", null]], ...info.states.map((s) => /** @type {any} */ ([s.input, ["float32", s.size]]))]),
-    ],
-    [
-      "outputs",
-      session.outputMetadata,
-      session.outputNames,
-      new Map([["logits", ["float32", size]], ...info.states.map((s) => /** @type {any} */ ([s.output, ["float32", s.size]]))]),
-    ],
-  ];
-  for (const [what, metadata, names, expected] of sides) {
-    if (names.join() !== [...expected.keys()].join()) {
-      throw new ModelFileError(`the graph's ${what} are ${names.join(", ")}; its metadata asks for ${[...expected.keys()].join(", ")}`);
-    }
-    for (const { name, type, shape } of metadata) {
-      const [dtype, width] = /** @type {[string, number | null]} */ (expected.get(name));
-      const fits = width === null ? shape.length === 1 : shape.length === 2 && shape[1] === width;
-      if (type !== dtype || !fits || typeof shape[0] === "number") {
+  const { inputs, outputs } = expectedValues(info);
+  for (const [what, expected, names, metadata] of [
+    ["inputs", inputs, session.inputNames, session.inputMetadata],
+    ["outputs", outputs, session.outputNames, session.outputMetadata],
+  ]) {
+    // A generator that was made with log-probabilities has one more output.
+    const found = names.filter((/** @type {string} */ name) => !(info.generator && name === "log_probs")).join(", ");
+    const wanted = expected.map(([name]) => name).join(", ");
+    if (found !== wanted) throw new ModelFileError(`the graph's ${what} are ${found}; its metadata asks for ${wanted}`);
+    for (const [name, type, shape] of expected) {
+      const value = metadata.find((/** @type {any} */ item) => item.name === name);
+      const fits = (/** @type {string | number} */ size, /** @type {number} */ axis) =>
+        typeof size === "number" ? value.shape[axis] === size : typeof value.shape[axis] !== "number";
+      if (value.type !== type || value.shape.length !== shape.length || !shape.every(fits)) {
         throw new ModelFileError(
-          `'${name}' is ${type} [${shape}]; its metadata asks for ${dtype} [batch${width === null ? "" : `, ${width}`}]`,
+          `'${name}' is ${value.type} [${value.shape}]; its metadata asks for ${type} [${shape.join(", ")}]`,
         );
       }
     }

@@ -130,13 +130,15 @@ function largest(logits) {
     if (Number.isNaN(logits[i])) broken = true;
     else if (logits[i] > most) most = logits[i];
   }
-  if (broken || !Number.isFinite(most)) {
-    throw new ModelOutputError(
-      `the model's logits hold ${broken ? "NaN" : "infinite values"}: ` +
-        "its weights are damaged, or training had diverged before it was saved",
-    );
-  }
+  if (broken || !Number.isFinite(most)) throw brokenLogits(broken ? "NaN" : "infinite values");
   return most;
+}
+
+/** @param {string} what the logits hold */
+export function brokenLogits(what) {
+  return new ModelOutputError(
+    `the model's logits hold ${what}: its weights are damaged, or training had diverged before it was saved`,
+  );
 }
 
 /**
@@ -245,6 +247,11 @@ export class TokenSampler {
       this._automaton = new Automaton(expression, vocabulary, (id) => !forbidden(id), min_length);
     }
     this._adjusts = this.penalizes || this._bias !== null || this._allowed !== null || delaysEnd;
+  }
+
+  /** Whether a generator can draw with these options: it knows temperature, top_k, top_p and min_p. */
+  get fitsGenerator() {
+    return !this._adjusts && !this._automaton && (this.options.typical_p ?? 1) === 1;
   }
 
   /**

@@ -45,6 +45,23 @@ test("a stream gives up its text piece by piece, and can be left", { skip }, asy
   assert.equal(text, await sampler.sample("", { length: 30, seed: 1 }));
 });
 
+test("a generator reads long prompts, refuses what it does not know, and can be left", { skip }, async () => {
+  const sampler = await Sampler.load(ort, read("lstm.onnx"));
+  const generator = await Sampler.load(ort, read("generator-lstm.onnx"));
+  const options = { length: 50, seed: 4, stop: "zz" };
+  const prompt = "The cat ".repeat(100);
+  assert.equal(await generator.sample(prompt, options), await sampler.sample(prompt, options));
+  for (const other of [{ typical_p: 0.5 }, { presence_penalty: 1 }, { allowed: "The" }, { pattern: "a+" }]) {
+    assert.throws(() => generator.stream("", { ...options, ...other }), /load the model file instead/);
+  }
+  let text = "";
+  for await (const piece of generator.stream("", { length: 1e6, seed: 1 })) {
+    text += piece;
+    if (text.length >= 30) break;
+  }
+  assert.equal(text, await sampler.sample("", { length: text.length, seed: 1 }));
+});
+
 test("arguments are checked at the call", { skip }, async () => {
   const sampler = await Sampler.load(ort, read("lstm.onnx"));
   for (const options of [{ length: 0 }, { length: 2.5 }, { length: 9, seed: -1 }, { length: 9, unknown: "?" }, {}]) {

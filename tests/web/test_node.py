@@ -118,6 +118,14 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
             cases += [case(sampler, name, "The ", options) for options in PATTERNS]
         if name == "ends.onnx":
             cases += [case(sampler, name, "The ", {"length": 90, "seed": s, "min_length": 20 * s}) for s in range(3)]
+    # Generators draw the texts whose options they know.
+    for name, number in (("lstm.onnx", 4), ("ends.onnx", 1), ("bytes.onnx", 1)):
+        file = read_model_file(folder / name)
+        (folder / f"generator-{name}").write_bytes(generator_file(file, log_probs=name == "bytes.onnx"))
+        others = [case(Sampler(file), f"generator-{name}", "The ", {"length": 700, "seed": s}) for s in range(2)]
+        known = {"length", "seed", "index", "temperature", "top_k", "top_p", "min_p", "stop", "unknown"}
+        covered = [c for c in cases if c["model"] == name and c["options"].keys() <= known][:number]
+        cases += others + [{**c, "model": f"generator-{name}"} for c in covered]
     assert {c["finish_reason"] for c in cases} == {"length", "stop", "end", "pattern"}
     (folder / "texts.json").write_text(json.dumps(cases))
     (folder / "unverified.bin").write_bytes(with_metadata(lstm, parity='{"verified":false}'))
@@ -169,7 +177,7 @@ def test_node_draws_what_python_draws(node: str, vectors: Path) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "# skipped 0" in done.stdout
     count = len(json.loads((vectors / "texts.json").read_text()))
-    assert f"# tests {11 + count + 6}" in done.stdout
+    assert f"# tests {11 + count + 7}" in done.stdout
 
 
 @pytest.mark.parametrize(("name", "prompt"), [("lstm-text", "The c"), ("lstm-text", ""), ("gru-items", "")])

@@ -1,11 +1,20 @@
-// Loads ONNX Runtime and the model, and samples texts, in a thread of its own.
+// Loads ONNX Runtime and the model, and samples texts, in a thread of its own. Texts are drawn by the generator, many
+// characters in a call; texts of a pattern by the model file, which is loaded when the first one is asked for.
 
 import { CharrnnError, newSeed, Sampler, UsageError } from "./charrnn/sampler.js";
 
 const TELL = 40; // milliseconds of samplingOptions between two messages to the page
 
+const SESSION = { executionProviders: ["wasm"] };
+
 /** @type {Sampler | null} */
-let sampler = null;
+let generator = null;
+/** @type {Promise<Sampler> | null} */
+let stepping = null;
+/** @type {any} */
+let ort = null;
+/** @type {any} */
+let site = null;
 let stopped = false;
 let [bytes, total] = [0, 0];
 
@@ -65,27 +74,36 @@ async function importModule(source) {
 }
 
 async function load() {
-  const site = JSON.parse(new TextDecoder().decode(await download({ url: "site.json" })));
-  const [ort, wasm, model] = await Promise.all([
+  site = JSON.parse(new TextDecoder().decode(await download({ url: "site.json" })));
+  const [module, wasm, file] = await Promise.all([
     importModule(site.module),
     download(site.wasm),
-    download({ url: site.model }),
+    download({ url: site.generator }),
   ]);
+  ort = module;
   ort.env.wasm.numThreads = 1; // more would want headers that simple web servers do not send
   ort.env.wasm.wasmBinary = wasm.buffer;
-  sampler = await Sampler.load(ort, model, { executionProviders: ["wasm"] });
-  const { cell, numLayers, hiddenSize, dtype, training, vocabulary } = sampler.info;
+  generator = await Sampler.load(ort, file, SESSION);
+  const { cell, numLayers, hiddenSize, dtype, training, vocabulary } = generator.info;
   const symbols = vocabulary.size - vocabulary.special.size;
   postMessage({
     type: "ready",
-    model: { cell, numLayers, hiddenSize, dtype, training, symbols, kind: vocabulary.kind, bytes: model.length },
+    model: { cell, numLayers, hiddenSize, dtype, training, symbols, kind: vocabulary.kind, bytes: file.length },
   });
+}
+
+/** @returns {Promise<Sampler>} for texts of a pattern */
+function loadModel() {
+  stepping ??= download({ url: site.model }).then((file) => Sampler.load(ort, file, SESSION));
+  stepping.catch(() => (stepping = null)); // it may come the next time
+  return stepping;
 }
 
 /** @param {any} request */
 async function write({ prompt, seed, stop, pattern, length, temperature, top_p, min_p }) {
-  if (!sampler) throw new UsageError("the model is not loaded yet");
+  if (!generator) throw new UsageError("the model is not loaded yet");
   stopped = false;
+  const sampler = pattern ? await loadModel() : generator;
   const used = seed === "" ? newSeed() : BigInt(seed);
   const pieces = sampler.stream(prompt, {
     seed: used,

@@ -23,7 +23,15 @@ def test_a_site_around_a_model_file(run: Run, charrnn: Charrnn, tmp_path: Path) 
         assert str(folder) in done.out
     assert (folder / "model.onnx").read_bytes() == run.model.read_bytes()
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"index.html", "style.css", "app.js", "worker.js", "site.json", "charrnn/sampler.js"} <= written
+    assert {
+        "generator.onnx",
+        "index.html",
+        "style.css",
+        "app.js",
+        "worker.js",
+        "site.json",
+        "charrnn/sampler.js",
+    } <= written
     page = (folder / "index.html").read_text("utf-8")
     assert not re.search(r"\{\w*[a-z]\w*\}", page), "nothing is left to fill in"
     site = json.loads((folder / "site.json").read_text())
