@@ -23,6 +23,7 @@ const BLOCK_MS = 30; // blocks that take longer do not grow
  * @property {number | bigint} [index] which of the texts of this seed
  * @property {string | string[]} [stop] strings at which the text ends; they are not part of it
  * @property {"error" | "skip"} [unknown] what to do with prompt characters the model does not know
+ * @property {string | null} [label] what kind of text, one of `vocabulary.labels`
  */
 
 /**
@@ -120,7 +121,7 @@ export class Sampler {
    * @returns {AsyncGenerator<string, Omit<Generation, "text">>}
    */
   stream(prompt, options) {
-    const { length, seed, index, stop, unknown, ...samplingOptions } = options;
+    const { length, seed, index, stop, unknown, label, ...samplingOptions } = options;
     const { special } = this.vocabulary;
     const tokenSampler = new TokenSampler(samplingOptions, this.vocabulary);
     if (this.info.generator && !tokenSampler.fitsGenerator) {
@@ -129,8 +130,9 @@ export class Sampler {
     // A model that was trained with folded line ends has never seen CR.
     const folds = this.info.training.newlines === "lf" && typeof prompt === "string";
     const ids = this.vocabulary.encode(folds ? prompt.replace(/\r\n?/g, "\n") : prompt, unknown);
+    const begins = ids.length && !special.has("begin") ? [] : [this.info.startToken];
     return this._generate(
-      ids.length && !special.has("begin") ? ids : [this.info.startToken, ...ids],
+      [...(label == null ? begins : [this.vocabulary.labelToken(label)]), ...ids],
       tokenSampler.penalizes ? ids : [],
       tokenSampler,
       new UniformStream(seed ?? newSeed(), index ?? 0),

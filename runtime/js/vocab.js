@@ -2,6 +2,7 @@
 
 import { ModelFileError, UnknownCharacterError, UsageError } from "./errors.js";
 
+const LABEL = "label:"; // the name of a label's special token begins with this
 const FORMS = ["NFC", "NFD", "NFKC", "NFKD"];
 
 /**
@@ -65,6 +66,35 @@ export class Vocabulary {
       this._ids.set(symbol, id);
       return symbol;
     });
+  }
+
+  /**
+   * The labels that a text can have, to the ids of their tokens, in id order.
+   * @returns {Map<string, number>}
+   */
+  get labels() {
+    const named = [...this.special].filter(([name]) => name.startsWith(LABEL)).sort((a, b) => a[1] - b[1]);
+    return new Map(named.map(([name, id]) => [name.slice(LABEL.length), id]));
+  }
+
+  /**
+   * @param {string} label
+   * @returns {number} id of the token that is fed before a text with this label, in place of the begin token
+   * @throws {UsageError} the model has no such label
+   */
+  labelToken(label) {
+    const labels = this.labels;
+    const id = typeof label === "string" ? labels.get(label.normalize("NFC").trim()) : undefined;
+    if (id === undefined) {
+      const shown = [...labels.keys()].slice(0, 10).map((name) => JSON.stringify(name));
+      if (labels.size > shown.length) shown.push("…");
+      throw new UsageError(
+        labels.size
+          ? `the model has no label ${JSON.stringify(label)}; its ${labels.size} labels are ${shown.join(", ")}`
+          : "the model was trained without labels; leave label out",
+      );
+    }
+    return id;
   }
 
   /** @param {string} name @returns {number | undefined} id of a special token */

@@ -142,6 +142,11 @@ class Completion(Answer):
         scores = body.logprobs is not None
         echoes = scores and bool(body.echo)
         try:
+            if body.label:
+                vocabulary.label_token(body.label)
+        except CharrnnError as error:
+            raise ApiError.of(error, "label") from error
+        try:
             requests = body.requests(vocabulary, seed)
         except CharrnnError as error:
             raise ApiError.of(error, "logit_bias") from error

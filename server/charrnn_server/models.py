@@ -100,6 +100,7 @@ class Models:
             num_layers=info.num_layers,
             hidden_size=info.hidden_size,
             vocabulary=len(info.vocabulary),
+            labels=list(info.vocabulary.labels),
         )
 
     def _on_update(self, jobs: Sequence[Job]) -> None:

@@ -224,6 +224,10 @@ class CompletionRequest(Strict):
     max_tokens: int | None = None
     stop: Stop = None  # type: ignore[assignment]  # validated to []
     seed: Seed | None = None
+    label: Annotated[
+        str | None,
+        Field(max_length=200, description="What kind of text, one of the model's labels; none if it is empty."),
+    ] = None
     n: int | None = 1
     best_of: Annotated[Whole | None, Field(description="Taken if it is 1 or n: texts are not ranked.")] = None
     suffix: Annotated[str | None, Field(description="Taken if it is empty.")] = None
@@ -273,6 +277,7 @@ class CompletionRequest(Strict):
                 index=index,
                 unknown=self.unknown or "error",
                 log_probs=self.logprobs is not None,
+                label=self.label or None,
                 options=options,
             )
             for index, prompt in enumerate(prompt for prompt in self.prompt for _ in range(self.n or 1))
@@ -467,6 +472,7 @@ class Model(BaseModel):
     num_layers: int
     hidden_size: int
     vocabulary: int
+    labels: list[str]
 
 
 class ModelList(BaseModel):

@@ -119,6 +119,24 @@ def test_a_pattern_holds(page: Page, served: Served) -> None:
     assert shown == expected
 
 
+def test_a_label_is_chosen_from_a_list(page: Page) -> None:
+    from tests.server.conftest import serving
+
+    special = {"begin": 5, "end": 6, "label:<b>Polish</b>": 7, "label:Irish": 8}
+    sampler = Sampler(TinyModel(Vocabulary(symbols=(*map(ord, "abcde"), -1, -1, -1, -1), special=special)).data())
+    with serving({"labelled": sampler}) as labelled:
+        opened(page, labelled)
+        chooser = page.get_by_role("combobox", name="Label")
+        assert chooser.locator("option").all_inner_texts() == ["any", "<b>Polish</b>", "Irish"]
+        page.get_by_label("Seed").fill("3")
+        for label in ("", "<b>Polish</b>", "Irish"):
+            chooser.select_option(value=label)
+            page.get_by_role("button", name="Write").click()
+            page.wait_for_selector("#copy:enabled")
+            shown = page.evaluate("document.querySelector('#text').textContent")
+            assert shown == sampler.sample(length=1000, temperature=0.8, seed=3, label=label or None)
+
+
 def test_tab_takes_a_suggestion(page: Page, served: Served) -> None:
     opened(page, served)
     prompt = page.get_by_label("Prompt")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from charrnn_runtime import Sampler
+from charrnn_runtime import Sampler, Vocabulary
 
+from tests.runtime.conftest import TinyModel
 from tests.server.conftest import Served, events, serving
 
 
@@ -109,6 +110,31 @@ def test_score(server: Served) -> None:
     np.testing.assert_allclose(strange["logprobs"]["token_logprobs"], charged.log_probs, rtol=1e-6)
     assert strange["logprobs"]["tokens"] == ["a", "<unknown>", "b"]
     assert (strange["characters"], strange["logprobs"]["text_offset"]) == (3, [0, 1, 2])
+
+
+def test_labels() -> None:
+    special = {"begin": 5, "end": 6, "label:Polish": 7, "label:Irish": 8}
+    vocabulary = Vocabulary(symbols=(*map(ord, "abcde"), -1, -1, -1, -1), special=special)
+    sampler = Sampler(TinyModel(vocabulary).data())
+    with serving({"tiny": sampler}) as served:
+        for label in ("Polish", "Irish"):
+            text = served.complete(prompt="a", max_tokens=40, seed=5, label=label).json()["choices"][0]["text"]
+            assert text == sampler.sample("a", length=40, seed=5, label=label)
+            streamed = events(served, max_tokens=40, seed=5, label=label)
+            expected = sampler.sample(length=40, seed=5, label=label)
+            assert "".join(event["choices"][0]["text"] for event in streamed) == expected
+        for neutral in ("", None):
+            text = served.complete(max_tokens=40, seed=5, label=neutral).json()["choices"][0]["text"]
+            assert text == sampler.sample(length=40, seed=5)
+        wrong = served.complete(label="polich")
+        assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "label")
+        assert "did you mean 'Polish'" in wrong.json()["error"]["message"]
+        with served.client() as client:
+            assert client.get("/v1/models/tiny").json()["labels"] == ["Polish", "Irish"]
+
+
+def test_a_model_without_labels_refuses_one(server: Served) -> None:
+    assert server.complete(label="Polish").json()["error"]["param"] == "label"
 
 
 def test_models_and_health(server: Served) -> None:

@@ -54,9 +54,14 @@ PATTERNS: list[dict[str, Any]] = [
     },
 ]
 # The texts of a model; the others have two of the general ones.
-CHOSEN = {
+CHOSEN: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "lstm.onnx": TEXTS,
     "ends.onnx": [],
+    "labels.onnx": [
+        ("The cat", {"length": 50, "seed": 1, "label": "Café"}),
+        ("", {"length": 50, "seed": 2, "label": " Cafe\u0301"}),
+        ("", {"length": 50, "seed": 2}),
+    ],
     "folded.onnx": [("The cat\r\nThe\r", {"length": 200, "seed": 9})],
 }
 
@@ -99,8 +104,10 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The last character of the vocabulary in another part: the end of a text.
     tokens = json.loads(json.dumps(Sampler(lstm).vocabulary.to_json()))
     tokens["special"] = {"end": tokens["tokens"].index("s")}
+    labelled = tokens | {"special": {"end": tokens["tokens"].index("s"), "label:Café": tokens["tokens"].index("d")}}
     models = {
         "lstm.onnx": lstm,
+        "labels.onnx": with_metadata(lstm, vocab=json.dumps(labelled)),
         "int8.onnx": export_checkpoint(
             load_checkpoint(run.best), parity_steps=20, dtype="int8", max_loss_increase=1.0
         ).data,

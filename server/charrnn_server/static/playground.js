@@ -37,6 +37,7 @@ async function loadModels() {
   $("model").replaceChildren(
     ...data.map((model) => {
       const option = new Option(model.id, model.id);
+      option.dataset.labels = JSON.stringify(model.labels);
       option.dataset.about = `${model.cell.toUpperCase()} ${model.num_layers}×${model.hidden_size}, ${model.vocabulary} characters`;
       return option;
     }),
@@ -46,7 +47,12 @@ async function loadModels() {
 
 function describe() {
   const chosen = $("model").selectedOptions[0];
-  if (chosen) $("about").textContent = chosen.dataset.about;
+  if (!chosen) return;
+  $("about").textContent = chosen.dataset.about;
+  const labels = JSON.parse(chosen.dataset.labels), before = $("label").value;
+  $("label").replaceChildren(new Option("any", ""), ...labels.map((label) => new Option(label, label)));
+  $("label").value = labels.includes(before) ? before : "";
+  $("label-field").hidden = labels.length === 0;
 }
 
 function unescape(value) {
@@ -63,6 +69,7 @@ function asked() {
   };
   if ($("seed").value.trim()) body.seed = Number($("seed").value);
   if ($("stop").value) body.stop = unescape($("stop").value);
+  if ($("label").value) body.label = $("label").value;
   if ($("pattern").value) body.pattern = $("pattern").value;
   if ($("surprise").checked) body.logprobs = 0;
   return body;
