@@ -29,6 +29,10 @@ def test_commands_and_python_of_the_readme(
     monkeypatch.chdir(tmp_path)
     words = ["It was the best of times", "it was the worst of times", "He said nothing"]
     (tmp_path / "book.txt").write_text("\n".join(words[i % 3] + f", {i % 17}." for i in range(150)))
+    titles = "".join(
+        f"The {'Dragon' if i % 2 else 'Robot'} {i}, {'Fantasy' if i % 2 else 'Future'}\n" for i in range(90)
+    )
+    (tmp_path / "titles.csv").write_text("title, genre\n" + titles)
     commands = _commands()
     assert len(commands) >= 8
     for command in commands:

@@ -608,6 +608,7 @@ class Sampler:
         if end is None:
             raise UsageError("the model knows neither an end of items nor a newline; score the text as a whole")
         check_several("batches", batches, "lists of items")
+        check_several("labels", labels, "lists of labels")
         return self._score_items(batches, end, unknown, iter(labels))
 
     def _score_items(
@@ -619,7 +620,11 @@ class Sampler:
     ) -> Iterator[ItemScore]:
         for batch in batches:
             check_several("an entry of batches", batch, "items")
-            named = next(labels, None) or [""] * len(batch)
+            named = next(labels, None)
+            named = [""] * len(batch) if named is None else named
+            check_several("an entry of labels", named, "labels")
+            if len(named) != len(batch):
+                raise UsageError(f"{len(batch)} items have {len(named)} labels; give one for each, or an empty one")
             at = 0
             for items in _bounded(batch):
                 targets = [np.append(self.encode_targets(item, unknown), end) for item in items]

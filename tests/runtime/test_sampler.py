@@ -299,24 +299,32 @@ CALLS: dict[str, dict[str, Any]] = {
     "sample": {"prompt": "a", "length": 3, "stop": "q", "seed": 1, "index": 0, "unknown": "error", "errors": "replace"},
     "stream": {"prompt": "a", "length": 3, "stop": "q", "seed": 1, "index": 0, "unknown": "error"},
     "generate": {"prompt": "a", "length": 3, "stop": "q", "seed": 1, "index": 0},
-    "sample_batch": {"prompts": ["a"], "length": 3, "stop": "q", "seed": 1, "unknown": "error", "batch": 2},
+    "sample_batch": {
+        "prompts": ["a"],
+        "length": 3,
+        "stop": "q",
+        "seed": 1,
+        "unknown": "error",
+        "batch": 2,
+        "label": None,
+    },
     "stream_request": {"request": Request(prompt="a", length=3)},
     "generate_many": {"requests": [Request(prompt="a", length=3)], "batch": 2},
     "generate_groups": {"requests": [Request(prompt="a", length=3)], "batch": 2},
-    "start": {"prompt": "a", "seed": 1, "index": 0, "unknown": "error"},
+    "start": {"prompt": "a", "seed": 1, "index": 0, "unknown": "error", "label": None},
     "resume": {"data": b""},
     "next": {"prompt": "a", "unknown": "error"},
     "complete": {"prompt": "a", "n": 2, "until": " ", "max_length": 3, "width": 4, "unknown": "error"},
-    "classify": {"text": "a", "prior": "training", "unknown": "error"},
-    "classify_batch": {"texts": ["a"], "prior": "training", "unknown": "error"},
-    "classify_logs": {"texts": ["a"], "prior": "training", "unknown": "error"},
+    "classify": {"text": "a", "prior": "uniform", "unknown": "error"},
+    "classify_batch": {"texts": ["a"], "prior": "uniform", "unknown": "error"},
+    "classify_logs": {"texts": ["a"], "prior": "uniform", "unknown": "error"},
     "score": {"text": "a", "unknown": "error"},
     "score_ids": {"targets": [1]},
     "score_stream": {"pieces": ["a"], "unknown": "error"},
     "score_blocks": {"blocks": [[1]]},
     "score_batch": {"texts": ["a"], "unknown": "error", "batch": 2},
     "score_many": {"targets": [[1]], "batch": 2},
-    "score_items": {"batches": [["a"]], "unknown": "error"},
+    "score_items": {"batches": [["a"]], "unknown": "error", "labels": [[""]]},
     "score_windows": {"windows": np.array([[1, 2]])},
     "encode_targets": {"text": "a", "unknown": "error"},
     "initial_state": {"batch": 1},
@@ -330,7 +338,12 @@ METHODS = [name for name, _ in inspect.getmembers(Sampler, inspect.isfunction) i
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_wrong_type_is_a_usage_error(sampler: Sampler, name: str) -> None:
+    from tests.runtime.conftest import TinyModel
+
     right = CALLS[name]
+    if name.startswith("classify"):
+        special = {"end": 1, "label:x": 2}
+        sampler = Sampler(TinyModel(Vocabulary(symbols=(ord("a"), -1, -1), special=special)).data())
     for argument in [*right, *(SamplingOptions.names() if name in ("sample", "sample_batch", "start") else ())]:
         for wrong in WRONG:
             if isinstance(wrong, np.ndarray) and isinstance(right.get(argument), str):
