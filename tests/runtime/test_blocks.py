@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from charrnn_runtime import Engine, ModelOutputError, Request, Sampler, read_model_file
+from charrnn_runtime import Engine, ModelFileError, ModelOutputError, Request, Sampler, generator_file, read_model_file
 from charrnn_runtime.blocks import MAX_STEPS, BlockSteps
 from charrnn_runtime.generator import OnnxBlockDrawer
 from charrnn_runtime.generator_graph import block_graph, generator_graph
@@ -320,3 +321,43 @@ def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for node in graph.node:
         for attribute in node.attribute:
             yield from tensors(attribute.g)
+
+
+def test_a_generator_file_is_as_specified(file: ModelFile) -> None:
+    """Names, types and shapes are those of the tables in runtime/README.md."""
+    data = generator_file(file, log_probs=True)
+    assert data == generator_file(file, log_probs=True)
+    model = onnx.load_from_string(data)
+    readme = (Path(__file__).parents[2] / "runtime" / "README.md").read_text("utf-8")
+    section = readme.split("# Generator 1\n")[1].split("\n# ")[0]
+    names = {onnx.TensorProto.INT64: "int64", onnx.TensorProto.DOUBLE: "float64", onnx.TensorProto.FLOAT: "float32"}
+    for title, values, states in (
+        ("Inputs", model.graph.input, [state.input for state in file.info.states]),
+        ("Outputs", model.graph.output, [state.output for state in file.info.states]),
+    ):
+        part = section.split(f"## {title}\n")[1].split("\n## ")[0]
+        rows = re.findall(r"^\| `(\w+)` \| (\w+) \| `\[(.*?)\]` \|", part, re.MULTILINE)
+        shapes = [", ".join(dim.dim_param for dim in value.type.tensor_type.shape.dim) for value in values]
+        found = [(v.name, names[v.type.tensor_type.elem_type], s) for v, s in zip(values, shapes, strict=True)]
+        assert found[: len(rows)] == rows
+        assert [name for name, *_ in found[len(rows) :]] == states
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata.pop("charrnn.generator") == "1"
+    assert metadata.pop("charrnn.model_sha256") == file.info.sha256
+    assert metadata.pop("charrnn.sha256") not in ("", file.info.sha256)
+    expected = {entry.key: entry.value for entry in onnx.load_from_string(file.data).metadata_props}
+    del expected["charrnn.format"], expected["charrnn.sha256"]
+    assert metadata == expected
+    with pytest.raises(ModelFileError, match="is a generator"):
+        read_model_file(data)
+
+
+def test_the_states_of_a_generator_have_not_seen_the_last_token(file: ModelFile) -> None:
+    host, sampler = Host(file), Sampler(file)
+    host.end = -1
+    result = host([fed(file)], 3)
+    state = sampler.initial_state(batch=1)
+    for token in (*fed(file), *result["tokens"][:-1, 0]):
+        _, state = sampler.step([int(token)], state)
+    for spec, value in zip(file.info.states, state, strict=True):
+        np.testing.assert_array_equal(result[spec.output], value)
