@@ -2,10 +2,14 @@
 
 Weights are quantised symmetrically to 8 bits, with a scale for each output
 column. What is multiplied with them are hidden states, which lie in [-1, 1], so
-their scale is always 1/127 and needs no calibration. A scale measured at
+their scale is always 1/63 and needs no calibration. A scale measured at
 run time would be shared by the whole batch, so a text would depend on the other
-texts of the batch. Sums of integers are exact in any order. The output layer
-stays float32: it is small, and it makes the logits.
+texts of the batch. The output layer stays float32: it is small, and it makes the
+logits.
+
+States have 7 bits because x86 processors without VNNI add the products of two
+neighbours in 16 bits, and cut off what is larger: 2 · 127 · 127 fits. So sums are
+exact in any order, and the same on every processor.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ from charrnn_export.products import Product, replace_products
 if TYPE_CHECKING:
     import onnx
 
-_LEVELS = 127
-_ZERO_POINT = 128  # unsigned activations and signed weights: the pair that x86 processors multiply fastest
+_LEVELS = 127  # of a weight
+_STATE_LEVELS = 63  # of a state
+_ZERO_POINT = 64  # unsigned activations and signed weights: the pair that x86 processors multiply fastest
 
 
 def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -38,10 +43,10 @@ def quantize(model: onnx.ModelProto) -> onnx.ModelProto:
         columns, column_scale = _quantize_columns(product.values)
         weight = product.weight
         tensors: dict[str, NDArray[Any]] = {
-            scale: np.array(1 / _LEVELS, np.float32),
+            scale: np.array(1 / _STATE_LEVELS, np.float32),
             zero_point: np.array(_ZERO_POINT, np.uint8),
             f"{weight}.int8": columns,
-            f"{weight}.scale": column_scale / np.float32(_LEVELS),
+            f"{weight}.scale": column_scale / np.float32(_STATE_LEVELS),
         }
         kept = {tensor.name: tensor for tensor in graph.initializer}
         graph.initializer.extend(

@@ -7,8 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from charrnn_export import Exported, ExportError, QualityError
-from charrnn_export.quantize import _quantize_columns
+from charrnn_export.quantize import _quantize_columns, quantize
 from charrnn_runtime import Sampler
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 if TYPE_CHECKING:
     from tests.export.conftest import Trained
@@ -70,3 +72,18 @@ def test_columns_come_back_within_half_a_level() -> None:
     integers, scale = _quantize_columns(weight)
     assert (np.abs(integers * scale - weight) <= scale / 2 + 1e-7).all()
     assert np.abs(integers).max() == 127
+
+
+def test_no_sum_is_cut_off() -> None:
+    """Processors without VNNI add two products in 16 bits: the largest ones must fit."""
+    states = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])
+    product = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16])
+    weight = np.full((64, 16), 2.5, np.float32)
+    weight[:, 1::2] *= -1
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    graph = helper.make_graph([node], "g", [states], [product], [numpy_helper.from_array(weight, "w")])
+    model = quantize(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for x in (np.ones((1, 64)), -np.ones((1, 64)), np.sign(weight.T[1:2])):
+        (y,) = session.run(None, {"x": x.astype(np.float32)})
+        np.testing.assert_allclose(y, x @ weight, rtol=1e-6)
