@@ -109,7 +109,8 @@ def cpu_quota(root: Path = Path("/")) -> int:
         root: where ``proc`` and ``sys`` are, for tests.
     """
     try:
-        groups = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text("utf-8", "surrogateescape").splitlines()]
+        lines = (root / "proc/self/cgroup").read_text("utf-8", "surrogateescape").splitlines()
+        groups = [line.split(":", 2) for line in lines]
     except OSError:
         groups = []
     quotas = [sys.maxsize]
