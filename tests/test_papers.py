@@ -41,10 +41,13 @@ TESTED_IN = {
     "charrnn/download.py": "charrnn/data/test_catalogue.py",
     "charrnn/data/reader.py": "charrnn/data/test_ingest.py",
     "charrnn/data/sources.py": "charrnn/data/test_ingest.py",
+    "charrnn/cli/classify.py": "charrnn/cli/test_labels.py",
     "charrnn/inference/export.py": "charrnn/cli/test_export.py",
+    "charrnn/inference/label_scores.py": "charrnn/cli/test_labels.py",
     "charrnn/inference/models.py": "charrnn/cli/test_models.py",
     "export/charrnn_export/errors.py": "export/test_parity.py",
     "export/charrnn_export/verify.py": "export/test_parity.py",
+    "runtime/charrnn_runtime/classifying.py": "runtime/test_labels.py",
     "runtime/charrnn_runtime/errors.py": "runtime/test_main.py",
     "runtime/charrnn_runtime/generator.py": "runtime/test_blocks.py",
     "runtime/charrnn_runtime/generator_graph.py": "runtime/test_blocks.py",
@@ -61,10 +64,10 @@ TESTED_IN = {
 # Test files that are about more than one module.
 ACROSS_MODULES = {
     "charrnn/cells/test_registry.py", "charrnn/cli/test_entry_point.py", "charrnn/cli/test_items.py",
-    "charrnn/cli/test_models.py", "charrnn/data/test_ingest.py", "charrnn/data/test_vocabulary.py",
+    "charrnn/cli/test_labels.py", "charrnn/cli/test_models.py", "charrnn/data/test_ingest.py", "charrnn/data/test_vocabulary.py",
     "charrnn/training/test_kill.py", "charrnn/training/test_notebook.py",
     "export/test_cells.py", "export/test_long_runs.py", "export/test_parity.py", "export/test_sequence.py",
-    "runtime/test_examples.py", "runtime/test_long_texts.py", "runtime/test_mutations.py", "runtime/test_package.py",
+    "runtime/test_examples.py", "runtime/test_labels.py", "runtime/test_long_texts.py", "runtime/test_mutations.py", "runtime/test_package.py",
     "runtime/test_processes.py", "server/test_bad_input.py", "server/test_description.py",
 }  # fmt: skip
 

@@ -54,12 +54,12 @@ def stepping(file: ModelFile | bytes) -> Sampler:
 def test_texts_are_those_of_the_steps(file: ModelFile, options: SamplingKwargs) -> None:
     steps = stepping(file)
     for seed, threads in ((1, 1), (2**64 - 1, 2)):
-        expected = steps.generate(length=400, seed=seed, index=3, **options)
+        expected = steps.generate(length=200, seed=seed, index=3, **options)
         blocks = Sampler(file, threads=threads)
         assert isinstance(blocks.cell.blocks, OnnxBlockDrawer)
         blocks.cell.blocks.mean_length = 1000  # blocks for items too
-        assert blocks.generate(length=400, seed=seed, index=3, **options) == expected
-        assert "".join(blocks.stream(length=400, seed=seed, index=3, **options)) == expected.text
+        assert blocks.generate(length=200, seed=seed, index=3, **options) == expected
+        assert "".join(blocks.stream(length=200, seed=seed, index=3, **options)) == expected.text
 
 
 def test_batches_with_prompts_of_different_lengths(file: ModelFile) -> None:
@@ -111,11 +111,11 @@ def test_an_end_or_a_stop_string_in_the_middle_of_a_block(file: ModelFile) -> No
 
 def test_many_threads_and_the_engine(file: ModelFile) -> None:
     steps, blocks = stepping(file), Sampler(file)
-    expected = [steps.sample(length=150, seed=i) for i in range(16)]
+    expected = [steps.sample(length=100, seed=i) for i in range(16)]
     with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(lambda i: blocks.sample(length=150, seed=i), range(16))) == expected
+        assert list(pool.map(lambda i: blocks.sample(length=100, seed=i), range(16))) == expected
     with Engine(blocks, batch=8) as engine:
-        jobs = [engine.submit(Request(length=150, seed=i)) for i in range(16)]
+        jobs = [engine.submit(Request(length=100, seed=i)) for i in range(16)]
         texts = [""] * 16
         while not all(job.ended for job in jobs):
             texts = [text + job.take()[0] for text, job in zip(texts, jobs, strict=True)]
@@ -217,7 +217,7 @@ def test_a_generator_draws_what_the_sampler_draws(file: ModelFile, options: Samp
     prompts = [[], ids[:1], ids[:5], ids[2:4], []]
     values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | options
     arrays = {name: np.full(5, value, np.int64 if name == "top_k" else np.float64) for name, value in values.items()}
-    for length, seed in ((75, 7), (1, 2**64 - 1), (32, 2**63)):
+    for length, seed in ((45, 2**64 - 1), (1, 7)):
         result = host([fed(file, p) for p in prompts], length, seed=np.array(seed, np.uint64).view(np.int64), **arrays)
         assert host.texts(result) == [
             tokens(sampler, prompt, length, index, seed=seed, **options) for index, prompt in enumerate(prompts)

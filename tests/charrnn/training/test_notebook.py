@@ -19,8 +19,10 @@ run = charrnn.train("book.txt", time="1s", hidden_size=32, dropout=0)
     """
 import os, signal, threading
 class Interrupting(charrnn.Listener):
+    sent = False
     def on_progress(self, event):
-        if event.step > 5:
+        if event.step > 5 and not self.sent:  # a second signal would end the run at once
+            self.sent = True
             os.kill(os.getpid(), signal.SIGINT)
 run = charrnn.train("book.txt", time="1h", hidden_size=32, dropout=0, out="stopped", listener=Interrupting())
 print(run.interrupted, charrnn.resume("stopped", steps=20, progress=False).interrupted)
