@@ -64,10 +64,12 @@ TESTED_IN = {
 # Test files that are about more than one module.
 ACROSS_MODULES = {
     "charrnn/cells/test_registry.py", "charrnn/cli/test_entry_point.py", "charrnn/cli/test_items.py",
-    "charrnn/cli/test_labels.py", "charrnn/cli/test_models.py", "charrnn/data/test_ingest.py", "charrnn/data/test_vocabulary.py",
+    "charrnn/cli/test_labels.py", "charrnn/cli/test_models.py",
+    "charrnn/data/test_ingest.py", "charrnn/data/test_vocabulary.py",
     "charrnn/training/test_kill.py", "charrnn/training/test_notebook.py",
     "export/test_cells.py", "export/test_long_runs.py", "export/test_parity.py", "export/test_sequence.py",
-    "runtime/test_examples.py", "runtime/test_labels.py", "runtime/test_long_texts.py", "runtime/test_mutations.py", "runtime/test_package.py",
+    "runtime/test_examples.py", "runtime/test_labels.py", "runtime/test_long_texts.py",
+    "runtime/test_mutations.py", "runtime/test_package.py",
     "runtime/test_processes.py", "server/test_bad_input.py", "server/test_description.py",
 }  # fmt: skip
 
