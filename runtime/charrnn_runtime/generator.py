@@ -14,10 +14,12 @@ from charrnn_runtime.generator_graph import block_graph, block_inputs, block_out
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import DrawOptions
 from charrnn_runtime.session import State, Tokens, open_session
+from charrnn_runtime.threads import usable_cpus
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+_MANY = 1 << 20
 _SMALLEST_TEMPERATURE = 1e-300  # for 0: the weight of every token but the likeliest is 0
 
 
@@ -48,6 +50,7 @@ class OnnxBlockDrawer:
         self._data, self._info, self._threads = data, info, threads
         self._outputs = block_outputs(info)
         self._lock = threading.Lock()
+        self._calls = self._places()
         self._graph = self._graph_with(filters=False)
         self._used = False
         self.mean_length = 64.0
@@ -61,8 +64,13 @@ class OnnxBlockDrawer:
         return _Graph(block_inputs(self._info, filters=filters), filters, PerProcess(opened))
 
     def after_fork(self) -> None:
-        """In a forked child: another thread may have held the lock."""
+        """In a forked child: another thread may have held the locks."""
         self._lock = threading.Lock()
+        self._calls = self._places()
+
+    def _places(self) -> threading.Semaphore:
+        """As many calls at a time as there are processors for their threads: more would wait for each other."""
+        return threading.Semaphore(max(1, usable_cpus() // self._threads) if self._threads > 1 else _MANY)
 
     def open(self) -> None:
         """Opens the session.
@@ -114,7 +122,8 @@ class OnnxBlockDrawer:
                 np.array(filters),
             )
         feeds = dict(zip(graph.inputs, (known, uniforms, *columns, *state), strict=True))
-        drawn, totals, *new = graph.session.get().run(self._outputs, feeds)
+        with self._calls:
+            drawn, totals, *new = graph.session.get().run(self._outputs, feeds)
         finite = np.isfinite(totals)
         if not finite.all():
             drawn = np.where(finite, drawn, -1)

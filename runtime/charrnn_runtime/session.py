@@ -355,6 +355,9 @@ def open_session(
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if threads > 1:
+        # Work is divided into small parts as it is done: a thread whose core another program takes holds up less.
+        options.add_session_config_entry("session.dynamic_block_base", "4")
     options.log_severity_level = 3  # errors only; its warnings are about its own optimisations
     if len(providers) > 1:
         profile_options(options)
