@@ -35,7 +35,7 @@ class Column:
 
     Attributes:
         name: its name in the header.
-        label: the name of the column with the labels; None if there are none.
+        label: the name of the column with the labels; None without labels.
         delimiter: between the fields of a line; None to recognise it.
         encoding, as_bytes, on_read: see ``sources.text_pieces``.
         counts: counts rows that do not fit.

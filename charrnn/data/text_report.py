@@ -38,7 +38,7 @@ def vocabulary_report(vocabulary: Vocabulary, counts: Sequence[int]) -> str:
 
 
 def label_table(counts: Mapping[str, int]) -> str:
-    """The labels with their numbers of items and shares, the most frequent first; empty if there are none."""
+    """The labels with their numbers of items and shares, the most frequent first; empty without labels."""
     if not counts:
         return ""
     total, in_order = sum(counts.values()), sorted(counts.items(), key=lambda entry: -entry[1])

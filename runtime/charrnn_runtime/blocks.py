@@ -62,7 +62,7 @@ def feed_block(drawer: BlockDrawer, tokens: Sequence[int], state: State) -> Stat
 
 
 class BlockSteps:
-    """How many steps the next block should have: few at first, then more, within a time that nobody notices.
+    """How many steps the next block should have: few at first, then more, within a time that readers do not notice.
 
     Args:
         drawer: draws the blocks.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.errors import ModelFileError, UsageError
 from charrnn_runtime.model_file import ModelInfo
-from charrnn_runtime.scoring import score_many
+from charrnn_runtime.scoring import bounded, score_many
 from charrnn_runtime.session import Cell
 from charrnn_runtime.vocab import Ids
 
@@ -63,20 +63,9 @@ def log_posteriors(
         prior: see ``log_prior``.
     """
     labels = np.array(list(info.vocabulary.labels.values()), np.int64)
-    for texts in _bounded(targets, len(labels)):
+    for texts in bounded(targets, lambda ids: (len(ids) + 1) * len(labels), _TOKENS_TOGETHER):
         rows = [ids for ids in texts for _ in labels]
         first = np.tile(labels, len(texts))
         scores = score_many(cell, info, rows, max(_ROWS, len(labels)), first=first)
         sums = np.array([score.sum() for score in scores]).reshape(len(texts), len(labels)) + prior
         yield from sums - np.logaddexp.reduce(sums, axis=1, keepdims=True)
-
-
-def _bounded(targets: Sequence[Ids], labels: int) -> Iterator[Sequence[Ids]]:
-    begin = size = 0
-    for i, ids in enumerate(targets):
-        size += (len(ids) + 1) * labels
-        if size >= _TOKENS_TOGETHER:
-            yield targets[begin : i + 1]
-            begin, size = i + 1, 0
-    if begin < len(targets):
-        yield targets[begin:]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.forking import PerProcess, reset_after_fork
-from charrnn_runtime.generator_graph import block_graph, block_inputs, block_outputs
+from charrnn_runtime.generator_graph import SMALLEST_TEMPERATURE, block_graph, block_inputs, block_outputs
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import DrawOptions
 from charrnn_runtime.session import State, Tokens, open_session
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 _MANY = 1 << 20
-_SMALLEST_TEMPERATURE = 1e-300  # for 0: the weight of every token but the likeliest is 0
 
 
 class _Graph(NamedTuple):
@@ -88,22 +87,12 @@ class OnnxBlockDrawer:
     def draw(
         self, known: Tokens, uniforms: NDArray[np.float64], options: Sequence[DrawOptions], state: State
     ) -> tuple[Tokens, State]:
-        """Feeds tokens, and draws one after each.
-
-        Args:
-            known: ``[n, batch]``; -1 for the token that was drawn in the step before.
-            uniforms: numbers in [0, 1), float64 ``[n, batch]``.
-            options: of each stream.
-            state: each ``[batch, size]``.
-
-        Returns:
-            The drawn tokens ``[n, batch]``, -1 where the logits hold NaN or infinity, and the new states.
-        """
+        """``BlockDrawer.draw``, in one call of ONNX Runtime."""
         self._used = True
         temperature = np.array([o.temperature for o in options])
         greedy = temperature == 0
         if greedy.any():
-            temperature[greedy] = _SMALLEST_TEMPERATURE
+            temperature[greedy] = SMALLEST_TEMPERATURE
             uniforms = np.where(greedy, 0.0, uniforms)
         columns: tuple[NDArray[Any], ...] = (temperature,)
         filters = any(o.filters for o in options)

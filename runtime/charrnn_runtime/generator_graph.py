@@ -12,18 +12,20 @@ Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from charrnn_runtime.errors import ModelFileError
 from charrnn_runtime.model_file import GENERATOR_KEY, PREFIX, ModelFile, ModelInfo, seal
-from charrnn_runtime.onnx_graph import Graph, Kind, Name, StepGraph
+from charrnn_runtime.onnx_graph import Graph, Kind, Name, Node, StepGraph
 from charrnn_runtime.onnx_structure import metadata_entry
 
 GENERATOR = 1  # version of the generator file
 MIN_OPSET = 18  # of the file: the operators here are in the form that they have since then
 OPTIONS = ("temperature", "top_k", "top_p", "min_p")
 _OPTION_KINDS = (Kind.DOUBLE, Kind.INT64, Kind.DOUBLE, Kind.DOUBLE)
+SMALLEST_TEMPERATURE = 1e-300  # in place of 0: the weight of every token but the likeliest is 0
 _BEFORE, _AFTER = "before/", "after/"  # states, [batch, size]
 
 # Philox4x64-10: the multipliers of words 0 and 2, and what the two words of the key grow by in each round.
@@ -66,9 +68,7 @@ def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
     Raises:
         ModelFileError: no node of the file computes a state or the logits, or its opset is too old.
     """
-    step = _read(data, info)
-    graph = Graph("generator")
-    _copy_constant_part(step, info, graph)
+    source, graph = _begin(data, info)
     graph.input("known", Kind.INT64, ["n", "batch"])
     graph.input("uniforms", Kind.DOUBLE, ["n", "batch"])
     names = OPTIONS if filters else OPTIONS[:1]
@@ -78,7 +78,7 @@ def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
     if filters:
         options.append(graph.input("filters", Kind.BOOL))
     before = [_BEFORE + state.input for state in info.states]
-    drawn, totals, *after = _draw(graph, step, info, "known", "uniforms", options, before)
+    drawn, totals, *after = _draw(graph, source, "known", "uniforms", options, before)
     for result, name in zip((drawn, totals, *after), block_outputs(info), strict=True):
         graph.add("Identity", result, outputs=[name])
     for name, kind in zip(block_outputs(info), (Kind.INT64, Kind.DOUBLE), strict=False):
@@ -86,7 +86,7 @@ def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
     for state in info.states:
         graph.input(_BEFORE + state.input, Kind.FLOAT, ["batch", state.size])
         graph.output(_AFTER + state.input, Kind.FLOAT, ["batch", state.size])
-    return step.model(graph)
+    return source.step.model(graph)
 
 
 def generator_file(model: ModelFile, *, log_probs: bool = False) -> bytes:
@@ -120,9 +120,7 @@ def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) ->
     Raises:
         ModelFileError: no node of the file computes a state or the logits, or its opset is too old.
     """
-    step = _read(data, info)
-    graph = Graph("generator")
-    _copy_constant_part(step, info, graph)
+    source, graph = _begin(data, info)
     add, constant = graph.add, graph.constant
     graph.input("prompt", Kind.INT64, ["prompt_length", "batch"])
     for name in ("prompt_lengths", "index", "position"):
@@ -141,14 +139,14 @@ def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) ->
     steps = add("Range", constant(0), add("Squeeze", rows), one)
     moved = add("Sub", add("Add", add("Unsqueeze", steps, one), lengths), add("Squeeze", rows))  # [n, batch]
     inside = add("GreaterOrEqual", moved, constant(0))
-    source = add("Max", moved, constant(0))
-    aligned = add("GatherElements", prompt, source, axis=0)
-    fits = add("And", add("Equal", lengths, "prompt_lengths"), _all_known(graph, prompt, inside, source))
+    from_row = add("Max", moved, constant(0))
+    aligned = add("GatherElements", prompt, from_row, axis=0)
+    fits = add("And", add("Equal", lengths, "prompt_lengths"), _all_known(graph, prompt, inside, from_row))
     valid = add("And", add("And", valid, fits), add("Greater", "length", constant(0)))
     last = add("Sub", rows, constant([1]))
     # The last token of a prompt is fed where its successor is drawn. A Scan must have at least one step.
     before_last = add("Unsqueeze", add("Less", steps, add("Squeeze", last)), one)
-    states = _read_prompts(graph, step, info, aligned, add("And", inside, before_last))
+    states = _read_prompts(graph, source, aligned, add("And", inside, before_last))
     last_token = add("Squeeze", add("Slice", aligned, last, rows, first_axis), first_axis)
 
     count = add("Max", "length", one)
@@ -156,7 +154,7 @@ def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) ->
     greedy = add("Equal", "temperature", constant(0.0))
     numbers = add("Where", greedy, constant(0.0), numbers)
     tokens, totals, *rest = _draw_until_end(
-        graph, step, info, count, numbers, [*columns, filters], last_token, states, log_probs
+        graph, source, count, numbers, [*columns, filters], last_token, states, log_probs
     )
     states = rest[: len(states)]
 
@@ -181,43 +179,56 @@ def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) ->
         graph.input(state.input, Kind.FLOAT, ["batch", state.size])
         add("Identity", result, outputs=[state.output])
         graph.output(state.output, Kind.FLOAT, ["batch", state.size])
-    return step.model(graph)
+    return source.step.model(graph)
 
 
-def _read(data: bytes, info: ModelInfo) -> StepGraph:
-    if info.opset < MIN_OPSET:
-        raise ModelFileError(
-            f"a generator needs opset {MIN_OPSET} or later, the file has {info.opset}; export it again"
-        )
-    step = StepGraph.read(data)
-    step.check_makes(["logits", *(state.output for state in info.states)])
-    return step
+@dataclass(frozen=True)
+class _Source:
+    """A model file to make a graph of.
+
+    Attributes:
+        step: its graph.
+        info: its metadata.
+        varying: the nodes that depend on the token or a state.
+    """
+
+    step: StepGraph
+    info: ModelInfo
+    varying: list[int]
+
+    @classmethod
+    def read(cls, data: bytes, info: ModelInfo) -> _Source:
+        if info.opset < MIN_OPSET:
+            raise ModelFileError(
+                f"a generator needs opset {MIN_OPSET} or later, the file has {info.opset}; export it again"
+            )
+        step = StepGraph.read(data)
+        step.check_makes(["logits", *(state.output for state in info.states)])
+        return cls(step, info, sorted(step.dependents(["token", *(state.input for state in info.states)])))
+
+    def constant_part(self) -> list[Node]:
+        """The nodes that compute the same in each step."""
+        varying = set(self.varying)
+        return [node for i, node in enumerate(self.step.nodes) if i not in varying]
+
+    def own_weights(self) -> dict[Name, memoryview]:
+        """The initializers that only nodes in the body of a loop take."""
+        outside = {name for node in self.constant_part() for name in node.inputs}
+        inside = {name for i in self.varying for name in self.step.nodes[i].inputs} - outside
+        return {name: self.step.initializers[name] for name in sorted(inside & self.step.initializers.keys())}
 
 
-def _varying(step: StepGraph, info: ModelInfo) -> set[int]:
-    """The nodes that depend on the token or a state."""
-    return step.dependents(["token", *(state.input for state in info.states)])
-
-
-def _copy_constant_part(step: StepGraph, info: ModelInfo, graph: Graph) -> None:
-    """Adds the nodes that compute the same in each step."""
-    varying = _varying(step, info)
-    for i, node in enumerate(step.nodes):
-        if i not in varying:
-            graph.copy(node)
-
-
-def _own_weights(step: StepGraph, info: ModelInfo) -> set[Name]:
-    """The initializers that only nodes in the body of a loop take."""
-    varying = _varying(step, info)
-    outside = {name for i, node in enumerate(step.nodes) if i not in varying for name in node.inputs}
-    return {name for i in varying for name in step.nodes[i].inputs if name in step.initializers} - outside
+def _begin(data: bytes, info: ModelInfo) -> tuple[_Source, Graph]:
+    """A model file, and a graph with the part of it that computes the same in each step."""
+    source, graph = _Source.read(data, info), Graph("generator")
+    for node in source.constant_part():
+        graph.copy(node)
+    return source, graph
 
 
 def _draw(
     graph: Graph,
-    step: StepGraph,
-    info: ModelInfo,
+    source: _Source,
     known: Name,
     uniforms: Name,
     options: Sequence[Name],
@@ -227,8 +238,7 @@ def _draw(
 
     Args:
         graph: to which it is added.
-        step: the file's graph.
-        info: its metadata.
+        source: the file.
         known, uniforms: as for ``block_inputs``.
         options: temperature or, with filters, all options and whether any of these is in force; as for
             ``block_inputs``, but ``[batch, 1]``.
@@ -241,20 +251,20 @@ def _draw(
     body = Graph(graph.name + "/draw")
     last, row_known, row_is_known, row_uniforms = (body.name + "/" + name for name in ("last", "known", "is", "u"))
     body.input(last, Kind.INT64, ["batch"])
-    _add_states(body, info)
+    _add_states(body, source.info)
     body.input(row_known, Kind.INT64, ["batch"])
     body.input(row_is_known, Kind.BOOL, ["batch"])
     body.input(row_uniforms, Kind.DOUBLE, ["batch", 1])
     body.add("Where", row_is_known, row_known, last, outputs=["token"])
-    results = _feed_and_draw(body, step, info, row_uniforms, options, logits=False)
+    results = _feed_and_draw(body, source, row_uniforms, options, logits=False)
     body.output(results[0], Kind.INT64, ["batch"])
     first = graph.add("Gather", known, graph.constant(0), axis=0)
     is_known = graph.add("GreaterOrEqual", known, graph.constant(0))
     numbers = graph.add("Unsqueeze", uniforms, graph.constant([-1]))
     inputs = [first, *states, known, is_known, numbers]
     # Their products are some 5 % faster with weights in the body than with weights around it.
-    body.initializers = {name: step.initializers[name] for name in sorted(_own_weights(step, info))}
-    return _run(graph, "Scan", body, info, inputs, results, carried=1, num_scan_inputs=3)
+    body.initializers = source.own_weights()
+    return _run(graph, "Scan", body, source.info, inputs, results, carried=1, num_scan_inputs=3)
 
 
 def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
@@ -318,8 +328,7 @@ def _checked_options(graph: Graph, info: ModelInfo) -> tuple[Name, list[Name], N
         valid = add("And", valid, check)
     some_k = add("And", add("Greater", top_k, constant(0)), add("Less", top_k, constant(vocab)))
     some_p, some_m = add("Less", top_p, constant(1.0)), add("Greater", min_p, constant(0.0))
-    # The likeliest token is the only one whose weight is not 0 at this temperature.
-    greedy = add("Where", add("Equal", temperature, constant(0.0)), constant(1e-300), temperature)
+    greedy = add("Where", add("Equal", temperature, constant(0.0)), constant(SMALLEST_TEMPERATURE), temperature)
     options = [
         add("Where", valid, greedy, constant(1.0)),
         add("Where", some_k, top_k, constant(vocab)),
@@ -332,31 +341,33 @@ def _checked_options(graph: Graph, info: ModelInfo) -> tuple[Name, list[Name], N
     return valid, [add("Unsqueeze", option, column) for option in options], filters
 
 
-def _all_known(graph: Graph, prompt: Name, inside: Name, source: Name) -> Name:
+def _all_known(graph: Graph, prompt: Name, inside: Name, from_row: Name) -> Name:
     """Adds the check of the prompts: whether all tokens of a row are in the vocabulary ``[batch]``."""
     add, constant = graph.add, graph.constant
-    same = add("GatherElements", add("Cast", add("Equal", prompt, "prompt"), to=Kind.INT32), source, axis=0)
+    same = add("GatherElements", add("Cast", add("Equal", prompt, "prompt"), to=Kind.INT32), from_row, axis=0)
     same = add("Where", inside, same, constant(1, np.int32))
     return add("Cast", add("ReduceMin", same, constant([0]), keepdims=0), to=Kind.BOOL)
 
 
-def _read_prompts(graph: Graph, step: StepGraph, info: ModelInfo, tokens: Name, inside: Name) -> list[Name]:
+def _read_prompts(graph: Graph, source: _Source, tokens: Name, inside: Name) -> list[Name]:
     """Adds the Scan that feeds ``tokens`` ``[n, batch]`` where ``inside``; the states after them."""
     body = Graph(graph.name + "/read")
     mask = body.name + "/inside"
-    _add_states(body, info)
+    _add_states(body, source.info)
     body.input("token", Kind.INT64, ["batch"])
     body.input(mask, Kind.BOOL, ["batch", 1])
-    needed = step.dependencies([state.output for state in info.states])
-    for i in sorted(_varying(step, info) & needed):
-        body.copy(step.nodes[i])
-    for state in info.states:
+    states = source.info.states
+    needed = source.step.dependencies([state.output for state in states])
+    for i in source.varying:
+        if i in needed:
+            body.copy(source.step.nodes[i])
+    for state in states:
         kept = body.add("Where", mask, state.output, state.input)
         body.output(kept, Kind.FLOAT, ["batch", state.size])
-    after = [f"{body.name}/after/{state.input}" for state in info.states]
+    after = [f"{body.name}/after/{state.input}" for state in states]
     graph.add(
         "Scan",
-        *(state.input for state in info.states),
+        *(state.input for state in states),
         tokens,
         graph.add("Unsqueeze", inside, graph.constant([-1])),
         outputs=after,
@@ -368,8 +379,7 @@ def _read_prompts(graph: Graph, step: StepGraph, info: ModelInfo, tokens: Name, 
 
 def _draw_until_end(
     graph: Graph,
-    step: StepGraph,
-    info: ModelInfo,
+    source: _Source,
     count: Name,
     uniforms: Name,
     options: Sequence[Name],
@@ -391,17 +401,19 @@ def _draw_until_end(
     last, ended = f"{body.name}/last", f"{body.name}/ended"
     body.input(last, Kind.INT64, ["batch"])
     body.input(ended, Kind.BOOL, ["batch"])
-    _add_states(body, info)
+    _add_states(body, source.info)
     body.add("Identity", last, outputs=["token"])
     row = body.add("Gather", graph.add("Unsqueeze", uniforms, graph.constant([-1])), number, axis=0)
-    results = _feed_and_draw(body, step, info, row, options, logits)
+    results = _feed_and_draw(body, source, row, options, logits)
     all_ended = body.add("Or", ended, body.add("Equal", results[0], "end"))
     every = body.add("ReduceMin", body.add("Cast", all_ended, to=Kind.INT32), keepdims=0)
     body.output(body.add("Not", body.add("Cast", every, to=Kind.BOOL)))
     body.output(results[0], Kind.INT64, ["batch"])
     body.output(all_ended, Kind.BOOL, ["batch"])
     none = graph.add("Less", tokens, graph.constant(0))
-    return _run(graph, "Loop", body, info, [count, graph.constant(True), tokens, none, *states], results, carried=2)
+    return _run(
+        graph, "Loop", body, source.info, [count, graph.constant(True), tokens, none, *states], results, carried=2
+    )
 
 
 def _run(
@@ -447,13 +459,11 @@ def _add_states(body: Graph, info: ModelInfo) -> None:
         body.input(state.input, Kind.FLOAT, ["batch", state.size])
 
 
-def _feed_and_draw(
-    body: Graph, step: StepGraph, info: ModelInfo, uniforms: Name, options: Sequence[Name], logits: bool
-) -> list[Name]:
+def _feed_and_draw(body: Graph, source: _Source, uniforms: Name, options: Sequence[Name], logits: bool) -> list[Name]:
     """Adds the step, from ``token`` and the states, and the drawing: tokens, totals and, if asked for, logits."""
-    for i in sorted(_varying(step, info)):
-        body.copy(step.nodes[i])
-    return [*_draw_row(body, len(info.vocabulary), uniforms, options), *(["logits"] if logits else [])]
+    for i in source.varying:
+        body.copy(source.step.nodes[i])
+    return [*_draw_row(body, len(source.info.vocabulary), uniforms, options), *(["logits"] if logits else [])]
 
 
 def _uniforms(graph: Graph, count: Name) -> Name:

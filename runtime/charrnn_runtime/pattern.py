@@ -33,7 +33,7 @@ MAX_EDGES = 100_000
 _MAX_VISITS = 300_000  # while edges without a token are removed
 _MAX_DISTANCES = 4_000_000  # states times min_length
 _NODE_BYTES = 8 << 20  # of an automaton's deterministic states; when they take more, they are made anew
-_NEVER = 1 << 30  # a distance, if there is no way
+_NEVER = 1 << 30  # the distance to a place that cannot be reached
 
 Utf8 = tuple[tuple[int, int], ...]  # a range for each byte
 

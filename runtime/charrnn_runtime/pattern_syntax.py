@@ -236,7 +236,7 @@ class _Parser:
                 at = self._at
                 self._take("-")
                 most = self._class_item(begin)
-                # A class such as \d may be a single range, but is no end of one.
+                # A class such as \d may be a single range, but cannot begin or end one.
                 if not (_is_single(least) and _is_single(most)) or least[0][0] > most[0][0]:
                     raise self._error("a bad character range", at)
                 ranges.append((least[0][0], most[0][0]))

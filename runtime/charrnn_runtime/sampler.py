@@ -33,7 +33,7 @@ from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, check_several, new_seed
 from charrnn_runtime.particles import generate_one
 from charrnn_runtime.sampling import TokenSampler, UniformStream
-from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, score_many
+from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, bounded, score_many
 from charrnn_runtime.sequence import SequenceGraph
 from charrnn_runtime.session import (
     Cell,
@@ -626,7 +626,7 @@ class Sampler:
             if len(named) != len(batch):
                 raise UsageError(f"{len(batch)} items have {len(named)} labels; give one for each, or an empty one")
             at = 0
-            for items in _bounded(batch):
+            for items in bounded(batch, len, _CHARACTERS_TOGETHER):
                 targets = [np.append(self.encode_targets(item, unknown), end) for item in items]
                 own = named[at : at + len(items)]
                 at += len(items)
@@ -701,18 +701,6 @@ class Sampler:
 
     def _start_sequence(self, request: Request) -> SequenceState:
         return start_sequence(request, self.info, self._token_sampler(request.options))
-
-
-def _bounded(items: Sequence[str | bytes]) -> Iterator[Sequence[str | bytes]]:
-    """The items in lists of bounded size, so that the arrays for a list fit in memory."""
-    begin = size = 0
-    for i, item in enumerate(items):
-        size += len(item)
-        if size >= _CHARACTERS_TOGETHER:
-            yield items[begin : i + 1]
-            begin, size = i + 1, 0
-    if begin < len(items):
-        yield items[begin:]
 
 
 def _cell(

@@ -12,8 +12,9 @@ rule: that token is scored and fed like any other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import log_softmax
 from charrnn_runtime.session import Cell, Logits, SequenceRunner
 from charrnn_runtime.vocab import UNKNOWN, Ids, Vocabulary
+
+T = TypeVar("T", bound=Sized)
 
 _BLOCK = 256  # rows of logits that are turned into log-probabilities at once
 
@@ -222,3 +225,15 @@ def score_many(
             own = charges[: texts[i].rows, row] if charges is not None and texts[i].any_unknown else None
             scores[i] = texts[i].merge(log_probs[: len(texts[i].known), row].copy(), own)
     return scores
+
+
+def bounded(texts: Sequence[T], size: Callable[[T], int], most: int) -> Iterator[Sequence[T]]:
+    """The texts in lists that end as soon as the sum of their sizes reaches ``most``: their arrays fit in memory."""
+    begin = total = 0
+    for i, text in enumerate(texts):
+        total += size(text)
+        if total >= most:
+            yield texts[begin : i + 1]
+            begin, total = i + 1, 0
+    if begin < len(texts):
+        yield texts[begin:]
