@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import pytest
-from charrnn_runtime import ModelInfo, Sampler, StateSpec, Vocabulary
+from charrnn_runtime import Job, ModelInfo, Sampler, StateSpec, Vocabulary
 from charrnn_runtime.model_file import seal
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -157,3 +158,16 @@ def forked() -> Forked:
         assert status == 0, message or f"the child ended with status {status}"
 
     return run
+
+
+def wait_until(happened: Callable[[], bool], patience: float = 5.0) -> None:
+    """Waits until something has happened; fails if it takes longer than ``patience`` seconds."""
+    until = time.monotonic() + patience
+    while not happened():
+        assert time.monotonic() < until, "it does not happen"
+        time.sleep(0.002)
+
+
+def wait_ended(job: Job, patience: float = 5.0) -> None:
+    """``wait_until`` for the end of a job."""
+    wait_until(lambda: job.ended, patience)

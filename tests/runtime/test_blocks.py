@@ -22,7 +22,7 @@ from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.sampling import UniformStream
 from onnxruntime import InferenceSession
 
-from tests.runtime.conftest import TinyModel
+from tests.runtime.conftest import TinyModel, wait_ended
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "0.1"
 MODELS = ["lstm-text", "lstm-text-int8", "lstm-streams", "gru-items", "rnn-bytes", "rnn-bytes-int8"]
@@ -157,8 +157,7 @@ def test_logits_that_are_not_finite(tiny: TinyModel, value: float, options: Samp
         sampler.start(seed=1, **options).sample(20)
     with Engine(sampler) as engine:
         job = engine.submit(Request(length=20, seed=1, options=options))
-        while not job.ended:
-            pass
+        wait_ended(job)
     assert isinstance(job.error, ModelOutputError)
 
 

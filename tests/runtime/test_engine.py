@@ -14,6 +14,8 @@ from charrnn_runtime import BusyError, Engine, Job, Request, Sampler, UnknownCha
 from charrnn_runtime.blocks import MAX_STEPS
 from charrnn_runtime.options import SamplingKwargs
 
+from tests.runtime.conftest import wait_until
+
 if TYPE_CHECKING:
     from tests.runtime.conftest import Forked, TinyModel
 
@@ -22,13 +24,6 @@ if TYPE_CHECKING:
 def engine(sampler: Sampler) -> Iterator[Engine]:
     with Engine(sampler, batch=8, queue=50) as engine:
         yield engine
-
-
-def wait_until(happened: Callable[[], bool], patience: float = 5.0) -> None:
-    until = time.monotonic() + patience
-    while not happened():
-        assert time.monotonic() < until, "it does not happen"
-        time.sleep(0.002)
 
 
 def collect(job: Job, patience: float = 10.0) -> str:

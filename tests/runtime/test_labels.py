@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from charrnn_runtime import ModelFileError, Request, Sampler, UnknownCharacterEr
 from charrnn_runtime.engine import Engine
 from charrnn_runtime.model_file import seal
 
-from tests.runtime.conftest import TinyModel
+from tests.runtime.conftest import TinyModel, wait_ended
 
 SPECIAL = {"begin": 5, "end": 6, "label:Polish": 7, "label:Irish": 8, "label:end": 9}
 VOCABULARY = Vocabulary(symbols=(*map(ord, "abcde"), -1, -1, -1, -1, -1), special=SPECIAL)
@@ -58,8 +57,7 @@ def test_a_text_with_a_label_follows_its_token(labelled: Sampler, label: str, pr
     assert done[0].text == text
     with Engine(labelled) as engine:
         job = engine.submit(request)
-        while not job.ended:
-            time.sleep(0.001)
+        wait_ended(job)
         assert job.take()[0] == text
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
@@ -16,7 +15,7 @@ from charrnn_runtime import Engine, Request, Sampler, UsageError, Vocabulary
 from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.sampling import UniformStream
 
-from tests.runtime.conftest import TinyModel
+from tests.runtime.conftest import TinyModel, wait_ended
 
 LENGTH = 8
 VOCABULARIES = {
@@ -178,10 +177,7 @@ def test_particles_are_drawn_as_specified_everywhere(
             assert (many[number].text, many[number].finish_reason) == (done.text, done.finish_reason)
             assert many[number].tokens == done.tokens
             assert "".join(sampler.stream_request(request)) == done.text
-            until = time.monotonic() + 20
-            while not job.ended:
-                assert time.monotonic() < until
-                time.sleep(0.001)
+            wait_ended(job, 20)
             assert (job.take()[0], job.finish_reason, job.error) == (done.text, done.finish_reason, None)
     assert cancelled.ended
 

@@ -22,7 +22,7 @@ from charrnn_runtime.sampling import UniformStream, sample_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.runtime.conftest import TinyModel
+from tests.runtime.conftest import TinyModel, wait_ended
 
 README = Path(__file__).parents[2] / "runtime" / "README.md"
 ABC = Vocabulary.from_text("abc")
@@ -236,10 +236,7 @@ def test_one_text_everywhere(tiny_of: Callable[[Vocabulary], TinyModel]) -> None
                 assert many[number].tokens == done.tokens
                 assert many[number].finish_reason == done.finish_reason
                 assert "".join(sampler.stream_request(request)) == done.text
-                until = time.monotonic() + 10
-                while not job.ended:
-                    assert time.monotonic() < until
-                    time.sleep(0.001)
+                wait_ended(job, 10)
                 assert (job.take()[0], job.finish_reason) == (done.text, done.finish_reason)
                 talk = sampler.start(request.prompt, seed=request.seed or 0, index=request.index, **request.options)
                 assert (talk.sample(request.length), talk.finish_reason) == (done.text, done.finish_reason)
