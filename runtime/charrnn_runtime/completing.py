@@ -74,9 +74,11 @@ class Completions(Sequence[Completion]):
         return iter(self.items)
 
 
-def next_tokens(cell: Cell, info: ModelInfo, prompt: Prompt, unknown: Unknown) -> dict[str | bytes, float]:
+def next_tokens(
+    cell: Cell, info: ModelInfo, prompt: Prompt, unknown: Unknown, label: str | None
+) -> dict[str | bytes, float]:
     """The probability of each next character, or byte; see ``Sampler.next``."""
-    _, logits = _after(cell, info, encode_prompt(prompt, info, unknown))
+    _, logits = _after(cell, info, encode_prompt(prompt, info, unknown), label)
     probabilities = np.exp(log_softmax(logits[0]))
     vocabulary = info.vocabulary
     of_bytes = vocabulary.kind == "bytes"
@@ -102,6 +104,7 @@ def complete(
     max_length: int,
     width: int,
     unknown: Unknown,
+    label: str | None,
 ) -> Completions:
     """The most probable continuations; see ``Sampler.complete``."""
     check_count("n", n, least=1, most=MAX_COMPLETIONS)
@@ -111,7 +114,7 @@ def complete(
     ends = _ends(vocabulary, until)
     grows = np.array([symbol >= 0 for symbol in vocabulary.symbols])
     grows[ends] = False
-    runner, logits = _after(cell, info, encode_prompt(prompt, info, unknown))
+    runner, logits = _after(cell, info, encode_prompt(prompt, info, unknown), label)
     found = _Best(n)
     tokens = np.empty((1, 0), np.int64)
     so_far = np.zeros(1)  # log-probability of each beginning
@@ -185,8 +188,8 @@ def _ends(vocabulary: Vocabulary, until: str) -> list[int]:
     return sorted(token for token in tokens if token is not None)
 
 
-def _after(cell: Cell, info: ModelInfo, ids: Ids) -> tuple[Runner, Logits]:
+def _after(cell: Cell, info: ModelInfo, ids: Ids, label: str | None) -> tuple[Runner, Logits]:
     """A runner that has been fed a prompt, and the logits ``[1, vocab]`` after it."""
-    fed = with_start_token(ids, info)
+    fed = with_start_token(ids, info, label)
     runner = prefill(cell, cell.runner(1), fed[:-1])
     return runner, runner.step(int(fed[-1]))

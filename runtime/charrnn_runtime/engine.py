@@ -174,7 +174,9 @@ class Engine:
         follows_nothing = scores_prompt and len(slot.prompt) == sequence.prompt_tokens
         return self._enqueue(slot, [TokenScore(slot.prompt[0], None)] if follows_nothing else [])
 
-    def score(self, text: str | bytes, *, unknown: UnknownScore = "charge", top: int = 0) -> Job:
+    def score(
+        self, text: str | bytes, *, unknown: UnknownScore = "charge", label: str | None = None, top: int = 0
+    ) -> Job:
         """Takes a text to score as ``Sampler.score`` does; when the job has ended, ``prompt_scores`` holds the result.
 
         An unknown character that is charged has the token -1 (``vocab.UNKNOWN``) there.
@@ -185,8 +187,9 @@ class Engine:
         info = self.sampler.info
         targets = self.sampler.encode_targets(text, unknown)
         known = targets[targets != UNKNOWN]
+        first = info.start_token if label is None else info.vocabulary.label_token(label)
         sequence = SequenceState(
-            prompt=np.concatenate([[info.start_token], known]),
+            prompt=np.concatenate([[first], known]),
             prompt_tokens=len(targets),
             history=[],
             vocabulary=info.vocabulary,

@@ -404,12 +404,15 @@ class Sampler:
         conversation.restore(snapshot)
         return conversation
 
-    def next(self, prompt: Prompt = "", *, unknown: Unknown = "error") -> dict[str | bytes, float]:
+    def next(
+        self, prompt: Prompt = "", *, unknown: Unknown = "error", label: str | None = None
+    ) -> dict[str | bytes, float]:
         """The probabilities of what comes after a prompt, the most probable first.
 
         Args:
             prompt: text to continue, or the ids of its tokens; empty for the beginning of a text.
             unknown: "error", or "skip" to leave out prompt characters the model does not know.
+            label: as for ``sample``.
 
         Returns:
             A probability for each character; the empty text stands for the model's end token. For a model of bytes
@@ -419,7 +422,7 @@ class Sampler:
             UnknownCharacterError: the prompt has a character the model has never seen.
             UsageError: an argument has a wrong type or value.
         """
-        return next_tokens(self.cell, self.info, prompt, unknown)
+        return next_tokens(self.cell, self.info, prompt, unknown, label)
 
     def complete(
         self,
@@ -430,6 +433,7 @@ class Sampler:
         max_length: int = 20,
         width: int = 64,
         unknown: Unknown = "error",
+        label: str | None = None,
     ) -> Completions:
         """The most probable continuations of a prompt, for autocomplete.
 
@@ -445,6 +449,7 @@ class Sampler:
             max_length: how many tokens a continuation has at most; at most 1,000.
             width: how many beginnings are followed at a time, at most 4,096; more take longer.
             unknown: "error", or "skip" to leave out prompt characters the model does not know.
+            label: as for ``sample``.
 
         Returns:
             Up to n continuations with their exact probabilities, the most probable first; ``exact`` says
@@ -463,6 +468,7 @@ class Sampler:
             max_length=max_length,
             width=width,
             unknown=unknown,
+            label=label,
         )
 
     def classify(
@@ -504,25 +510,27 @@ class Sampler:
         posteriors = log_posteriors(self.cell, self.info, targets, log_priors)
         return [dict(zip(self.vocabulary.labels, logs.tolist(), strict=True)) for logs in posteriors]
 
-    def score(self, text: str | bytes, *, unknown: UnknownScore = "charge") -> Score:
+    def score(self, text: str | bytes, *, unknown: UnknownScore = "charge", label: str | None = None) -> Score:
         """How likely the model finds a text; the state is carried from its beginning to its end.
 
         Args:
             text: a string; for a model of bytes also bytes.
             unknown: what happens to a character outside the vocabulary: "charge" gives it the
                 log-probability of the least likely known character at that place (see ``scoring``); "error".
+            label: as for ``sample``.
 
         Raises:
             UnknownCharacterError: ``unknown`` is "error", and the text has a character the model has never seen.
             UsageError: an argument has a wrong type or value.
         """
         targets = self.encode_targets(text, unknown)
-        return Score(self.score_ids(targets).log_probs, self._num_unknown(targets))
+        return Score(self.score_ids(targets, label=label).log_probs, self._num_unknown(targets))
 
-    def score_ids(self, targets: Ids) -> Score:
+    def score_ids(self, targets: Ids, *, label: str | None = None) -> Score:
         """``score`` for token ids ``[n]``; -1 (``vocab.UNKNOWN``) stands for an unknown character."""
         targets = self.vocabulary.check_ids(targets, least=UNKNOWN)
-        scorer = StreamScorer(self._sequence_runner(len(targets)), self.info)
+        first = self.info.start_token if label is None else self.vocabulary.label_token(label)
+        scorer = StreamScorer(self._sequence_runner(len(targets)), self.info, first)
         return Score(scorer.score(targets), int((targets == UNKNOWN).sum()))
 
     def score_stream(
@@ -540,7 +548,7 @@ class Sampler:
     def score_blocks(self, blocks: Iterable[Ids]) -> Iterator[NDArray[np.float64]]:
         """``score_stream`` for token ids, ``[n]`` each."""
         check_several("blocks", blocks, "sequences of token ids")
-        scorer = StreamScorer(self._sequence_runner(None), self.info)
+        scorer = StreamScorer(self._sequence_runner(None), self.info, self.info.start_token)
         for targets in blocks:
             yield scorer.score(self.vocabulary.check_ids(targets, least=UNKNOWN))
 

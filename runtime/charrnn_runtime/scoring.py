@@ -139,13 +139,14 @@ class StreamScorer:
     Args:
         runner: from the zero state.
         info: the model.
+        first: the token that is fed before the text.
     """
 
-    def __init__(self, runner: SequenceRunner, info: ModelInfo) -> None:
+    def __init__(self, runner: SequenceRunner, info: ModelInfo, first: int) -> None:
         self._runner = runner
         self._charge = UnknownCharge(info.vocabulary)
         # Either the last token has not been fed yet, or the logits that follow it are here already.
-        self._pending: int | None = info.start_token
+        self._pending: int | None = first
         self._logits: Logits | None = None
 
     def score(self, targets: Ids) -> NDArray[np.float64]:

@@ -1,9 +1,12 @@
 // Text from a charrnn model file or generator with ONNX Runtime, in a browser (onnxruntime-web) or in Node (onnxruntime-node).
 // The same model, prompt, options and seed give the text that the Python runtime gives: see runtime/README.md.
 
+import { classify, logPrior } from "./classifying.js";
+import { checkCompleteOptions, complete, nextTokens } from "./completing.js";
 import { CharrnnError, ModelFileError, ModelOutputError, UnknownCharacterError, UsageError } from "./errors.js";
 import { readModelFile } from "./model_file.js";
 import { UniformStream } from "./philox.js";
+import { initialState, Runner } from "./runner.js";
 import { brokenLogits, checkCount, TokenSampler, StopStrings } from "./sampling.js";
 
 export { CharrnnError, ModelFileError, ModelOutputError, readModelFile, UniformStream, UnknownCharacterError, UsageError };
@@ -15,6 +18,8 @@ const BLOCK_MS = 30; // blocks that take longer do not grow
 
 /** @typedef {import("./model_file.js").ModelInfo} ModelInfo */
 /** @typedef {import("./sampling.js").SamplingOptions} SamplingOptions */
+/** @typedef {import("./completing.js").CompleteOptions} CompleteOptions */
+/** @typedef {import("./completing.js").Completions} Completions */
 
 /**
  * @typedef {object} TextOptions
@@ -22,6 +27,13 @@ const BLOCK_MS = 30; // blocks that take longer do not grow
  * @property {number | bigint} [seed] 0 to 2**64 - 1; the same seed gives the same text; a new one if not given
  * @property {number | bigint} [index] which of the texts of this seed
  * @property {string | string[]} [stop] strings at which the text ends; they are not part of it
+ * @property {"error" | "skip"} [unknown] what to do with prompt characters the model does not know
+ * @property {string | null} [label] what kind of text, one of `vocabulary.labels`
+ */
+
+/**
+ * How a prompt is read.
+ * @typedef {object} PromptOptions
  * @property {"error" | "skip"} [unknown] what to do with prompt characters the model does not know
  * @property {string | null} [label] what kind of text, one of `vocabulary.labels`
  */
@@ -122,17 +134,13 @@ export class Sampler {
    */
   stream(prompt, options) {
     const { length, seed, index, stop, unknown, label, ...samplingOptions } = options;
-    const { special } = this.vocabulary;
     const tokenSampler = new TokenSampler(samplingOptions, this.vocabulary);
     if (this.info.generator && !tokenSampler.fitsGenerator) {
       throw new UsageError("a generator knows only temperature, top_k, top_p and min_p; load the model file instead");
     }
-    // A model that was trained with folded line ends has never seen CR.
-    const folds = this.info.training.newlines === "lf" && typeof prompt === "string";
-    const ids = this.vocabulary.encode(folds ? prompt.replace(/\r\n?/g, "\n") : prompt, unknown);
-    const begins = ids.length && !special.has("begin") ? [] : [this.info.startToken];
+    const { ids, fed } = this._encodePrompt(prompt, { unknown, label });
     return this._generate(
-      [...(label == null ? begins : [this.vocabulary.labelToken(label)]), ...ids],
+      fed,
       tokenSampler.penalizes ? ids : [],
       tokenSampler,
       new UniformStream(seed ?? newSeed(), index ?? 0),
@@ -140,6 +148,80 @@ export class Sampler {
       checkCount("length", length, 1),
       tokenSampler.startPattern(length),
     );
+  }
+
+  /**
+   * The most probable continuations of a prompt, for autocomplete. A continuation has at least one token, and ends
+   * before a character of `until` or at the model's end token.
+   * @param {string} prompt
+   * @param {CompleteOptions & PromptOptions} [options]
+   * @returns {Promise<Completions>}
+   */
+  async complete(prompt, { unknown, label, ...options } = {}) {
+    this._checkSteps();
+    const checked = checkCompleteOptions(options, this.vocabulary);
+    const [runner, logits] = await this._after(prompt, { unknown, label });
+    return complete(runner, logits, this.vocabulary, checked);
+  }
+
+  /**
+   * The probabilities of what comes after a prompt, the most probable first.
+   * @param {string} prompt
+   * @param {PromptOptions} [options]
+   * @returns {Promise<Map<string | number, number>>} by character (by byte for a model of bytes); the empty text is the
+   *   model's end token. Other special tokens are left out.
+   */
+  async next(prompt, options = {}) {
+    this._checkSteps();
+    const [, logits] = await this._after(prompt, options);
+    return nextTokens(logits, this.vocabulary);
+  }
+
+  /**
+   * The probability of each label for a whole text, by Bayes' rule, the most probable first.
+   * @param {string} text characters that the model has never seen are charged as the least likely one
+   * @param {{prior?: "training" | "uniform"}} [options] the labels' shares of the training items, or equal ones
+   * @returns {Promise<Map<string, number>>}
+   */
+  async classify(text, { prior = "training" } = {}) {
+    this._checkSteps();
+    const logs = logPrior(this.info, prior);
+    const targets = this._encode(text, "charge");
+    const end = this.vocabulary.specialId("end");
+    if (end !== undefined) targets.push(end);
+    return classify(new Runner(this._ort, this._session, this.info), this.info, targets, logs);
+  }
+
+  /** @throws {UsageError} it is a generator, which gives no logits */
+  _checkSteps() {
+    if (this.info.generator) throw new UsageError("a generator only draws texts; load the model file instead");
+  }
+
+  /** @param {string} prompt @param {PromptOptions} options @returns {Promise<[Runner, Float32Array]>} a runner that has been fed it, and the logits [vocab] */
+  async _after(prompt, options) {
+    const { fed } = this._encodePrompt(prompt, options);
+    const runner = new Runner(this._ort, this._session, this.info);
+    let logits = new Float32Array();
+    for (const token of fed) logits = await runner.step([token]);
+    return [runner, logits];
+  }
+
+  /** @param {string} text @param {"error" | "skip" | "charge"} [unknown] @returns {number[]} */
+  _encode(text, unknown) {
+    // A model that was trained with folded line ends has never seen CR.
+    const folds = this.info.training.newlines === "lf" && typeof text === "string";
+    return this.vocabulary.encode(folds ? text.replace(/\r\n?/g, "\n") : text, unknown);
+  }
+
+  /**
+   * @param {string} prompt @param {PromptOptions} options
+   * @returns {{ids: number[], fed: number[]}} its own tokens, and those to feed: at least one
+   */
+  _encodePrompt(prompt, { unknown = "error", label }) {
+    if (unknown !== "error" && unknown !== "skip") throw new UsageError(`unknown: ${unknown}: use "error" or "skip"`);
+    const ids = this._encode(prompt, unknown);
+    const begins = ids.length && !this.vocabulary.special.has("begin") ? [] : [this.info.startToken];
+    return { ids, fed: [...(label == null ? begins : [this.vocabulary.labelToken(label)]), ...ids] };
   }
 
   /**
@@ -325,49 +407,6 @@ class Particles {
     }
     return this._weights.length - 1;
   }
-}
-
-/** The step of a model for one or more texts; it keeps their states between calls. */
-class Runner {
-  /** @param {any} ort @param {any} session @param {ModelInfo} info */
-  constructor(ort, session, info) {
-    this._ort = ort;
-    this._session = session;
-    this._states = info.states;
-    this._token = BigInt64Array.of(0n);
-    /** @type {Record<string, any>} */
-    this._feeds = { token: new ort.Tensor("int64", this._token, [1]) };
-    for (const { input, size } of info.states) {
-      this._feeds[input] = new ort.Tensor("float32", new Float32Array(size), [1, size]);
-    }
-  }
-
-  /** @param {number[]} tokens one for each text @returns {Promise<Float32Array>} logits [texts, vocab], flat */
-  async step(tokens) {
-    for (let i = 0; i < tokens.length; i++) this._token[i] = BigInt(tokens[i]);
-    // Output tensors are not passed: onnxruntime-web accepts them, but does not write into them.
-    const results = await this._session.run(this._feeds);
-    for (const { input, output } of this._states) this._feeds[input] = results[output];
-    return results.logits.data;
-  }
-
-  /** @param {number[]} rows the texts whose states go on, each as often as it is named */
-  pick(rows) {
-    this._token = new BigInt64Array(rows.length);
-    this._feeds.token = new this._ort.Tensor("int64", this._token, [rows.length]);
-    for (const { input, size } of this._states) {
-      const before = this._feeds[input].data;
-      const data = new Float32Array(rows.length * size);
-      rows.forEach((row, i) => data.set(before.subarray(row * size, (row + 1) * size), i * size));
-      this._feeds[input] = new this._ort.Tensor("float32", data, [rows.length, size]);
-    }
-  }
-}
-
-/** @param {any} ort @param {ModelInfo} info @returns {Record<string, any>} the states before the first token of a text */
-function initialState(ort, info) {
-  const state = ({ input, size }) => [input, new ort.Tensor("float32", new Float32Array(size), [1, size])];
-  return Object.fromEntries(info.states.map(state));
 }
 
 /** Reads and draws with a generator, a block of tokens in a call. It keeps the states between calls. */

@@ -57,12 +57,13 @@ function real(name, value) {
 
 /**
  * A whole number in a range.
- * @param {string} name @param {unknown} value @param {number} least
+ * @param {string} name @param {unknown} value @param {number} least @param {number} [most]
  * @returns {number}
  */
-export function checkCount(name, value, least) {
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < least) {
-    throw new UsageError(`${name} must be a whole number of at least ${least}, got ${String(value)}`);
+export function checkCount(name, value, least, most = Infinity) {
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < least || value > most) {
+    const range = most < Infinity ? `from ${least} to ${most}` : `of at least ${least}`;
+    throw new UsageError(`${name} must be a whole number ${range}, got ${String(value)}`);
   }
   return value;
 }
@@ -132,6 +133,20 @@ function largest(logits) {
   }
   if (broken || !Number.isFinite(most)) throw brokenLogits(broken ? "NaN" : "infinite values");
   return most;
+}
+
+/**
+ * Natural log-probabilities in float64.
+ * @param {ArrayLike<number>} logits @returns {Float64Array}
+ * @throws {ModelOutputError} they hold NaN or +infinity, or nothing finite
+ */
+export function logSoftmax(logits) {
+  const most = largest(logits);
+  const logs = Float64Array.from(logits, (value) => value - most);
+  let sum = 0;
+  for (const value of logs) sum += Math.exp(value);
+  const total = Math.log(sum);
+  return logs.map((value) => value - total);
 }
 
 /** @param {string} what the logits hold */

@@ -3,6 +3,7 @@
 import { ModelFileError, UnknownCharacterError, UsageError } from "./errors.js";
 
 const LABEL = "label:"; // the name of a label's special token begins with this
+export const UNKNOWN = -1; // stands for a character outside the vocabulary that is charged
 const FORMS = ["NFC", "NFD", "NFKC", "NFKD"];
 
 /**
@@ -105,17 +106,16 @@ export class Vocabulary {
   /**
    * Token ids of a text.
    * @param {string} text
-   * @param {"error" | "skip"} [unknown] what to do with characters outside the vocabulary
+   * @param {"error" | "skip" | "charge"} [unknown] what to do with characters outside the vocabulary; "charge" gives `UNKNOWN`
    * @returns {number[]}
    * @throws {UnknownCharacterError}
    */
   encode(text, unknown = "error") {
     if (typeof text !== "string") throw new UsageError("a text must be a string");
-    if (unknown !== "error" && unknown !== "skip") throw new UsageError(`unknown: ${unknown}: use "error" or "skip"`);
     if (this.normalize) text = text.normalize(this.normalize);
     const symbols =
       this.kind === "bytes" ? utf8(text) : Array.from(text, (c) => /** @type {number} */ (c.codePointAt(0)));
-    const replacement = this.special.get("unknown");
+    const replacement = this.special.get("unknown") ?? (unknown === "charge" ? UNKNOWN : undefined);
     const ids = [];
     let missing = 0;
     let first = 0;
@@ -128,6 +128,22 @@ export class Vocabulary {
       throw new UnknownCharacterError(String.fromCodePoint(symbols[first]), first, missing);
     }
     return ids;
+  }
+
+  /** @param {number} symbol a code point or byte @returns {number | undefined} id of its token */
+  token(symbol) {
+    return this._ids.get(symbol);
+  }
+
+  /** @param {number} id @returns {boolean} whether it stands for no text */
+  isSpecial(id) {
+    return this._symbols[id] === null;
+  }
+
+  /** @param {number} id of a token that is not special @returns {string | number} its character, or byte */
+  symbol(id) {
+    const symbol = /** @type {number} */ (this._symbols[id]);
+    return this.kind === "bytes" ? symbol : String.fromCodePoint(symbol);
   }
 
   /** @returns {number[]} the code points or bytes of all tokens but the special ones */

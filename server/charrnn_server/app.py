@@ -18,9 +18,10 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
+from starlette.routing import Route
 
 from charrnn_server import schema
-from charrnn_server.completions import Completion, ScoreAnswer
+from charrnn_server.completions import Completion, ScoreAnswer, check_label
 from charrnn_server.errors import ApiError
 from charrnn_server.guard import Gate, Guard
 from charrnn_server.metrics import CONTENT_TYPE, Metrics
@@ -105,64 +106,71 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
         """Tells how likely the model finds a text."""
         return ScoreAnswer(models, metrics, known(body.model), body, options.stall)
 
-    completing = CapacityLimiter(2)  # a completion takes milliseconds of a processor
+    # Completions and classifications take milliseconds of a processor each.
+    computing = CapacityLimiter(2)
 
     async def complete(body: schema.CompleteRequest) -> schema.CompleteResponse:
         """The most probable continuations, for autocomplete."""
         model = known(body.model)
-        until = schema.DEFAULT_UNTIL if body.until is None else body.until
+        sampler = models.engines[model].sampler
         search = partial(
-            models.engines[model].sampler.complete,
+            sampler.complete,
             body.prompt or "",
             n=body.n or 5,
-            until=until,
+            until=schema.DEFAULT_UNTIL if body.until is None else body.until,
             max_length=body.max_length or 20,
             unknown=body.unknown or "error",
+            label=check_label(body.label, sampler.vocabulary),
         )
         try:
-            found = await to_thread.run_sync(search, limiter=completing)
+            found = await to_thread.run_sync(search, limiter=computing)
         except CharrnnError as error:
             raise ApiError.of(error, "until" if "until" in str(error) else "prompt") from error
         items = [schema.Continuation(text=item.text, probability=item.probability, ended=item.ended) for item in found]
         return schema.CompleteResponse(model=model, completions=items, exact=found.exact)
 
+    async def classify(body: schema.ClassifyRequest) -> schema.ClassifyResponse:
+        """The probability of each label for a text, by Bayes' rule."""
+        model = known(body.model)
+        sampler = models.engines[model].sampler
+        labels = len(sampler.vocabulary.labels)
+        if not labels:
+            raise ApiError(400, "this model was trained without labels, and cannot classify", param="model")
+        if len(body.text) * labels > options.max_prompt:
+            most = options.max_prompt // labels
+            raise ApiError(
+                400,
+                f"text: this model has {labels} labels, with which a text may have {most:,} characters",
+                param="text",
+            )
+        call = partial(sampler.classify, body.text, prior=body.prior or "training", unknown=body.unknown or "charge")
+        try:
+            found = await to_thread.run_sync(call, limiter=computing)
+        except CharrnnError as error:
+            raise ApiError.of(error, "text") from error
+        return schema.ClassifyResponse(model=model, labels=found)
+
     # The description shows the limits of this server, so the types of the bodies are made here.
     completions.__annotations__["body"] = schema.bounded(options, list(models.engines))
-    score.__annotations__["body"] = create_model(
-        "ScoreRequest",
-        __base__=schema.ScoreRequest,
-        __doc__=schema.ScoreRequest.__doc__,
-        model=schema.model_field(list(models.engines)),
-        text=(Annotated[str, Field(max_length=options.max_prompt)], ...),
+    bounded = Annotated[str, Field(max_length=options.max_prompt)]
+    bodies: tuple[tuple[Callable[[Any], Any], type[schema.Strict], dict[str, Any]], ...] = (
+        (score, schema.ScoreRequest, {"text": (bounded, ...)}),
+        (classify, schema.ClassifyRequest, {"text": (bounded, ...)}),
+        (complete, schema.CompleteRequest, {"prompt": (bounded | None, "")}),
     )
-    complete.__annotations__["body"] = create_model(
-        "CompleteRequest",
-        __base__=schema.CompleteRequest,
-        __doc__=schema.CompleteRequest.__doc__,
-        model=schema.model_field(list(models.engines)),
-        prompt=(Annotated[str, Field(max_length=options.max_prompt)] | None, ""),
-    )
-    posting = {"response_model": None, "methods": ["POST"]}
+    for answer, body, field in bodies:
+        named = {"model": schema.model_field(list(models.engines)), **field}
+        answer.__annotations__["body"] = create_model(body.__name__, __base__=body, __doc__=body.__doc__, **named)
     errors = _errors(400, 404, 408, 413, 429, 500, 503, key=options.api_key is not None)
     stream: dict[str, Any] = {"content": {"text/event-stream": {"schema": EVENT}}}
-    app.add_api_route(
-        "/v1/completions",
-        completions,
-        responses={200: {"model": schema.CompletionResponse, "description": "The texts.", **stream}, **errors},
-        **posting,  # type: ignore[arg-type]
+    posts: tuple[tuple[str, Callable[[Any], Any], dict[str, Any]], ...] = (
+        ("/v1/completions", completions, {"model": schema.CompletionResponse, "description": "The texts.", **stream}),
+        ("/score", score, {"model": schema.ScoreResponse, "description": "The figures."}),
+        ("/complete", complete, {"model": schema.CompleteResponse, "description": "The continuations."}),
+        ("/classify", classify, {"model": schema.ClassifyResponse, "description": "The labels."}),
     )
-    app.add_api_route(
-        "/score",
-        score,
-        responses={200: {"model": schema.ScoreResponse, "description": "The figures."}, **errors},
-        **posting,  # type: ignore[arg-type]
-    )
-    app.add_api_route(
-        "/complete",
-        complete,
-        responses={200: {"model": schema.CompleteResponse, "description": "The continuations."}, **errors},
-        **posting,  # type: ignore[arg-type]
-    )
+    for path, answer, response in posts:
+        app.add_api_route(path, answer, responses={200: response, **errors}, response_model=None, methods=["POST"])
     errors = _errors(key=options.api_key is not None)
 
     @app.get("/v1/models", responses=errors)
@@ -199,9 +207,7 @@ def make_app(samplers: Mapping[str, Sampler], options: ServerOptions) -> FastAPI
 
     _describe(app, options)
     _handle_errors(app)
-    paths = frozenset(
-        {*FILES, "/v1/completions", "/score", "/complete", "/v1/models", "/health", "/metrics", "/openapi.json"}
-    )
+    paths = frozenset({route.path for route in app.routes if isinstance(route, Route) and "{" not in route.path})
     # The layer that is added last is the outermost.
     app.add_middleware(Gate, options=options, open_paths=OPEN_PATHS)
     if options.allow_origin:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from charrnn_runtime import CharrnnError, Engine, Job, ModelInfo, Request, TokenScore
+from charrnn_runtime import CharrnnError, Engine, Job, ModelInfo, Request, TokenScore, Vocabulary
 from charrnn_runtime.generation import encode_prompt
 from charrnn_runtime.options import new_seed
 from starlette.responses import Response
@@ -46,6 +46,20 @@ class _Text:
 def _echo(request: Request, info: ModelInfo) -> str:
     """The prompt as the model reads it: without what ``unknown`` leaves out, and in the model's normal form."""
     return info.vocabulary.decode(encode_prompt(request.prompt, info, request.unknown))
+
+
+def check_label(label: str | None, vocabulary: Vocabulary) -> str | None:
+    """The label of a request; an empty one is None.
+
+    Raises:
+        ApiError: the model has no such label.
+    """
+    try:
+        if label:
+            vocabulary.label_token(label)
+    except CharrnnError as error:
+        raise ApiError.of(error, "label") from error
+    return label or None
 
 
 class Answer(Response):
@@ -141,11 +155,7 @@ class Completion(Answer):
         seed = new_seed() if body.seed is None else body.seed % 2**64
         scores = body.logprobs is not None
         echoes = scores and bool(body.echo)
-        try:
-            if body.label:
-                vocabulary.label_token(body.label)
-        except CharrnnError as error:
-            raise ApiError.of(error, "label") from error
+        check_label(body.label, vocabulary)
         try:
             requests = body.requests(vocabulary, seed)
         except CharrnnError as error:
@@ -265,9 +275,9 @@ class ScoreAnswer(Answer):
     def __init__(self, models: Models, metrics: Metrics, model: str, body: ScoreRequest, stall: float) -> None:
         super().__init__(models, metrics, model, stall)
         self.asked = body
-        self.submit(
-            [lambda: self.engine.score(body.text, unknown=body.unknown or "charge", top=body.logprobs or 0)], "text"
-        )
+        label = check_label(body.label, self.engine.sampler.vocabulary)
+        unknown, top = body.unknown or "charge", body.logprobs or 0
+        self.submit([lambda: self.engine.score(body.text, unknown=unknown, label=label, top=top)], "text")
 
     async def answer(self, send: Send) -> None:
         """Sends the figures when the whole text has been read."""

@@ -125,6 +125,9 @@ Seed = Annotated[
     BeforeValidator(_whole),
     AfterValidator(_check_seed),
 ]
+Label = Annotated[
+    str | None, Field(max_length=200, description="What kind of text, one of the model's labels; none if it is empty.")
+]
 UnknownScore = Annotated[
     Literal["charge", "error"] | None,
     Field(
@@ -224,10 +227,7 @@ class CompletionRequest(Strict):
     max_tokens: int | None = None
     stop: Stop = None  # type: ignore[assignment]  # validated to []
     seed: Seed | None = None
-    label: Annotated[
-        str | None,
-        Field(max_length=200, description="What kind of text, one of the model's labels; none if it is empty."),
-    ] = None
+    label: Label = None
     n: int | None = 1
     best_of: Annotated[Whole | None, Field(description="Taken if it is 1 or n: texts are not ranked.")] = None
     suffix: Annotated[str | None, Field(description="Taken if it is empty.")] = None
@@ -378,6 +378,7 @@ class ScoreRequest(Strict):
 
     model: str | None = None
     text: str
+    label: Label = None
     logprobs: TopLogprobs | None = None
     unknown: UnknownScore = "charge"
 
@@ -392,6 +393,7 @@ class CompleteRequest(Strict):
         DEFAULT_UNTIL
     )
     max_length: CompletionLength | None = 20
+    label: Label = None
     unknown: Unknown = "error"
 
 
@@ -409,6 +411,25 @@ class CompleteResponse(BaseModel):
     model: str
     completions: list[Continuation]
     exact: bool
+
+
+class ClassifyRequest(Strict):
+    """A text whose label is asked for; the model must have been trained with labels."""
+
+    model: str | None = None
+    text: str
+    prior: Annotated[
+        Literal["training", "uniform"] | None,
+        Field(description="Probabilities of the labels before the text is known: their shares in training, or equal."),
+    ] = "training"
+    unknown: UnknownScore = "charge"
+
+
+class ClassifyResponse(BaseModel):
+    """The probability of each label, the most probable first."""
+
+    model: str
+    labels: dict[str, float]
 
 
 class Logprobs(BaseModel):

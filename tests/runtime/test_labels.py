@@ -61,6 +61,27 @@ def test_a_text_with_a_label_follows_its_token(labelled: Sampler, label: str, pr
         assert job.take()[0] == text
 
 
+@pytest.mark.parametrize("prompt", ["", "bad"])
+def test_a_prompt_with_a_label_is_completed_after_its_token(labelled: Sampler, prompt: str) -> None:
+    ids = [VOCABULARY.labels["Irish"], *VOCABULARY.encode(prompt).tolist()]
+    assert labelled.next(prompt, label="Irish") == labelled.next(ids) != labelled.next(prompt)
+    options: dict[str, Any] = {"n": 4, "until": "e", "max_length": 4}
+    completed = labelled.complete(prompt, label="Irish", **options)
+    assert completed == labelled.complete(ids, **options) != labelled.complete(prompt, **options)
+
+
+def test_a_text_is_scored_with_its_label(labelled: Sampler) -> None:
+    for label, token in VOCABULARY.labels.items():
+        following = [labelled.next([token, *VOCABULARY.encode(before).tolist()]) for before in ("", "b", "ba")]
+        expected = [math.log(probabilities[c]) for probabilities, c in zip(following, "bad", strict=True)]
+        score = labelled.score("bad", label=label)
+        assert score.log_probs.tolist() == pytest.approx(expected, abs=1e-5)
+        with Engine(labelled) as engine:
+            job = engine.score("bad", label=label)
+            wait_ended(job)
+        assert [token.log_prob for token in job.prompt_scores] == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_conversation_with_a_label_can_be_saved(labelled: Sampler) -> None:
     talk = labelled.start(label="Irish", seed=2, temperature=1.5)
     again = labelled.resume(talk.to_bytes(), temperature=1.5)
@@ -81,6 +102,9 @@ def test_unknown_labels(labelled: Sampler, label: str, message: str) -> None:
         lambda: labelled.stream(length=5, label=label),
         lambda: labelled.sample_batch(["a"], length=5, label=label),
         lambda: labelled.start(label=label),
+        lambda: labelled.next(label=label),
+        lambda: labelled.complete(label=label),
+        lambda: labelled.score("a", label=label),
     ):
         with pytest.raises(UsageError, match=message):
             call()

@@ -121,7 +121,13 @@ def bytewise() -> Sampler:
     return Sampler(TinyModel(Vocabulary.from_text("", kind="bytes")).data())
 
 
+@pytest.fixture(scope="session")
+def labelled() -> Sampler:
+    special = {"begin": 5, "end": 6, "label:Polish": 7, "label:Irish": 8}
+    return Sampler(TinyModel(Vocabulary(symbols=(*map(ord, "abcde"), -1, -1, -1, -1), special=special)).data())
+
+
 @pytest.fixture(scope="module")
-def server(characters: Sampler, bytewise: Sampler) -> Iterator[Served]:
-    with serving({"tiny": characters, "bytes": bytewise}) as served:
+def server(characters: Sampler, bytewise: Sampler, labelled: Sampler) -> Iterator[Served]:
+    with serving({"tiny": characters, "bytes": bytewise, "labelled": labelled}) as served:
         yield served

@@ -20,6 +20,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"model": "tiny", "prompt": "ab", "max_tokens": 3, "seed": 1},
     "/score": {"model": "tiny", "text": "ab"},
     "/complete": {"model": "tiny", "prompt": "ab"},
+    "/classify": {"model": "labelled", "text": "ab"},
 }
 
 

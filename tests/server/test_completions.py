@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from charrnn_runtime import Sampler, Vocabulary
+from charrnn_runtime import Sampler
 
-from tests.runtime.conftest import TinyModel
 from tests.server.conftest import Served, events, serving
 
 
 def test_the_openai_client_streams(server: Served) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-        assert [model.id for model in client.models.list()] == ["tiny", "bytes"]
+        assert [model.id for model in client.models.list()] == list(server.samplers)
         pieces: list[str] = []
         reasons: list[Any] = []
         for chunk in client.completions.create(model="tiny", prompt="ab", max_tokens=3000, seed=7, stream=True):
@@ -112,10 +111,8 @@ def test_score(server: Served) -> None:
     assert (strange["characters"], strange["logprobs"]["text_offset"]) == (3, [0, 1, 2])
 
 
-def test_labels() -> None:
-    special = {"begin": 5, "end": 6, "label:Polish": 7, "label:Irish": 8}
-    vocabulary = Vocabulary(symbols=(*map(ord, "abcde"), -1, -1, -1, -1), special=special)
-    sampler = Sampler(TinyModel(vocabulary).data())
+def test_labels(labelled: Sampler) -> None:
+    sampler = labelled
     with serving({"tiny": sampler}) as served:
         for label in ("Polish", "Irish"):
             text = served.complete(prompt="a", max_tokens=40, seed=5, label=label).json()["choices"][0]["text"]
@@ -131,6 +128,38 @@ def test_labels() -> None:
         assert "did you mean 'Polish'" in wrong.json()["error"]["message"]
         with served.client() as client:
             assert client.get("/v1/models/tiny").json()["labels"] == ["Polish", "Irish"]
+            score = client.post("/score", json={"text": "bad", "label": "Irish"}).json()
+            assert math.isclose(score["nats_per_char"], sampler.score("bad", label="Irish").nats_per_char, rel_tol=1e-6)
+            found = client.post("/complete", json={"prompt": "b", "until": "e", "label": "Irish"}).json()["completions"]
+            completed = sampler.complete("b", until="e", label="Irish")
+            assert [item["text"] for item in found] == [item.text for item in completed]
+            for path in ("/score", "/complete"):
+                text = {"/score": "text", "/complete": "prompt"}[path]
+                refused = client.post(path, json={text: "b", "label": "polich"}).json()["error"]
+                assert (refused["param"], "did you mean 'Polish'" in refused["message"]) == ("label", True)
+
+
+def test_classification(labelled: Sampler) -> None:
+    sampler = labelled
+    with serving({"tiny": sampler}, max_prompt=100) as served, served.client() as client:
+        for text in ("bad", "", "baX"):
+            found = client.post("/classify", json={"text": text, "prior": "uniform"}).json()
+            assert list(found["labels"]) == list(sampler.classify(text, prior="uniform"))
+            assert found["labels"] == pytest.approx(sampler.classify(text, prior="uniform"))
+        for body, message in (
+            ({"text": "a" * 51}, "2 labels, with which a text may have 50"),
+            ({"text": "baX", "unknown": "error"}, "never seen 'X'"),
+            ({"text": "a", "prior": "flat"}, "training"),
+        ):
+            refused = client.post("/classify", json=body)
+            assert refused.status_code == 400
+            assert message in refused.json()["error"]["message"]
+
+
+def test_a_model_without_labels_cannot_classify(server: Served) -> None:
+    with server.client() as client:
+        answer = client.post("/classify", json={"model": "tiny", "text": "a"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "model")
 
 
 def test_a_model_without_labels_refuses_one(server: Served) -> None:

@@ -46,7 +46,7 @@ def test_the_readme_names_every_field_and_endpoint(bytewise: Sampler) -> None:
     for path, methods in described["paths"].items():
         assert all(f"`{method.upper()} {path}`" in readme for method in methods)
     for name, body in described["components"]["schemas"].items():
-        if name in ("CompletionRequest", "ScoreRequest"):
+        if name.endswith("Request"):
             assert [field for field in body["properties"] if f"`{field}`" not in readme] == []
     for option in (field.name for field in fields(ServerOptions) if field.name not in ("port", "api_key", "threads")):
         assert f"`--{option.replace('_', '-')}`" in readme

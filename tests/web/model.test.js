@@ -26,6 +26,47 @@ for (const { model, prompt, options, text, finish_reason, tokens } of cases) {
   });
 }
 
+/** Checks plain values; numbers may differ in their last digits. */
+function close(got, expected, place = "") {
+  if (typeof expected === "number" && !Number.isInteger(expected)) {
+    assert.ok(Math.abs(got - expected) <= 1e-6 * Math.abs(expected), `${place}: ${got} is not ${expected}`);
+  } else if (expected !== null && typeof expected === "object") {
+    assert.deepEqual(Object.keys(got), Object.keys(expected), place);
+    for (const key of Object.keys(expected)) close(got[key], expected[key], `${place}.${key}`);
+  } else assert.equal(got, expected, place);
+}
+
+const asked = folder ? JSON.parse(read("probabilities.json").toString()) : [];
+
+for (const { model, method, text, options, result } of asked) {
+  test(`${method} ${model} ${JSON.stringify(text)} ${JSON.stringify(options)}`, async () => {
+    const sampler = await Sampler.load(ort, read(model));
+    const got = await sampler[method](text, options);
+    close(got instanceof Map ? [...got] : got, result);
+  });
+}
+
+test("what cannot be completed or classified", { skip }, async () => {
+  const sampler = await Sampler.load(ort, read("lstm.onnx"));
+  for (const options of [{ n: 0 }, { n: 1001 }, { max_length: 0 }, { width: 4097 }, { until: 5 }, { until: null }]) {
+    await assert.rejects(sampler.complete("The", options), (error) => {
+      assert.ok(error instanceof UsageError);
+      assert.match(error.message, new RegExp(Object.keys(options)[0]));
+      return true;
+    });
+  }
+  await assert.rejects(sampler.complete("漢"), /never seen "漢"/);
+  await assert.rejects(sampler.next("漢"), /never seen "漢"/);
+  await assert.rejects(sampler.next("a", { unknown: "charge" }), /use "error" or "skip"/);
+  await assert.rejects(sampler.classify("a"), /cannot classify/);
+  await assert.rejects((await Sampler.load(ort, read("bytes.onnx"))).complete("a", { until: "é" }), /only ASCII/);
+  await assert.rejects((await Sampler.load(ort, read("counted.onnx"))).classify("a", { prior: "flat" }), /prior/);
+  const generator = await Sampler.load(ort, read("generator-lstm.onnx"));
+  for (const method of ["complete", "next", "classify"]) {
+    await assert.rejects(generator[method]("a"), /load the model file instead/);
+  }
+});
+
 test("two texts at a time do not disturb each other", { skip }, async () => {
   const sampler = await Sampler.load(ort, read("lstm.onnx"));
   const options = { length: 100, seed: 3 };

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from charrnn_export import export_model
 from charrnn_runtime import Sampler, Vocabulary, generator_file, read_model_file
+from charrnn_runtime.classifying import Prior
 from charrnn_runtime.model_file import seal
 
 if TYPE_CHECKING:
@@ -57,8 +59,11 @@ PATTERNS: list[dict[str, Any]] = [
 CHOSEN: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "lstm.onnx": TEXTS,
     "ends.onnx": [],
+    "counted.onnx": [],
     "labels.onnx": [
         ("The cat", {"length": 50, "seed": 1, "label": "Café"}),
+        ("", {"length": 40, "seed": 3, "label": "Café", "pattern": r"\w+ (?:\w+ ?)+\."}),
+        ("The", {"length": 30, "seed": 4, "label": "Café", "fill": "? cat ?", "particles": 8}),
         ("", {"length": 50, "seed": 2, "label": " Cafe\u0301"}),
         ("", {"length": 50, "seed": 2}),
     ],
@@ -105,9 +110,14 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokens = json.loads(json.dumps(Sampler(lstm).vocabulary.to_json()))
     tokens["special"] = {"end": tokens["tokens"].index("s")}
     labelled = tokens | {"special": {"end": tokens["tokens"].index("s"), "label:Café": tokens["tokens"].index("d")}}
+    several = json.loads(json.dumps(labelled))
+    several["special"] |= {"label:b": tokens["tokens"].index("b"), "label:c": tokens["tokens"].index("e")}
     models = {
         "lstm.onnx": lstm,
         "labels.onnx": with_metadata(lstm, vocab=json.dumps(labelled)),
+        "counted.onnx": with_metadata(
+            lstm, vocab=json.dumps(several), training=json.dumps({"labels": {"Café": 30, "b": 10, "c": 0}})
+        ),
         "int8.onnx": export_checkpoint(
             load_checkpoint(run.best), parity_steps=20, dtype="int8", max_loss_increase=1.0
         ).data,
@@ -135,6 +145,7 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cases += others + [{**c, "model": f"generator-{name}"} for c in covered]
     assert {c["finish_reason"] for c in cases} == {"length", "stop", "end", "pattern"}
     (folder / "texts.json").write_text(json.dumps(cases))
+    (folder / "probabilities.json").write_text(json.dumps(list(probabilities(folder))))
     (folder / "unverified.bin").write_bytes(with_metadata(lstm, parity='{"verified":false}'))
     wider = [{**state, "shape": ["batch", 33]} for state in states]
     wrong = {
@@ -152,6 +163,53 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed = [{"model": f"{name}.bad", "message": message} for name, (_, message) in wrong.items()]
     (folder / "wrong.json").write_text(json.dumps(listed))
     return folder
+
+
+def probabilities(folder: Path) -> Iterator[dict[str, Any]]:
+    """What ``complete``, ``next`` and ``classify`` give."""
+    asked: tuple[tuple[str, list[dict[str, Any]]], ...] = (
+        ("lstm.onnx", [{}, {"n": 30, "until": "", "max_length": 4, "width": 8}, {"n": 3, "until": "t.漢", "width": 1}]),
+        ("ends.onnx", [{"n": 10}, {"until": "", "max_length": 30, "n": 20}]),
+        ("bytes.onnx", [{"n": 4, "max_length": 3, "until": "a"}]),
+        ("labels.onnx", [{"label": "Café", "n": 3}]),
+        ("folded.onnx", [{}]),
+    )
+    for model, options in asked:
+        sampler = Sampler(folder / model)
+        for prompt in ("The c\r\nX", ""):
+            for own in options:
+                found = sampler.complete(prompt, unknown="skip", **own)
+                items = [asdict(item) for item in found]
+                yield {
+                    "model": model,
+                    "method": "complete",
+                    "text": prompt,
+                    "options": {**own, "unknown": "skip"},
+                    "result": {"items": items, "exact": found.exact, "width": found.width},
+                }
+            label = {"label": "Café"} if model == "labels.onnx" else {}
+            following = sampler.next(prompt, unknown="skip", label=label.get("label")).items()
+            result = [[key[0] if isinstance(key, bytes) and key else str(key or ""), value] for key, value in following]
+            yield {
+                "model": model,
+                "method": "next",
+                "text": prompt,
+                "options": {**label, "unknown": "skip"},
+                "result": result,
+            }
+    for model in ("labels.onnx", "counted.onnx"):
+        sampler = Sampler(folder / model)
+        priors: tuple[Prior, ...] = ("training", "uniform")
+        for text in ("The cat", "", "X", "caXXt漢"):
+            for prior in priors:
+                result = [list(item) for item in sampler.classify(text, prior=prior).items()]
+                yield {
+                    "model": model,
+                    "method": "classify",
+                    "text": text,
+                    "options": {"prior": prior},
+                    "result": result,
+                }
 
 
 def case(sampler: Sampler, model: str, prompt: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +242,8 @@ def test_node_draws_what_python_draws(node: str, vectors: Path) -> None:
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "# skipped 0" in done.stdout
     count = len(json.loads((vectors / "texts.json").read_text()))
-    assert f"# tests {11 + count + 7}" in done.stdout
+    asked = len(json.loads((vectors / "probabilities.json").read_text()))
+    assert f"# tests {11 + count + asked + 8}" in done.stdout
 
 
 @pytest.mark.parametrize(("name", "prompt"), [("lstm-text", "The c"), ("lstm-text", ""), ("gru-items", "")])
