@@ -17,12 +17,14 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from charrnn.cells import cell_names
 from charrnn.errors import ConfigError
 
 BUDGETS = ("time", "epochs", "steps")
+REPLAY_SHARE = 0.2  # of a batch
 LABEL_PLACES = ("tab", "folder", "file")  # where the label of an item is, if it is not in a column
 
 
@@ -228,6 +230,30 @@ def parse_encoding(name: str) -> str:
     return info.name
 
 
+def parse_replay(argument: str) -> tuple[str, float]:
+    """The name of a text and the share of each batch that is read from it: FILE:0.2, or FILE alone for a fifth.
+
+    Raises:
+        ConfigError: the share is not between 0 and 1, or there is no name.
+    """
+    name, share = argument, REPLAY_SHARE
+    before, colon, after = argument.rpartition(":")
+    if colon:
+        with contextlib.suppress(ValueError):  # the colon belongs to the name
+            name, share = before, float(after)
+    if not name or not 0 < share < 1:
+        raise ConfigError(
+            f"--replay {argument}: give it as FILE:SHARE, with a share above 0 and below 1, such as old.txt:0.2"
+        )
+    return name, share
+
+
+def _absolute_replay(argument: str) -> str:
+    """The argument of --replay with an absolute path, so that a resumed run finds the text from another folder."""
+    name, share = parse_replay(argument)
+    return f"{Path(name).absolute() if Path(name).exists() else name}:{share:g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(_Config):
     """The architecture."""
@@ -352,6 +378,23 @@ class TrainConfig(_Config):
     )
     epochs: float | None = _option(None, "Budget in passes over the training text.", above=0)
     steps: int | None = _option(None, "Budget in optimizer steps.", least=1)
+    replay: str | None = _option(
+        None,
+        "With --init-from: another text, such as that of the first model, and the share of each batch that is read "
+        "from it, FILE:0.2, so that the model forgets less of it.",
+        parse=_absolute_replay,
+    )
+    max_epochs: float | None = _option(
+        None,
+        "With --time: most passes over the training text. Default: as many as lower the validation loss of a text "
+        "of its size.",
+        above=0,
+    )
+    patience: int = _option(
+        5,
+        "End early when so many validations in a row have been more than 1 % above the lowest loss; 0 for never.",
+        least=0,
+    )
     batch_size: int = _option(32, "Streams of text that are read side by side.", least=1)
     seq_len: int = _option(48, "Characters that each stream advances in a step (length of backpropagation).", least=1)
     init: Literal["default", "char-rnn", "torch-rnn"] = _option(
@@ -391,6 +434,8 @@ class TrainConfig(_Config):
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError(f"give one budget, not {' and '.join(f'--{name}' for name in given)}")
+        if self.max_epochs is not None and given and self.time is None:
+            raise ConfigError(f"--max-epochs goes with --time; leave it out, or --{given[0]}")
 
     def fraction(self, *, step: int, epoch: float, elapsed: float) -> float:
         """The part of the budget that is used up: 0 to 1, or a little more. The configuration must have a budget."""
@@ -399,7 +444,7 @@ class TrainConfig(_Config):
         if self.epochs is not None:
             return epoch / self.epochs
         assert self.time is not None
-        return elapsed / self.time
+        return max(elapsed / self.time, epoch / self.max_epochs if self.max_epochs is not None else 0.0)
 
     def with_budget(self) -> Self:
         """The same configuration; if it has no budget, with the default one."""

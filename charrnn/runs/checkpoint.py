@@ -12,7 +12,7 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,20 @@ from charrnn.version import __version__
 
 FORMAT = 1
 _FORMAT_KEY = "charrnn_checkpoint"
+
+
+TURNED_UP = 0.01  # part of the lowest validation loss; smaller differences may be noise
+
+
+def turned_up(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the validation loss has turned up for good: more training makes the model worse.
+
+    Args:
+        history: the validations, oldest first.
+        patience: how many of the last validations must be more than 1 % above the lowest one. 0: always False.
+    """
+    losses = [row["val_loss"] for row in history]
+    return 0 < patience < len(losses) and min(losses[-patience:]) > (1 + TURNED_UP) * min(losses)
 
 
 @dataclass(kw_only=True)
@@ -56,10 +70,16 @@ class Checkpoint:
     version: str = __version__
 
     def completes(self, train_config: TrainConfig) -> bool:
-        """Whether a run with this configuration ends here: the budget is used up, and the model is validated."""
+        """Whether a run with this configuration ends here.
+
+        The model has been validated, and the budget is used up or the validation loss has turned up for good.
+        """
         step, epoch, elapsed = (self.progress[name] for name in ("step", "epoch", "elapsed"))
         validated = bool(self.history) and self.history[-1]["step"] == step
-        return validated and train_config.with_budget().fraction(step=step, epoch=epoch, elapsed=elapsed) >= 1.0
+        return validated and (
+            train_config.with_budget().fraction(step=step, epoch=epoch, elapsed=elapsed) >= 1.0
+            or turned_up(self.history, train_config.patience)
+        )
 
     def to_bytes(self) -> bytes:
         """The contents of the .pt file."""

@@ -32,7 +32,9 @@ class Cadence:
         first_save_seconds: of training before the first checkpoint of a run.
         save_seconds: between two checkpoints; a kill or a power cut loses at most so much work.
         save_share: part of the time that saving may take. A large model on a slow disk is saved less often.
-        validations: number of validations in a budget, unless ``TrainConfig.eval_steps`` is set.
+        validations: least number of validations in a budget, unless ``TrainConfig.eval_steps`` is set. A budget of
+            more passes over the text has one for each pass, so that the best moment is seen.
+        most_validations: in a budget.
         validation_share: part of a time budget that validations may take. Those that would take more are left out.
     """
 
@@ -42,11 +44,13 @@ class Cadence:
     save_seconds: float = 60.0
     save_share: float = 0.05
     validations: int = 10
+    most_validations: int = 50
     validation_share: float = 0.05
 
     _reported: float = field(default=0.0, init=False)
     _reported_step: int = field(default=0, init=False)
     _first: bool = field(default=True, init=False)
+    _count: int = field(default=1, init=False)  # of validations
     _next_save: float = field(default=0.0, init=False)  # in elapsed seconds
     _next_validation: float = field(default=0.0, init=False)  # as a fraction of the budget
     _validating: float = field(default=0.0, init=False)  # seconds in all
@@ -57,6 +61,7 @@ class Cadence:
         self._next_save = run.counters.elapsed + (self.save_seconds if run.counters.step else self.first_save_seconds)
         self._reported_step = run.counters.step
         self._first = True
+        self._count = max(self.validations, min(round(run.passes or 0), self.most_validations))
         self._next_validation = self._validation_after(run.fraction)
 
     def due(self, run: RunState) -> Due:
@@ -107,4 +112,4 @@ class Cadence:
 
     def _validation_after(self, fraction: float) -> float:
         # The small number is there because fractions may come out just below a whole multiple.
-        return (math.floor(fraction * self.validations + 1e-9) + 1) / self.validations
+        return (math.floor(fraction * self._count + 1e-9) + 1) / self._count

@@ -137,8 +137,14 @@ class Reporter:
     def finished(self) -> Finished:
         """Tells the listener how the run ended, and returns it."""
         run, last = self.run, self.run.history[-1]
+        if run.turned_up and run.fraction < 1.0:
+            self.listener.on_notice(
+                f"the last {run.config.patience} validations were all more than 1 % above the best one, "
+                f"{run.counters.best_val_loss:.4f}: the run ends early, and best.pt is that best model "
+                "(--patience 0 always uses up the budget)"
+            )
         finished = Finished(
-            interrupted=run.fraction < 1.0,
+            interrupted=run.fraction < 1.0 and not run.turned_up,
             step=run.counters.step,
             epoch=run.text.epoch,
             elapsed=run.counters.elapsed,

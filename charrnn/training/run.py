@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from charrnn_runtime import Sampler
 
-from charrnn.config import format_duration
+from charrnn.config import format_duration, parse_replay
 from charrnn.data.corpus import corpus_name, read_corpus, remembered_arguments
 from charrnn.data.in_memory import InMemory, Item
 from charrnn.data.text_report import label_table
@@ -30,6 +30,7 @@ from charrnn.training.threads import bound_spinning, computing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from charrnn.data.corpus import Corpus
     from charrnn.runs.checkpoint import Checkpoint
 
 Name = str | os.PathLike[str]
@@ -232,7 +233,7 @@ def resume(
             raise CheckpointError(f"{folder}: nothing to resume: there is no last.pt in it; name a text to begin a run")
         begin: dict[str, Any] = {"text": text, "items": items, "init_from": init_from, "preset": preset}
         return train(*texts, out=folder, **begin, **common, **options)
-    from charrnn.runs.checkpoint import load_checkpoint
+    from charrnn.runs.checkpoint import load_checkpoint, turned_up
 
     with ExitStack() as stack:
         if os.environ.get("RANK", "0") == "0":  # of several processes, the first one writes
@@ -243,7 +244,9 @@ def resume(
         if checkpoint.completes(settings.train):
             run = Run(folder, checkpoint, interrupted=False)
             with _shown(progress, listener) as shown:
-                shown.on_notice(f"{folder}: {run.summary()}; to go on, give a larger budget")
+                early = turned_up(checkpoint.history, settings.train.patience)
+                more = "a larger --patience, or 0" if early else "a larger budget"
+                shown.on_notice(f"{folder}: {run.summary()}; to go on, give {more}")
             return run
         return _run(
             settings,
@@ -331,6 +334,7 @@ def _run(
         corpus = read_corpus(source, settings.data, settings.vocabulary, listener=shown)
         keep_freed_memory()
         step_done = stack.enter_context(computing(settings.train.threads, shown.on_notice, alone=group.size == 1))
+        replay = _read_replay(settings, corpus, group.size, shown)
         # The choice depends on a measurement, whose result would differ between processes.
         settings = settings.completed(corpus)
         model_config, train_config, notes = group.broadcast((settings.model, settings.train, settings.notes))
@@ -346,6 +350,7 @@ def _run(
             listener=shown,
             checkpoint=settings.checkpoint,
             weights=settings.weights,
+            replay=replay,
             tensorboard=tensorboard and group.first,
             processes=group,
             step_done=step_done,
@@ -360,6 +365,18 @@ def _run(
         interrupted=finished.interrupted,
         signal=received[0] if received else None,
     )
+
+
+def _read_replay(settings: Settings, corpus: Corpus, processes: int, listener: Listener) -> Corpus | None:
+    """The text that ``--replay`` mixes into the batches. Characters that the model does not know are left out."""
+    if settings.train.replay is None:
+        return None
+    if processes > 1:
+        raise ConfigError("--replay is for one process: leave it out, or start without torchrun")
+    name, share = parse_replay(settings.train.replay)
+    replay = read_corpus([name], settings.data, corpus.vocabulary, fixed="skip", listener=listener)
+    listener.on_notice(f"{share:.0%} of each batch is read from {replay.description}")
+    return replay
 
 
 @contextmanager

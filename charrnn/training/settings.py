@@ -89,8 +89,9 @@ class Settings:
         own = checkpoint.model_config.to_json() | checkpoint.data_config.to_json()
         own |= {name: getattr(checkpoint.train_config, name) for name in FIXED}
         _check_same(self.given, own, "a run is resumed as it was begun", "the run has")
-        if train.keys() & set(BUDGETS):
-            train = dict.fromkeys(BUDGETS) | train
+        if any(value != getattr(checkpoint.train_config, name) for name, value in train.items() if name in BUDGETS):
+            # The limit of passes was chosen for the earlier budget.
+            train = dict.fromkeys((*BUDGETS, "max_epochs")) | train
         return replace(
             self,
             model=checkpoint.model_config,

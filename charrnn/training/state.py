@@ -15,7 +15,7 @@ from charrnn.config import DataConfig, TrainConfig
 from charrnn.data.corpus import Corpus
 from charrnn.errors import CheckpointError
 from charrnn.model.char_rnn import CharRNN
-from charrnn.runs.checkpoint import Checkpoint, on_cpu
+from charrnn.runs.checkpoint import Checkpoint, on_cpu, turned_up
 from charrnn.training.distributed import Processes
 from charrnn.training.optim import Optimizers
 from charrnn.training.texts import TrainingText
@@ -81,6 +81,19 @@ class RunState:
         """The part of the budget that is used up, 0 to 1 or a little more."""
         counters = self.counters
         return self.config.fraction(step=counters.step, epoch=self.text.epoch, elapsed=counters.elapsed)
+
+    @property
+    def turned_up(self) -> bool:
+        """Whether the validation loss has turned up for good, so that the run ends early."""
+        return turned_up(self.history, self.config.patience)
+
+    @property
+    def passes(self) -> float | None:
+        """The most passes over the training text that the budget allows; None if only its time is limited."""
+        config = self.config
+        if config.steps is not None:
+            return config.steps * config.batch_size * config.seq_len / self.text.characters
+        return config.epochs or config.max_epochs
 
     @property
     def recent_loss(self) -> float:

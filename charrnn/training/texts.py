@@ -16,22 +16,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from charrnn.config import DataConfig, TrainConfig
+from charrnn.config import DataConfig, TrainConfig, parse_replay
 from charrnn.data import item_filter
 from charrnn.data.corpus import Corpus
 from charrnn.data.item_streams import NO_TARGET, Items, ItemStreams
 from charrnn.data.split import split_end, split_streams
 from charrnn.data.streams import Streams
-from charrnn.errors import CorpusError
+from charrnn.errors import ConfigError, CorpusError
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.distributed import SINGLE, Processes
 from charrnn.training.validation import items_loss, streams_loss, validation_loss
+
+Reader: TypeAlias = "Streams | ItemStreams | MixedReader"
 
 MIN_CHARACTERS = 20
 MIN_SEQ_LEN = 8
@@ -56,7 +60,7 @@ class TrainingText(ABC):
     """
 
     min_seq_len: ClassVar[int] = 1  # so that every batch has a target
-    reader: Streams | ItemStreams
+    reader: Reader
     characters: int
     batches: tuple[int, int] | None = None
 
@@ -107,6 +111,43 @@ class TrainingText(ABC):
 
     def save_files(self, folder: Path) -> None:  # noqa: B027
         """Writes what other commands need to know of the training part into the run folder; most kinds have nothing."""
+
+
+class MixedReader:
+    """Two readers side by side: the first rows of a batch are of one text, the last ones of another.
+
+    Args:
+        main: reads the text of the run, which says how many passes have been made.
+        other: reads the other text, of the same kind.
+        rows: number of rows that ``main`` has.
+    """
+
+    def __init__(self, main: Reader, other: Reader, rows: int) -> None:
+        self._main, self._other, self._rows = main, other, rows
+
+    @property
+    def epoch(self) -> float:
+        """Number of passes over the text of the run so far."""
+        return self._main.epoch
+
+    @property
+    def position(self) -> int:
+        """Number of tokens that each row has read."""
+        return self._main.position
+
+    def next(self, seq_len: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The next inputs and targets, both ``[T, B]``."""
+        inputs, targets = zip(self._main.next(seq_len), self._other.next(seq_len), strict=True)
+        return np.concatenate(inputs, axis=1), np.concatenate(targets, axis=1)
+
+    def row_state(self) -> tuple[Tensor, ...]:
+        """The state of each row."""
+        return tuple(torch.cat(both) for both in zip(self._main.row_state(), self._other.row_state(), strict=True))
+
+    def load_state(self, position: int, row_state: Sequence[Tensor]) -> None:
+        """Sets where the readers are; raises ValueError if the state is that of another reader."""
+        self._main.load_state(position, [state[: self._rows] for state in row_state])
+        self._other.load_state(position, [state[self._rows :] for state in row_state])
 
 
 class RunningText(TrainingText):
@@ -189,13 +230,42 @@ def _kind(data: DataConfig) -> type[TrainingText]:
     return StreamText if data.split == "streams" else RunningText
 
 
-def training_text(corpus: Corpus, data: DataConfig, train: TrainConfig, processes: Processes = SINGLE) -> TrainingText:
+def training_text(
+    corpus: Corpus,
+    data: DataConfig,
+    train: TrainConfig,
+    processes: Processes = SINGLE,
+    *,
+    replay: Corpus | None = None,
+) -> TrainingText:
     """The text, of the kind that the configuration names.
 
+    Args:
+        corpus: the text.
+        data, train: how it is divided and read.
+        processes: the processes of the run; only one if there is another text.
+        replay: another text, in the same vocabulary, of which ``replay_rows(train)`` rows of each batch are read.
+
     Raises:
-        CorpusError: the text cannot be divided.
+        CorpusError: a text cannot be divided.
     """
-    return _kind(data)(corpus, data, train, processes)
+    kind = _kind(data)
+    if replay is None:
+        return kind(corpus, data, train, processes)
+    other = replay_rows(train)
+    rows = train.batch_size - other
+    text = kind(corpus, data, replace(train, batch_size=rows))
+    text.reader = MixedReader(text.reader, kind(replay, data, replace(train, batch_size=other)).reader, rows)
+    return text
+
+
+def replay_rows(train: TrainConfig) -> int:
+    """Rows of a batch that are read from the text of ``--replay``: its share, but at least one, and not all."""
+    assert train.replay is not None
+    if train.batch_size < 2:
+        raise ConfigError("--replay divides the rows of a batch between two texts; give --batch-size 2 or more")
+    _, share = parse_replay(train.replay)
+    return min(max(round(share * train.batch_size), 1), train.batch_size - 1)
 
 
 def fit_batch(corpus: Corpus, data: DataConfig, train: TrainConfig, on_notice: Callable[[str], None]) -> TrainConfig:

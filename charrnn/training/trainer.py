@@ -47,6 +47,7 @@ class Trainer:
         listener: receives the events of the run.
         checkpoint: continue from here instead of from the beginning.
         weights: begin with these weights instead of random ones.
+        replay: another text, of which some rows of each batch are read; needed if ``train_config.replay`` names one.
         tensorboard: write the metrics for TensorBoard, too.
         processes: the processes of the run; each builds a Trainer with the same arguments.
         cadence: how often to report, log, validate and save.
@@ -74,6 +75,7 @@ class Trainer:
         listener: Listener | None = None,
         checkpoint: Checkpoint | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        replay: Corpus | None = None,
         tensorboard: bool = False,
         processes: Processes = SINGLE,
         cadence: Cadence | None = None,
@@ -85,7 +87,7 @@ class Trainer:
         self.folder, self.listener, self.processes = folder, listener or Listener(), processes
         self.cadence, self.clock, self.step_done = cadence or Cadence(), clock, step_done
         config = fit_batch(corpus, data_config, train_config.with_budget(), self.listener.on_notice)
-        text = training_text(corpus, data_config, config, processes)
+        text = training_text(corpus, data_config, config, processes, replay=replay)
         device = choose_device(config.device)
         self.precision = choose_precision(config.precision, device)
 
@@ -109,7 +111,9 @@ class Trainer:
         self.reporter = Reporter(self.run, folder, self.listener, precision=self.precision, tensorboard=tensorboard)
 
     def train(self, stop: Callable[[], bool] = lambda: False) -> Finished:
-        """Trains until the budget is used up, or until ``stop()`` is true. Both ways end with a checkpoint.
+        """Trains until the budget is used up, the validation loss has turned up for good, or ``stop()`` is true.
+
+        All three ways end with a checkpoint.
 
         Raises:
             DivergedError: the loss became NaN or very large; earlier checkpoints are still there.
@@ -130,7 +134,7 @@ class Trainer:
         (stopped,) = agreed(stop())
         while True:
             # Budget. At least one step is made, so that there is something to save.
-            if run.fraction >= 1.0 or (run.counters.step and stopped):
+            if run.fraction >= 1.0 or run.turned_up or (run.counters.step and stopped):
                 if run.validated or self._validate():
                     return
                 self.cadence.begin(run)  # the validation has gone back to an earlier step

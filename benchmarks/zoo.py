@@ -1,0 +1,264 @@
+"""Regret of the default recipe: its validation loss minus that of the best alternative, for many texts and budgets.
+
+    python benchmarks/zoo.py measure RESULTS [--texts NAME ...] [--budgets 30 120] [--only NAME ...] [--seeds 1]
+    python benchmarks/zoo.py table RESULTS
+
+``measure`` trains the default and each alternative to it, one process a core with one thread each, and appends a line
+of JSON for each run; what is in the file already is not run again. Budgets are seconds of processor time of one
+thread, so that other programs on the machine cost time but hardly change the result. ``table`` prints the table.
+
+The texts are not downloaded: a licence, the standard library and the grammar of smiles.py are on every Debian machine,
+the others are in its packages wamerican, manpages-de and manpages-ja; tinyshakespeare is taken from ../shared or from
+the cache. A text that the machine does not have is left out, with a message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import smiles
+import torch
+
+from charrnn.config import DataConfig, ModelConfig, TrainConfig
+from charrnn.data.corpus import Corpus, read_corpus
+from charrnn.training.defaults import choose_here, measure_speed
+from charrnn.training.device import flushed_denormals, keep_freed_memory
+from charrnn.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+SHARED = Path(__file__).parents[2] / "shared" / "tinyshakespeare.txt"
+ITEMS = {"lines": True}
+LONGEST = 20_000_000  # characters of a text
+
+
+def _manual(language: str) -> str:
+    """All manual pages in a language."""
+    pages = sorted(Path("/usr/share/man", language).glob("man*/*.gz"))
+    if not pages:
+        raise FileNotFoundError(f"install Debian's package manpages-{language}")
+    return "\n".join(gzip.decompress(page.read_bytes()).decode("utf-8", "replace") for page in pages)
+
+
+def _library() -> str:
+    """The standard library's source, without its tests."""
+    root = Path(os.__file__).parent
+    paths = sorted([*root.glob("*.py"), *root.glob("*/*.py")])
+    kept = [p for p in paths if not {"test", "tests", "site-packages", "dist-packages"} & set(p.parts)]
+    return "\n".join(path.read_text("utf-8", "replace") for path in kept)
+
+
+def _molecules() -> str:
+    return "\n".join(itertools.islice(smiles.molecules(1), 200_000))
+
+
+TEXTS: dict[str, tuple[Callable[[], str], dict[str, Any]]] = {
+    "licence": (lambda: Path("/usr/share/common-licenses/GPL-3").read_text("utf-8"), {}),
+    "tinyshakespeare": (lambda: SHARED.read_text("utf-8"), {}),
+    "Python": (_library, {}),
+    "words": (lambda: Path("/usr/share/dict/american-english").read_text("utf-8"), ITEMS),
+    "German manual": (lambda: _manual("de"), {}),
+    "Japanese manual": (lambda: _manual("ja"), {}),
+    "molecules": (_molecules, ITEMS),
+}
+
+
+def _text_file(name: str, folder: Path) -> Path:
+    """The text as a file."""
+    path = folder / f"{name}.txt"
+    if not path.exists():
+        path.write_text(TEXTS[name][0]()[:LONGEST], "utf-8")
+    return path
+
+
+def _step(sizes: tuple[int, ...], value: int, up: bool) -> int:
+    """The next larger or smaller size."""
+    others = [size for size in sizes if (size > value if up else size < value)]
+    return (min if up else max)(others, default=value)
+
+
+Configs = tuple[ModelConfig, TrainConfig]
+SIZES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+
+
+def _resized(up: bool) -> Callable[[ModelConfig, TrainConfig], Configs]:
+    def change(model: ModelConfig, train: TrainConfig) -> Configs:
+        size = _step(SIZES, _step(SIZES, model.hidden_size, up), up)
+        return replace(model, hidden_size=size, embedding_size=min(128, size)), train
+
+    return change
+
+
+def _passes(factor: float) -> Callable[[ModelConfig, TrainConfig], Configs]:
+    def change(model: ModelConfig, train: TrainConfig) -> Configs:
+        return model, replace(train, max_epochs=train.max_epochs and train.max_epochs * factor)
+
+    return change
+
+
+ALTERNATIVES: dict[str, Callable[[ModelConfig, TrainConfig], Configs]] = {
+    "default": lambda m, t: (m, t),
+    "half the size": _resized(False),
+    "double the size": _resized(True),
+    "two layers": lambda m, t: (replace(m, num_layers=2), t),
+    "GRU": lambda m, t: (replace(m, cell="gru"), t),
+    "less dropout": lambda m, t: (replace(m, dropout=max(0.0, m.dropout - 0.15)), t),
+    "more dropout": lambda m, t: (replace(m, dropout=min(0.7, m.dropout + 0.15)), t),
+    "half the batch": lambda m, t: (m, replace(t, batch_size=max(1, t.batch_size // 2))),
+    "double the batch": lambda m, t: (m, replace(t, batch_size=t.batch_size * 2)),
+    "sequences of 96": lambda m, t: (m, replace(t, seq_len=96)),
+    "half the rate": lambda m, t: (m, replace(t, lr=t.lr / 2)),
+    "double the rate": lambda m, t: (m, replace(t, lr=t.lr * 2)),
+    "half the passes": _passes(0.5),
+    "double the passes": _passes(2.0),
+}
+
+
+def measure(text: str, path: Path, budget: float, name: str, seed: int) -> dict[str, Any]:
+    """One run. Returns the line for the file of results."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    data = DataConfig(**TEXTS[text][1])
+    corpus = read_corpus([os.fspath(path)], data)
+    model, train = _chosen(corpus, data, budget)
+    default = (model, train)
+    model, train = ALTERNATIVES[name](model, train)
+    result = {"text": text, "budget": budget, "name": name, "seed": seed}
+    if name != "default" and (model, train) == default:
+        return result  # such as less dropout, where there is none
+    with tempfile.TemporaryDirectory() as folder, flushed_denormals():
+        trainer = Trainer(
+            model_config=model,
+            data_config=data,
+            train_config=replace(train, seed=seed),
+            corpus=corpus,
+            folder=Path(folder),
+            clock=time.process_time,
+        )
+        finished = trainer.train()
+    settings = {
+        "model": f"{model.cell} {model.num_layers}×{model.hidden_size}",
+        "dropout": model.dropout,
+        "batch": train.batch_size,
+        "sequence": train.seq_len,
+        "max_epochs": train.max_epochs,
+    }
+    return result | {
+        "loss": finished.best_val_loss,
+        "last": finished.val_loss,
+        "train_loss": finished.train_loss,
+        "epochs": finished.epoch,
+        "steps": finished.step,
+        "seconds": finished.elapsed,
+        "parameters": trainer.run.model.num_parameters(),
+        "characters": trainer.run.text.characters,
+        **settings,
+    }
+
+
+def _chosen(corpus: Corpus, data: DataConfig, budget: float) -> Configs:
+    """The recipe's choice for a budget of processor time."""
+
+    def speed(model: ModelConfig, train: TrainConfig) -> float:
+        return measure_speed(model, train, len(corpus.vocabulary), CPU, "auto", clock=time.process_time)
+
+    choice = choose_here(ModelConfig(), TrainConfig(time=budget), given=(), corpus=corpus, data=data, speed=speed)
+    return choice.model, choice.train
+
+
+def _measure_all(args: argparse.Namespace) -> None:
+    known = set()
+    if args.results.exists():
+        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
+        known = {(row["text"], row["budget"], row["name"], row["seed"]) for row in rows}
+    folder = Path(tempfile.gettempdir()) / "charrnn-zoo"
+    folder.mkdir(exist_ok=True)
+    jobs = []
+    for text in args.texts:
+        try:
+            path = _text_file(text, folder)
+        except OSError as error:
+            print(f"left out: {text}: {error}", file=sys.stderr)
+            continue
+        runs = [(b, name, seed) for b in args.budgets for seed in range(1, args.seeds + 1) for name in args.only]
+        jobs += [(text, path, *run) for run in runs if (text, *run) not in known]
+
+    def run(job: tuple[Any, ...]) -> None:
+        line = subprocess.run(
+            [sys.executable, __file__, "one", json.dumps([os.fspath(part) if isinstance(part, Path) else part for part in job])],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        with args.results.open("a", encoding="utf-8") as file:
+            file.write(line)
+        print(line, end="", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(run, jobs))
+
+
+def _table(path: Path) -> None:
+    cells: dict[tuple[str, float], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for line in path.read_text("utf-8").splitlines():
+        row = json.loads(line)
+        if "loss" in row:
+            cells[row["text"], row["budget"]][row["name"]].append(row)
+    print("| text | budget | chosen | passes | loss | regret | best alternative | others, difference in 0.001 nats |")
+    print("|---|---|---|---|---|---|---|---|")
+    for (text, budget), runs in cells.items():
+        losses = {name: median(row["loss"] for row in rows) for name, rows in runs.items()}
+        default = losses.pop("default", None)
+        if default is None or not losses:
+            continue
+        best = min(losses, key=losses.__getitem__)
+        chosen = runs["default"][0]
+        described = f"{chosen['model']}, dropout {chosen['dropout']:g}, batch {chosen['batch']} × {chosen['sequence']}"
+        others = ", ".join(f"{name} {1000 * (losses[name] - default):+.0f}" for name in losses)
+        print(
+            f"| {text} | {budget:g} s | {described} | {chosen['epochs']:.2g} | {default:.4f} "
+            f"| {max(0.0, default - losses[best]):.4f} | {best if losses[best] < default else '(the default)'} | {others} |"
+        )
+
+
+def main() -> None:
+    """Measures, or prints the table."""
+    if sys.argv[1:2] == ["one"]:
+        text, path, budget, name, seed = json.loads(sys.argv[2])
+        print(json.dumps(measure(text, Path(path), budget, name, seed), ensure_ascii=False))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("results", type=Path)
+    measuring.add_argument("--texts", nargs="*", choices=list(TEXTS), default=list(TEXTS))
+    measuring.add_argument("--budgets", nargs="*", type=float, default=[30.0, 120.0])
+    measuring.add_argument("--only", nargs="*", choices=list(ALTERNATIVES), default=list(ALTERNATIVES))
+    measuring.add_argument("--seeds", type=int, default=1)
+    measuring.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    printing = commands.add_parser("table")
+    printing.add_argument("results", type=Path)
+    args = parser.parse_args()
+    if args.command == "measure":
+        _measure_all(args)
+    else:
+        _table(args.results)
+
+
+if __name__ == "__main__":
+    main()
