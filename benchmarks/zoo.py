@@ -31,12 +31,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import smiles
+import smiles  # type: ignore[import-not-found]  # it stands beside this script
 import torch
 
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
-from charrnn.training.defaults import choose_here, measure_speed
+from charrnn.training.defaults import choose_here
 from charrnn.training.device import flushed_denormals, keep_freed_memory
 from charrnn.training.trainer import Trainer
 
@@ -172,11 +172,9 @@ def measure(text: str, path: Path, budget: float, name: str, seed: int) -> dict[
 
 def _chosen(corpus: Corpus, data: DataConfig, budget: float) -> Configs:
     """The recipe's choice for a budget of processor time."""
-
-    def speed(model: ModelConfig, train: TrainConfig) -> float:
-        return measure_speed(model, train, len(corpus.vocabulary), CPU, "auto", clock=time.process_time)
-
-    choice = choose_here(ModelConfig(), TrainConfig(time=budget), given=(), corpus=corpus, data=data, speed=speed)
+    choice = choose_here(
+        ModelConfig(), TrainConfig(time=budget), given=(), corpus=corpus, data=data, clock=time.process_time
+    )
     return choice.model, choice.train
 
 
@@ -199,7 +197,12 @@ def _measure_all(args: argparse.Namespace) -> None:
 
     def run(job: tuple[Any, ...]) -> None:
         line = subprocess.run(
-            [sys.executable, __file__, "one", json.dumps([os.fspath(part) if isinstance(part, Path) else part for part in job])],
+            [
+                sys.executable,
+                __file__,
+                "one",
+                json.dumps([os.fspath(part) if isinstance(part, Path) else part for part in job]),
+            ],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,
@@ -229,10 +232,11 @@ def _table(path: Path) -> None:
         best = min(losses, key=losses.__getitem__)
         chosen = runs["default"][0]
         described = f"{chosen['model']}, dropout {chosen['dropout']:g}, batch {chosen['batch']} × {chosen['sequence']}"
+        winner = best if losses[best] < default else "(the default)"
         others = ", ".join(f"{name} {1000 * (losses[name] - default):+.0f}" for name in losses)
         print(
             f"| {text} | {budget:g} s | {described} | {chosen['epochs']:.2g} | {default:.4f} "
-            f"| {max(0.0, default - losses[best]):.4f} | {best if losses[best] < default else '(the default)'} | {others} |"
+            f"| {max(0.0, default - losses[best]):.4f} | {winner} | {others} |"
         )
 
 

@@ -22,8 +22,16 @@ from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 READ_PER_PARAMETER = 5.0  # characters to read for each parameter; with fewer, training ends too early
-PARAMETERS_PER_CHARACTER = 1.5  # for each character of training text; a larger model learns the text by heart
-EPOCHS_WITHOUT_DROPOUT = 4.0
+# A larger model learns the text by heart, even with dropout.
+PARAMETERS_PER_CHARACTER = 3.0  # for each character of training text
+SMALL_MODEL = 400_000  # parameters that are right for any text, beside those for its characters
+# Passes over a text that lower the loss: 12 for a text of 30,000 characters, and more for a longer one.
+SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
+# Dropout grows by so much each time that the product of passes and parameters for each character doubles.
+DROPOUT_STEP = 0.1
+NO_DROPOUT = 2.5  # up to this product there is none
+LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
+LEAST_STEPS, LEAST_BATCH = 600, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
 BOOSTED_WARMUP_STEPS = 5
 MEASURE_SECONDS = 0.4
@@ -64,15 +72,18 @@ def choose(
         train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
     if {"hidden_size", "dropout"} <= set(given):
         return Choice(model=model, train=train, reason="")
+    if train.time is not None and "max_epochs" not in given:
+        train = replace(train, max_epochs=useful_passes(train_characters))
     read = _reader(model, train, vocab_size, train_characters, speed)
     reasons = []
     if "hidden_size" not in given:
+        most = PARAMETERS_PER_CHARACTER * train_characters + SMALL_MODEL
+        enough = useful_passes(train_characters) * train_characters
         fitting = [
             size
             for size in HIDDEN_SIZES
-            if (p := parameters(replace(model, hidden_size=size), vocab_size)) * READ_PER_PARAMETER
-            <= read(replace(model, hidden_size=size))
-            and p <= PARAMETERS_PER_CHARACTER * train_characters
+            if (p := parameters(replace(model, hidden_size=size), vocab_size)) <= most
+            and min(p * READ_PER_PARAMETER, enough) <= read(replace(model, hidden_size=size))
         ]
         model = replace(model, hidden_size=max(fitting, default=HIDDEN_SIZES[0]))
         if "embedding_size" not in given:
@@ -80,21 +91,61 @@ def choose(
         reasons.append(f"hidden size {model.hidden_size}")
     characters = read(model)
     epochs = characters / train_characters
+    ended = train.max_epochs is not None and epochs > train.max_epochs
+    if ended:
+        assert train.max_epochs is not None
+        epochs, characters = train.max_epochs, train.max_epochs * train_characters
     if "dropout" not in given:
-        dropout = 0.2 * math.log2(max(epochs / EPOCHS_WITHOUT_DROPOUT, 1.0))
-        model = replace(model, dropout=min(0.5, round(dropout * 20) / 20))
-        reasons.append(f"dropout {model.dropout:g}")
+        dropout = fitting_dropout(epochs, parameters(model, vocab_size) / train_characters)
+        model = replace(model, dropout=dropout)
+        reasons.append(f"dropout {dropout:g}")
     reason = (
-        f"{' and '.join(reasons)}, since the budget reads about {_rounded(characters)} characters "
-        f"({epochs:.1f} times the text)"
+        f"{' and '.join(reasons)}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} "
+        f"characters ({epochs:.1f} times the text)"
     )
+    if ended:
+        reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
     return Choice(model=model, train=train, reason=reason)
 
 
+def useful_passes(train_characters: int) -> float:
+    """Passes over a text of this length after which more of them do not pay."""
+    growth = max(train_characters / SHORT_TEXT, 1.0) ** PASSES_GROWTH
+    return float(round(PASSES_OF_SHORT_TEXT * growth))
+
+
+def fitting_dropout(epochs: float, parameters_per_character: float) -> float:
+    """Dropout for so many passes over a text; the more parameters, the sooner a model learns it by heart."""
+    grown = DROPOUT_STEP * math.log2(max(epochs * parameters_per_character / NO_DROPOUT, 1.0))
+    # A text that is read once or twice is not learnt by heart, whatever the model's size.
+    few = 3 * DROPOUT_STEP * math.log2(max(epochs / LEAST_DROPOUT_PASSES, 1.0))
+    return min(MOST_DROPOUT, round(min(grown, few) * 20) / 20)
+
+
+def fitting_batch(train: TrainConfig, train_characters: int) -> int:
+    """Batch size: that of ``train``, or a smaller one if a text is so short that there would be too few steps."""
+    passes = train.epochs or useful_passes(train_characters)
+    batch = train.batch_size
+    while batch // 2 >= LEAST_BATCH and passes * train_characters / (batch * train.seq_len) < LEAST_STEPS:
+        batch //= 2
+    return batch
+
+
 def choose_here(
-    model: ModelConfig, train: TrainConfig, *, given: Collection[str], corpus: Corpus, data: DataConfig
+    model: ModelConfig,
+    train: TrainConfig,
+    *,
+    given: Collection[str],
+    corpus: Corpus,
+    data: DataConfig,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Choice:
     """``choose`` for this text and this machine.
+
+    Args:
+        model, train, given: see ``choose``.
+        corpus, data: the text.
+        clock: returns seconds, for measuring the speed.
 
     Raises:
         ConfigError: the device is not available, or a model with the given settings does not fit in its memory.
@@ -103,6 +154,9 @@ def choose_here(
     device = choose_device(train.device)
     precision = choose_precision(train.precision, device)
     vocab_size = len(corpus.vocabulary)
+    characters = max(1, split_end(len(corpus.ids), data).train.length)
+    if train.steps is None and "batch_size" not in given:
+        train = replace(train, batch_size=fitting_batch(train, characters))
     # For a short text the trainer makes the batch smaller, so that is the batch with which the budget is read.
     fitted = fit_batch(corpus, data, train, lambda _: None)
     smallest = model if "hidden_size" in given else replace(model, hidden_size=HIDDEN_SIZES[0])
@@ -112,15 +166,21 @@ def choose_here(
         fitted,
         given=given,
         vocab_size=vocab_size,
-        train_characters=max(1, split_end(len(corpus.ids), data).train.length),
-        speed=lambda m: measure_speed(m, fitted, vocab_size, device, precision),
+        train_characters=characters,
+        speed=lambda m: measure_speed(m, fitted, vocab_size, device, precision, clock=clock),
     )
     check_memory(choice.model, fitted, vocab_size, device)
     return replace(choice, train=replace(choice.train, batch_size=train.batch_size, seq_len=train.seq_len))
 
 
 def measure_speed(
-    model: ModelConfig, train: TrainConfig, vocab_size: int, device: torch.device, precision: str
+    model: ModelConfig,
+    train: TrainConfig,
+    vocab_size: int,
+    device: torch.device,
+    precision: str,
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> float:
     """Training characters a second: some steps on random tokens, on a model that is thrown away.
 
@@ -128,7 +188,7 @@ def measure_speed(
     counts: during training, the number of threads is chosen in the same way.
     """
     waited, began = waiting_seconds(), time.monotonic()
-    speed = _measured(model, train, vocab_size, device, precision)
+    speed = _measured(model, train, vocab_size, device, precision, clock)
     threads = torch.get_num_threads()
     if waited is None or threads == 1 or device.type != "cpu":
         return speed
@@ -136,12 +196,19 @@ def measure_speed(
         return speed
     torch.set_num_threads(1)
     try:
-        return max(speed, _measured(model, train, vocab_size, device, precision))
+        return max(speed, _measured(model, train, vocab_size, device, precision, clock))
     finally:
         torch.set_num_threads(threads)
 
 
-def _measured(model: ModelConfig, train: TrainConfig, vocab_size: int, device: torch.device, precision: str) -> float:
+def _measured(
+    model: ModelConfig,
+    train: TrainConfig,
+    vocab_size: int,
+    device: torch.device,
+    precision: str,
+    clock: Callable[[], float],
+) -> float:
     from charrnn.model.char_rnn import CharRNN
     from charrnn.training.optim import Optimizers
 
@@ -158,9 +225,9 @@ def _measured(model: ModelConfig, train: TrainConfig, vocab_size: int, device: t
             float(optimizers.step(0.0))  # waits for the device
             steps += 1
             if steps == warm:  # the first steps are slower: they allocate buffers
-                began = time.monotonic()
+                began = clock()
                 continue
-            seconds = time.monotonic() - began
+            seconds = clock() - began
             if steps > warm and seconds > (MEASURE_SECONDS if steps > warm + 2 else LONGEST_SECONDS):
                 return train.batch_size * train.seq_len * (steps - warm) / seconds
 

@@ -12,7 +12,8 @@ from charrnn.training.state import Counters
 class Course:
     """A run whose steps take no time of ours: enough of a RunState for a Cadence."""
 
-    def __init__(self, cadence: Cadence, **config: Any) -> None:
+    def __init__(self, cadence: Cadence, passes: float | None = None, **config: Any) -> None:
+        self.passes = passes
         self.cadence, self.config, self.counters = cadence, TrainConfig(**config), Counters()
         cadence.begin(self)  # type: ignore[arg-type]
 
@@ -59,6 +60,13 @@ def test_every_tenth_of_the_budget_is_validated_but_not_its_end() -> None:
     assert steps_with(Due.VALIDATE, [course.step(1) for _ in range(30)]) == list(range(3, 30, 3))
     few = Course(Cadence(), steps=5)
     assert steps_with(Due.VALIDATE, [few.step(1) for _ in range(5)]) == [1, 2, 3, 4]
+
+
+def test_a_budget_of_many_passes_has_a_validation_after_each() -> None:
+    course = Course(Cadence(), passes=20.2, steps=100)
+    assert steps_with(Due.VALIDATE, [course.step(1) for _ in range(100)]) == list(range(5, 100, 5))
+    most = Course(Cadence(), passes=1000.0, steps=1000)
+    assert steps_with(Due.VALIDATE, [most.step(1) for _ in range(1000)]) == list(range(20, 1000, 20))
 
 
 def test_eval_steps_replace_the_tenths() -> None:

@@ -11,7 +11,15 @@ import pytest
 
 from charrnn.config import ModelConfig, TrainConfig
 from charrnn.model.char_rnn import CharRNN
-from charrnn.training.defaults import PARAMETERS_PER_CHARACTER, Choice, choose
+from charrnn.training.defaults import (
+    PARAMETERS_PER_CHARACTER,
+    SMALL_MODEL,
+    Choice,
+    choose,
+    fitting_batch,
+    fitting_dropout,
+    useful_passes,
+)
 from charrnn.training.memory import parameters
 from charrnn.training.presets import presets
 
@@ -42,16 +50,43 @@ def test_more_time_takes_a_larger_model_and_never_one_that_outgrows_the_text() -
     sizes = [chosen(TrainConfig(time=60.0 * 2**i)).model.hidden_size for i in range(12)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
-    assert parameters(chosen(TrainConfig(time=1e9)).model, 65) <= PARAMETERS_PER_CHARACTER * 1_000_000
-    assert chosen(TrainConfig(time=3600.0), characters=20_000).model.hidden_size < sizes[5]
+    for characters in (20_000, 1_000_000):
+        largest = chosen(TrainConfig(time=1e9), characters=characters).model
+        assert parameters(largest, 65) <= PARAMETERS_PER_CHARACTER * characters + SMALL_MODEL
 
 
-def test_dropout_grows_with_the_passes_over_the_text() -> None:
-    dropouts = [chosen(TrainConfig(epochs=e)).model.dropout for e in (1.0, 4.0, 12.0, 50.0, 1000.0)]
-    assert dropouts == sorted(dropouts)
-    assert dropouts[:2] == [0.0, 0.0]
-    assert 0.2 <= dropouts[2] <= 0.4
-    assert dropouts[-1] == 0.5
+def test_a_short_text_is_read_a_dozen_times_by_a_model_of_usual_size_and_the_run_ends_early() -> None:
+    choice = chosen(TrainConfig(time=600.0), characters=20_000)
+    assert choice.model.hidden_size >= 192
+    assert choice.model.dropout == 0.6
+    assert choice.train.max_epochs == 12
+    assert "will end before its time is used up" in choice.reason
+    # The same with the budget that this plan comes to.
+    passes = chosen(TrainConfig(epochs=12.0), characters=20_000)
+    assert passes.model == choice.model
+    assert passes.train.max_epochs is None
+
+
+def test_more_passes_pay_for_longer_texts() -> None:
+    passes = [useful_passes(n) for n in (1_000, 30_000, 1_000_000, 100_000_000)]
+    assert passes == sorted(passes)
+    assert passes[:2] == [12, 12]
+    assert passes[2] == round(12 * (1_000_000 / 30_000) ** 0.25)
+    assert chosen(TrainConfig(time=600.0)).train.max_epochs == passes[2]
+    assert chosen(TrainConfig(time=600.0, max_epochs=3.0), given={"max_epochs"}).train.max_epochs == 3
+
+
+def test_dropout_grows_with_the_passes_and_with_the_parameters_for_each_character() -> None:
+    assert [fitting_dropout(epochs, 100.0) for epochs in (0.5, 1.0, 2.0)] == [0, 0, 0]
+    assert [fitting_dropout(12.0, ratio) for ratio in (0.1, 1.6, 6.7, 14.0, 100.0)] == [0, 0.3, 0.5, 0.6, 0.6]
+    assert [fitting_dropout(epochs, 0.5) for epochs in (5.0, 10.0, 40.0, 1000.0)] == [0, 0.1, 0.3, 0.6]
+
+
+def test_short_texts_are_read_in_smaller_batches() -> None:
+    batches = [fitting_batch(TrainConfig(), n) for n in (1_000, 20_000, 50_000, 200_000, 10_000_000)]
+    assert batches == [8, 8, 16, 32, 32]
+    assert fitting_batch(TrainConfig(epochs=100.0), 20_000) == 32
+    assert fitting_batch(TrainConfig(batch_size=4), 20_000) == 4
 
 
 def test_the_boost_is_for_the_rate_that_it_was_measured_with() -> None:

@@ -50,3 +50,27 @@ def test_grown_weights_leave_known_characters_as_they_were(run: Run, embedding_s
     before = checkpoint.build_model().sequence_forward()(tokens, model.initial_state(1))[0]
     after = model.sequence_forward()(tokens, model.initial_state(1))[0]
     torch.testing.assert_close(after[:, :, :-1], before)
+
+
+def test_replay_mixes_an_earlier_text_into_the_batches(
+    charrnn: Charrnn, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more, old, out = tmp_path / "more.txt", tmp_path / "old.txt", tmp_path / "run"
+    more.write_text("the cat sat on a mat\n" * 60)
+    old.write_text("the dogs ran: Ω\n" * 60)  # the model has no Ω
+    monkeypatch.chdir(tmp_path)
+    begun = charrnn(
+        "train", more, "--init-from", run.folder, "--replay", "old.txt:0.25",
+        "--steps", 3, "--batch-size", 4, "--out", out,
+    )  # fmt: skip
+    assert begun.code == 0, begun.err
+    assert "25% of each batch is read from" in begun.out
+    settings = load_checkpoint(out / "last.pt").train_config
+    assert settings.replay == f"{old}:0.25"
+    monkeypatch.chdir("/")  # the resumed run still finds it
+    assert charrnn("train", "--resume", "--out", out, "--steps", 5).code == 0
+    assert load_checkpoint(out / "last.pt").progress["step"] == 5
+    for wrong in ("old.txt:1.5", "old.txt:0", ":0.2", "nothing.txt:0.5"):
+        failed = charrnn("train", more, "--replay", wrong, "--steps", 1, "--out", tmp_path / "no")
+        assert failed.code in (1, 2)
+        assert "--replay" in failed.err or "nothing.txt" in failed.err

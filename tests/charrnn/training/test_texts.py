@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,9 @@ from torch.nn import functional as F
 from charrnn.config import DataConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
 from charrnn.data.item_filter import Membership, item_hash
+from charrnn.errors import ConfigError
 from charrnn.training.distributed import Processes
-from charrnn.training.texts import ItemText, RunningText, StreamText, TrainingText, training_text
+from charrnn.training.texts import ItemText, RunningText, StreamText, TrainingText, replay_rows, training_text
 
 if TYPE_CHECKING:
     from tests.conftest import Run
@@ -135,3 +137,34 @@ def test_a_short_sequence_of_items_still_has_a_target(tmp_path: Path) -> None:
     text = training_text(read_corpus([str(path)], data), data, TrainConfig(batch_size=1, seq_len=2, steps=1))
     for _ in range(50):
         assert (text.next(2)[1] >= 0).any()
+
+
+@pytest.mark.parametrize("kind", ["running text", "lines"])
+def test_some_rows_are_read_from_a_second_text(run: Run, kind: str, tmp_path: Path) -> None:
+    corpus, data = read(run, kind)
+    (tmp_path / "old.txt").write_text("".join(f"an older text, line {i}\n" for i in range(50)))
+    old = read_corpus([str(tmp_path / "old.txt")], data, corpus.vocabulary, fixed="skip")
+    train = replace(TRAIN, replay=f"{tmp_path / 'old.txt'}:0.3")
+    assert replay_rows(train) == 2
+    text = training_text(corpus, data, train, replay=old)
+    alone = training_text(corpus, data, replace(train, batch_size=4))
+    other = training_text(old, data, replace(train, batch_size=2))
+    state: tuple[int, Any] = (0, ())
+    for step in range(9):
+        if step == 4:
+            state = (text.position, text.row_state())
+        if step == 6:  # as a resumed run does
+            text = training_text(corpus, data, train, replay=old)
+            text.load_state(*state)
+            for _ in range(2):
+                text.next(16)
+        for own, first, second in zip(text.next(16), alone.next(16), other.next(16), strict=True):
+            np.testing.assert_array_equal(own, np.concatenate([first, second], axis=1))
+        assert text.epoch == pytest.approx(alone.epoch)
+
+
+@pytest.mark.parametrize(("share", "rows"), [(0.01, 1), (0.5, 3), (0.99, 5)])
+def test_each_text_has_a_row_at_least(share: float, rows: int) -> None:
+    assert replay_rows(replace(TRAIN, replay=f"old.txt:{share}")) == rows
+    with pytest.raises(ConfigError, match="batch-size"):
+        replay_rows(replace(TRAIN, replay="old.txt", batch_size=1))

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -379,3 +380,32 @@ def test_validations_take_a_twentieth_of_a_time_budget_at_most(
     monkeypatch.setattr(text, "validation_loss", clock.taking(slow, lambda _: 2.0))
     trainer.train()
     assert [entry["elapsed"] for entry in trainer.run.history] == validated_at
+
+
+@pytest.mark.parametrize("name", ["time", "epochs"])
+def test_a_run_whose_validation_loss_has_turned_up_ends_with_its_best_model(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    losses = iter([3.0, 2.0, 2.01, 2.5, 1.9, 1.91, 2.2, 2.1, 1.915, 2.2, 2.3, 2.4] + [9.0] * 10)
+    recorder, clock = Recorder(), Clock()
+    trainer = make_trainer(patience=3, eval_steps=1, listener=recorder, clock=clock, **{name: 100.0})
+    text = trainer.run.text
+    monkeypatch.setattr(text, "next", clock.taking(1.0, text.next))
+    monkeypatch.setattr(text, "validation_loss", lambda _: next(losses))
+    finished = trainer.train()
+    assert (finished.step, finished.interrupted, finished.best_val_loss) == (12, False, 1.9)
+    assert any("--patience 0" in notice for notice in recorder.notices)
+    assert load_checkpoint(finished.best).progress["step"] == 5
+    last = load_checkpoint(finished.last)
+    assert last.completes(last.train_config)
+    assert not last.completes(replace(last.train_config, patience=4))
+    assert not last.completes(replace(last.train_config, patience=0))
+
+
+def test_a_time_budget_ends_with_the_most_passes_over_the_text(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(time=1000.0, max_epochs=2.0, clock=Clock())
+    finished = trainer.train()
+    assert not finished.interrupted
+    assert finished.epoch == pytest.approx(2.0, abs=0.1)
+    last = load_checkpoint(finished.last)
+    assert last.completes(last.train_config)
