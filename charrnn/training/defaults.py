@@ -21,13 +21,15 @@ from charrnn.training.texts import fit_batch
 from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
-READ_PER_PARAMETER = 5.0  # characters to read for each parameter; with fewer, training ends too early
+# Recurrent weights are those of the layers, without the rows of characters in the embedding and the output layer.
+# A model that reads C characters has at most so many times sqrt(C) of them; a larger one does not learn in time.
+WEIGHTS_PER_ROOT = 350.0
 # A larger model learns the text by heart, even with dropout.
-PARAMETERS_PER_CHARACTER = 3.0  # for each character of training text
-SMALL_MODEL = 400_000  # parameters that are right for any text, beside those for its characters
+WEIGHTS_PER_CHARACTER = 3.0  # recurrent weights for each character of training text
+SMALL_MODEL = 400_000  # recurrent weights that are right for any text
 # Passes over a text that lower the loss: 12 for a text of 30,000 characters, and more for a longer one.
 SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
-# Dropout grows by so much each time that the product of passes and parameters for each character doubles.
+# Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
 DROPOUT_STEP = 0.1
 NO_DROPOUT = 2.5  # up to this product there is none
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
@@ -77,15 +79,15 @@ def choose(
     read = _reader(model, train, vocab_size, train_characters, speed)
     reasons = []
     if "hidden_size" not in given:
-        most = PARAMETERS_PER_CHARACTER * train_characters + SMALL_MODEL
+        most = WEIGHTS_PER_CHARACTER * train_characters + SMALL_MODEL
         enough = useful_passes(train_characters) * train_characters
-        fitting = [
-            size
-            for size in HIDDEN_SIZES
-            if (p := parameters(replace(model, hidden_size=size), vocab_size)) <= most
-            and min(p * READ_PER_PARAMETER, enough) <= read(replace(model, hidden_size=size))
-        ]
-        model = replace(model, hidden_size=max(fitting, default=HIDDEN_SIZES[0]))
+
+        def fits(size: int) -> bool:
+            sized = replace(model, hidden_size=size)
+            weights, characters = recurrent_weights(sized, vocab_size), read(sized)
+            return weights <= most and (characters >= enough or weights <= WEIGHTS_PER_ROOT * math.sqrt(characters))
+
+        model = replace(model, hidden_size=max(filter(fits, HIDDEN_SIZES), default=HIDDEN_SIZES[0]))
         if "embedding_size" not in given:
             model = replace(model, embedding_size=min(128, model.hidden_size))
         reasons.append(f"hidden size {model.hidden_size}")
@@ -96,7 +98,7 @@ def choose(
         assert train.max_epochs is not None
         epochs, characters = train.max_epochs, train.max_epochs * train_characters
     if "dropout" not in given:
-        dropout = fitting_dropout(epochs, parameters(model, vocab_size) / train_characters)
+        dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters)
         model = replace(model, dropout=dropout)
         reasons.append(f"dropout {dropout:g}")
     reason = (
@@ -114,9 +116,14 @@ def useful_passes(train_characters: int) -> float:
     return float(round(PASSES_OF_SHORT_TEXT * growth))
 
 
-def fitting_dropout(epochs: float, parameters_per_character: float) -> float:
-    """Dropout for so many passes over a text; the more parameters, the sooner a model learns it by heart."""
-    grown = DROPOUT_STEP * math.log2(max(epochs * parameters_per_character / NO_DROPOUT, 1.0))
+def recurrent_weights(model: ModelConfig, vocab_size: int) -> int:
+    """Number of parameters without the rows of characters in the embedding and the output layer."""
+    return parameters(model, vocab_size) - vocab_size * (model.embedding_size + model.hidden_size + 1)
+
+
+def fitting_dropout(epochs: float, weights_per_character: float) -> float:
+    """Dropout for so many passes over a text; the more weights, the sooner a model learns it by heart."""
+    grown = DROPOUT_STEP * math.log2(max(epochs * weights_per_character / NO_DROPOUT, 1.0))
     # A text that is read once or twice is not learnt by heart, whatever the model's size.
     few = 3 * DROPOUT_STEP * math.log2(max(epochs / LEAST_DROPOUT_PASSES, 1.0))
     return min(MOST_DROPOUT, round(min(grown, few) * 20) / 20)

@@ -12,12 +12,13 @@ import pytest
 from charrnn.config import ModelConfig, TrainConfig
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.defaults import (
-    PARAMETERS_PER_CHARACTER,
     SMALL_MODEL,
+    WEIGHTS_PER_CHARACTER,
     Choice,
     choose,
     fitting_batch,
     fitting_dropout,
+    recurrent_weights,
     useful_passes,
 )
 from charrnn.training.memory import parameters
@@ -52,7 +53,22 @@ def test_more_time_takes_a_larger_model_and_never_one_that_outgrows_the_text() -
     assert sizes[0] < sizes[-1]
     for characters in (20_000, 1_000_000):
         largest = chosen(TrainConfig(time=1e9), characters=characters).model
-        assert parameters(largest, 65) <= PARAMETERS_PER_CHARACTER * characters + SMALL_MODEL
+        assert recurrent_weights(largest, 65) <= WEIGHTS_PER_CHARACTER * characters + SMALL_MODEL
+
+
+def test_the_size_grows_with_the_square_root_of_what_is_read_and_not_with_the_alphabet() -> None:
+    sizes = [chosen(TrainConfig(epochs=e), characters=10_000_000).model.hidden_size for e in (0.1, 0.4, 1.6, 6.4)]
+    assert sizes == [192, 320, 512, 768]
+    large = choose(
+        ModelConfig(),
+        TrainConfig(epochs=0.1),
+        given=(),
+        vocab_size=3000,
+        train_characters=10_000_000,
+        speed=lambda _: 1.0,
+    )
+    assert large.model.hidden_size == 192
+    assert recurrent_weights(ModelConfig(), 65) == recurrent_weights(ModelConfig(), 3000)
 
 
 def test_a_short_text_is_read_a_dozen_times_by_a_model_of_usual_size_and_the_run_ends_early() -> None:

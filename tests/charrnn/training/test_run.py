@@ -83,6 +83,9 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "seed": (5, {}),
     "device": ("cuda:99", {}),
     "threads": (2, {}),
+    "max_epochs": (0.01, {}),  # an error, since TINY has no time
+    "patience": (1, {"eval_steps": 1, "lr": 20.0, "warmup_steps": 0, "patience": 0}),
+    "replay": (f"{Path(__file__)}:0.25", {}),
     "precision": ("bf16", {"precision": "fp32"}),
 }
 # Sets of options that go together on one command line.
@@ -101,7 +104,18 @@ TOGETHER: list[set[str]] = [
         "batch_size",
         "seq_len",
     },
-    {"hidden_size", "dropout", "bytes", "lines", "time", "schedule", "lr_decay", "lr_decay_every", "lr_decay_after"},
+    {
+        "hidden_size",
+        "dropout",
+        "bytes",
+        "lines",
+        "time",
+        "schedule",
+        "lr_decay",
+        "lr_decay_every",
+        "lr_decay_after",
+        "max_epochs",
+    },
     {
         "separator",
         "steps",
@@ -113,6 +127,8 @@ TOGETHER: list[set[str]] = [
         "eval_steps",
         "seed",
         "threads",
+        "patience",
+        "replay",
     },
     {"column", "delimiter", "seq_len"},
     {"lines", "label", "label_dropout"},
