@@ -6,8 +6,8 @@
     print(run.sample("It was", length=200, temperature=0.8))
     run.export("book.onnx")
 
-``train``, ``resume`` and ``export`` do what the commands of these names do, with the same options, defaults and
-errors; ``load`` opens a run, a checkpoint or a model file. To embed a model in a program, use the package
+``train``, ``resume``, ``tune`` and ``export`` do what the commands of these names do, with the same options, defaults
+and errors; ``load`` opens a run, a checkpoint or a model file. To embed a model in a program, use the package
 ``charrnn_runtime``, which does not need torch.
 """
 
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from charrnn.inference.export import ExportedModel, export
     from charrnn.inference.models import open_sampler as load
     from charrnn.training.run import Run, resume, train
+    from charrnn.tuning.tune import Tuning, tune
 
 __all__ = [
     "CharrnnError",
     "ExportedModel",
     "Listener",
     "Run",
+    "Tuning",
     "__version__",
     "export",
     "load",
     "resume",
     "train",
+    "tune",
 ]
 
 # Imported when first used: importing the package alone is quick, and needs neither torch nor NumPy.
@@ -46,6 +49,8 @@ _PLACES = {
     "load": ("charrnn.inference.models", "open_sampler"),
     "resume": ("charrnn.training.run", "resume"),
     "train": ("charrnn.training.run", "train"),
+    "Tuning": ("charrnn.tuning.tune", "Tuning"),
+    "tune": ("charrnn.tuning.tune", "tune"),
 }
 
 

@@ -19,6 +19,7 @@ from charrnn.cli.plot import plot
 from charrnn.cli.sample import sample
 from charrnn.cli.serve import serve
 from charrnn.cli.train import train
+from charrnn.cli.tune import tune
 from charrnn.training.threads import bound_spinning
 from charrnn.version import __version__
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train)
+app.command()(tune)
 app.command()(export)
 app.command()(sample)
 app.command()(bench)

@@ -12,6 +12,9 @@ import typer
 from charrnn.cli.config_options import with_options
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 
+# Signals at which a run saves and ends: SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal).
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 @with_options(ModelConfig, DataConfig, TrainConfig)
 def train(
@@ -41,7 +44,7 @@ def train(
     from charrnn.training import run
 
     begin: dict[str, Any] = {"init_from": init_from, "preset": preset}
-    common: dict[str, Any] = {"tensorboard": tensorboard, "signals": _signals(), **begin, **options}
+    common: dict[str, Any] = {"tensorboard": tensorboard, "signals": SIGNALS, **begin, **options}
     if not resume:
         finished = run.train(*text or (), out=out, overwrite=overwrite, **common)
     elif overwrite:
@@ -50,8 +53,3 @@ def train(
         finished = run.resume(out or run.default_folder(text or ()), *text or (), **common)
     if finished.signal is not None:
         sys.exit(128 + finished.signal)
-
-
-def _signals() -> list[int]:
-    """The signals at which a run saves and ends: SIGINT (Ctrl-C), SIGTERM and SIGHUP (a closed terminal)."""
-    return [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,39 @@ def draw_runs(folders: Sequence[Path], *, x: str = "epoch") -> Figure:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def trials_picture(trials: Sequence[tuple[Mapping[str, Any], float]], importances: Mapping[str, float]) -> bytes:
+    """The trials of a search as a PNG: the loss over each setting, the most important settings first.
+
+    Args:
+        trials: the change of each setting by name, and the loss with the shortest budget.
+        importances: of the settings, in parts of 1; may be empty.
+
+    Raises:
+        UsageError: matplotlib is missing.
+    """
+    names = list(importances) or list(trials[0][0] if trials else ())
+    columns = max(1, min(4, len(names)))
+    rows = max(1, -(-len(names) // columns))
+    figure = _new_figure()
+    figure.set_size_inches(3 * columns, 2.8 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, name in zip(grid.flat, names, strict=False):
+        values = [change[name] for change, _ in trials]
+        axes.scatter(values, [loss for _, loss in trials], c=range(len(trials)), cmap="viridis", s=18)
+        if name in ("hidden_size", "lr"):
+            axes.set_xscale("log")
+        share = f" ({importances[name]:.0%})" if name in importances else ""
+        axes.set_title(f"{name.replace('_', ' ')}{share}", fontsize="medium")
+        axes.grid(alpha=0.3)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("loss, nats")
+    for axes in list(grid.flat)[len(names) :]:
+        axes.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
 
 
 def _drawable(name: str) -> str:

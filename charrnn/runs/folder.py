@@ -16,7 +16,7 @@ from charrnn.errors import RunFolderError, WriteError
 from charrnn.files import check_writable
 
 CHECKPOINTS = ("best.pt", "last.pt", "epoch*-loss*.pt")
-OURS = (*CHECKPOINTS, "config.json", "metrics.jsonl", "samples.txt", "items-*.npy")
+OURS = (*CHECKPOINTS, "config.json", "metrics.jsonl", "samples.txt", "items-*.npy", "tune.*")
 LEFTOVERS = tuple(f".{pattern}.*.tmp" for pattern in OURS)  # left by a process that was killed while it wrote
 LOCK = ".lock"
 

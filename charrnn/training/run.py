@@ -156,9 +156,9 @@ def train(
         WriteError: a checkpoint cannot be written; earlier ones are still there.
     """
     bound_spinning()
-    source = _source(texts, text, items)
+    source = text_source(texts, text, items)
     if items is not None:
-        options = _with_items(options)
+        options = with_items(options)
     settings = Settings.from_options(options, preset=preset)
     folder = Path(out) if out is not None else default_folder(source)
     run_folder.check_unlocked(folder)
@@ -223,7 +223,7 @@ def resume(
         ConfigError, CorpusError, DivergedError, WriteError: see ``train``.
     """
     bound_spinning()
-    source, folder = _source(texts, text, items), Path(folder)
+    source, folder = text_source(texts, text, items), Path(folder)
     settings = Settings.from_options(options, preset=preset)
     common: dict[str, Any] = {
         "tensorboard": tensorboard, "progress": progress, "listener": listener, "signals": signals
@@ -243,7 +243,7 @@ def resume(
         settings = settings.resuming(checkpoint)
         if checkpoint.completes(settings.train):
             run = Run(folder, checkpoint, interrupted=False)
-            with _shown(progress, listener) as shown:
+            with display(progress, listener) as shown:
                 early = turned_up(checkpoint.history, settings.train.patience)
                 more = "a larger --patience, or 0" if early else "a larger budget"
                 shown.on_notice(f"{folder}: {run.summary()}; to go on, give {more}")
@@ -266,7 +266,9 @@ def default_folder(source: Sequence[str] | InMemory) -> Path:
     return Path("runs") / (source.kind if isinstance(source, InMemory) else corpus_name(source))
 
 
-def _source(texts: Sequence[Name], text: str | bytes | None, items: Iterable[Item] | None) -> Sequence[str] | InMemory:
+def text_source(
+    texts: Sequence[Name], text: str | bytes | None, items: Iterable[Item] | None
+) -> Sequence[str] | InMemory:
     """The text that was given, by its names or in memory.
 
     Raises:
@@ -291,7 +293,7 @@ def _source(texts: Sequence[Name], text: str | bytes | None, items: Iterable[Ite
     return arguments
 
 
-def _with_items(options: dict[str, Any]) -> dict[str, Any]:
+def with_items(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a run on items in memory, which need no separator."""
     for name in ("lines", "separator", "column", "delimiter", "label"):
         if options.get(name) is not None:
@@ -327,7 +329,7 @@ def _run(
         # The trainer seeds torch's random numbers; those of the caller's program are restored afterwards.
         stack.enter_context(torch.random.fork_rng(devices=[]))
         group = stack.enter_context(processes(settings.train.device))
-        shown = stack.enter_context(_shown(progress, listener)) if group.first else Listener()
+        shown = stack.enter_context(display(progress, listener)) if group.first else Listener()
         # A model that is too large for any text is refused before the text is read.
         alone = replace(settings.train, batch_size=1, seq_len=1)
         check_memory(settings.model, alone, 1, choose_device(settings.train.device))
@@ -357,7 +359,7 @@ def _run(
         )
         if group.first:
             take_folder(stack)
-        with _interrupted_by(signals) as received:
+        with interrupted_by(signals) as received:
             finished = trainer.train(lambda: bool(received))
     return Run(
         folder,
@@ -380,7 +382,7 @@ def _read_replay(settings: Settings, corpus: Corpus, processes: int, listener: L
 
 
 @contextmanager
-def _shown(progress: bool, listener: Listener | None) -> Iterator[Listener]:
+def display(progress: bool, listener: Listener | None) -> Iterator[Listener]:
     """The user's listener, or the display, or a listener that does nothing."""
     if listener is not None or not progress:
         yield listener or Listener()
@@ -392,7 +394,7 @@ def _shown(progress: bool, listener: Listener | None) -> Iterator[Listener]:
 
 
 @contextmanager
-def _interrupted_by(signals: Sequence[int]) -> Iterator[list[int]]:
+def interrupted_by(signals: Sequence[int]) -> Iterator[list[int]]:
     """Collects the signals that arrive, so that the loop can finish its step and save; a second SIGINT is raised.
 
     A signal that the process ignores (as under nohup), or for which a program has a handler of its own, is left alone.

@@ -1,0 +1,1 @@
+"""Searching for better settings than the recipe's: ``charrnn tune``."""
