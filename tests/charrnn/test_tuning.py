@@ -60,7 +60,7 @@ class Trainer:
         self._clock.now += BUDGETS[budget]
         self.trained.append((dict(change), budget))
         rate, dropout = math.log(change["lr"] / 1.8), change["dropout"] - 0.1
-        return 2 - 0.2 * budget + rate**2 + dropout**2 - 0.1 * change["num_layers"]
+        return float(2 - 0.2 * budget + rate**2 + dropout**2 - 0.1 * change["num_layers"])
 
     def end(self) -> None:
         pass
@@ -252,7 +252,7 @@ class Quick:
 
     def run(self, change: Mapping[str, Any], budget: int) -> float:
         time.sleep(0.1)
-        return 3.0 - change["dropout"] - 0.1 * budget
+        return float(3.0 - change["dropout"] - 0.1 * budget)
 
     def end(self) -> None:
         pass
