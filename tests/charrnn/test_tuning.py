@@ -176,12 +176,15 @@ def test_a_damaged_journal_is_named(tmp_path: Path, charrnn: Charrnn, run: Run) 
 
 
 @pytest.mark.parametrize("change", [*first_changes(()), first_changes(())[0] | {"num_layers": 1, "lr": 0.4123456}])
-def test_options_that_are_written_out_are_taken_as_they_are(run: Run, change: dict[str, Any]) -> None:
+def test_options_that_are_written_out_are_taken_as_they_are(
+    run: Run, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The winning command trains what was searched for: nothing in it is chosen anew."""
+    monkeypatch.setattr(defaults, "measure_speed", lambda *_, **__: 1e5)
     corpus = read_corpus([str(run.text)], Settings.from_options({}).data)
-    recipe = Settings.from_options({"steps": 4000}).completed(corpus)
+    recipe = Settings.from_options({"time": 600}).completed(corpus)
     options = settled(recipe.model, recipe.train, change)
-    trained = Settings.from_options(options | {"steps": 4000}).completed(corpus)
+    trained = Settings.from_options(options | {"time": 600}).completed(corpus)
     assert trained.model.to_json().items() >= {k: v for k, v in options.items() if k in trained.model.to_json()}.items()
     assert trained.train.to_json().items() >= {k: v for k, v in options.items() if k in trained.train.to_json()}.items()
     if is_neutral(change):
@@ -265,7 +268,7 @@ def test_from_the_command_line_to_a_run_that_samples(
     monkeypatch.setattr(plan, "LEAST_SECONDS", 0.1)
     monkeypatch.setattr(plan, "SHORTEST", 0.1)
     monkeypatch.setattr(tune, "_Trainer", Quick)
-    monkeypatch.setattr(defaults, "measure_speed", lambda *_: 1e5)
+    monkeypatch.setattr(defaults, "measure_speed", lambda *_, **__: 1e5)
     folder = tmp_path / "out"
     line = ["tune", run.text, "--out", folder, "--seq-len", 16, "--val-max", 500, "--threads", 1]
     done = charrnn(*line, "--time", "6s")
