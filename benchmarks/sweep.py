@@ -149,7 +149,7 @@ def run(variant: Variant, corpus: Corpus, base: ModelConfig, steps: int, seed: i
             for mean, now in zip(average.parameters(), model.parameters(), strict=True):
                 mean.data.lerp_(now.data, min(1 - EMA_DECAY, 1.0))
     seconds = time.perf_counter() - began
-    return text.validation_loss(average or model), seconds
+    return text.validation_loss(average or model).mean, seconds
 
 
 def main() -> None:

@@ -73,6 +73,7 @@ class Finished:
     elapsed: float
     train_loss: float
     val_loss: float
+    val_error: float  # standard error of val_loss: the validation text is a sample
     best_val_loss: float
     best: Path
     last: Path

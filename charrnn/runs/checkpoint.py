@@ -53,7 +53,7 @@ class Checkpoint:
         corpus: name, description, arguments, sha256 and length of the text.
         weights: the model's state_dict.
         progress: step, epoch, position, elapsed seconds, val_loss, best_val_loss.
-        history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss.
+        history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss, val_error.
         resume: optimizer states, hidden state, random-number states.
         version: the version of charrnn that wrote it.
     """

@@ -88,7 +88,7 @@ def _output(stream: TextIO) -> TextIO:
     return cast(TextIO, _ForgivingStream(stream))
 
 
-_PLAIN = str.maketrans({"×": "x", "–": "-", "…": "..."})
+_PLAIN = str.maketrans({"×": "x", "±": "+-", "–": "-", "…": "..."})
 
 
 def _in_encoding(text: str, encoding: str | None) -> str:
@@ -180,7 +180,8 @@ class _Printer(events.Listener):
         how = "interrupted and saved" if event.interrupted else "finished"
         self._line(
             f"{how} after {format_duration(event.elapsed)}, {event.step:,} steps, {event.epoch:.2f} epochs: "
-            f"validation loss {event.val_loss:.4f} nats (best {event.best_val_loss:.4f} in {event.best})"
+            f"validation loss {event.val_loss:.4f} ± {event.val_error:.4f} nats "
+            f"(best {event.best_val_loss:.4f} in {event.best})"
         )
         if not event.interrupted:
             self._line(event.advice)

@@ -72,10 +72,11 @@ def choose(
     if not {"lr_boost", "lr", "optimizer", "schedule"} & set(given):
         warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
         train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
+    # A schedule that counts epochs by itself may need more of them.
+    if train.time is not None and "max_epochs" not in given and train.schedule == "cosine":
+        train = replace(train, max_epochs=useful_passes(train_characters))
     if {"hidden_size", "dropout"} <= set(given):
         return Choice(model=model, train=train, reason="")
-    if train.time is not None and "max_epochs" not in given:
-        train = replace(train, max_epochs=useful_passes(train_characters))
     read = _reader(model, train, vocab_size, train_characters, speed)
     reasons = []
     if "hidden_size" not in given:

@@ -150,6 +150,7 @@ class Reporter:
             elapsed=run.counters.elapsed,
             train_loss=last["train_loss"],
             val_loss=last["val_loss"],
+            val_error=last.get("val_error", 0.0),  # older checkpoints lack it
             best_val_loss=run.counters.best_val_loss,
             best=self.folder / "best.pt",
             last=self.folder / "last.pt",

@@ -45,7 +45,8 @@ class Run:
         signal: the number of the signal that interrupted it, or None.
         best_val_loss: the lowest validation loss, in nats per character.
         history: one dict for each validation, with the keys step, epoch, elapsed (seconds), train_loss (mean of the
-            last 100 steps) and val_loss (both in nats per character); ``pandas.DataFrame(run.history)`` is a table.
+            last 100 steps), val_loss and its standard error val_error (all in nats per character);
+            ``pandas.DataFrame(run.history)`` is a table.
         settings: the values of all options, by name.
     """
 

@@ -19,6 +19,7 @@ from charrnn.runs.checkpoint import Checkpoint, on_cpu, turned_up
 from charrnn.training.distributed import Processes
 from charrnn.training.optim import Optimizers
 from charrnn.training.texts import TrainingText
+from charrnn.training.validation import MeanLoss
 
 RECENT = 100  # number of steps over which the displayed training loss is averaged
 
@@ -47,7 +48,7 @@ class RunState:
     Attributes:
         state: the model's state after the last step, cut from the graph.
         losses: ring buffer of the last training losses, on the device; reading it waits for the device.
-        history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss.
+        history: one entry for each validation: step, epoch, elapsed, train_loss, val_loss, val_error.
     """
 
     def __init__(
@@ -110,18 +111,19 @@ class RunState:
         self.losses[self.counters.step % RECENT] = loss
         self.counters.step += 1
 
-    def add_validation(self, val_loss: float) -> bool:
+    def add_validation(self, val_loss: MeanLoss) -> bool:
         """Adds an entry to the history; returns whether its validation loss is the lowest so far."""
-        best = val_loss < self.counters.best_val_loss
+        best = val_loss.mean < self.counters.best_val_loss
         if best:
-            self.counters.best_val_loss = val_loss
+            self.counters.best_val_loss = val_loss.mean
         self.history.append(
             {
                 "step": self.counters.step,
                 "epoch": round(self.text.epoch, 4),
                 "elapsed": round(self.counters.elapsed, 3),
                 "train_loss": self.recent_loss,
-                "val_loss": val_loss,
+                "val_loss": val_loss.mean,
+                "val_error": val_loss.error,
             }
         )
         return best

@@ -33,7 +33,7 @@ from charrnn.data.streams import Streams
 from charrnn.errors import ConfigError, CorpusError
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.distributed import SINGLE, Processes
-from charrnn.training.validation import items_loss, streams_loss, validation_loss
+from charrnn.training.validation import MeanLoss, items_loss, streams_loss, validation_loss
 
 Reader: TypeAlias = "Streams | ItemStreams | MixedReader"
 
@@ -68,7 +68,7 @@ class TrainingText(ABC):
     def __init__(self, corpus: Corpus, data: DataConfig, train: TrainConfig, processes: Processes = SINGLE) -> None: ...
 
     @abstractmethod
-    def validation_loss(self, model: CharRNN) -> float:
+    def validation_loss(self, model: CharRNN) -> MeanLoss:
         """Mean negative log-likelihood of the validation part, in nats per character; the same in all processes."""
 
     @property
@@ -164,7 +164,7 @@ class RunningText(TrainingText):
         self._start_token = corpus.vocabulary.start_token
         self._max_tokens, self._processes = data.val_max, processes
 
-    def validation_loss(self, model: CharRNN) -> float:
+    def validation_loss(self, model: CharRNN) -> MeanLoss:
         """Every character is scored, up to ``val_max``; the state is carried."""
         return validation_loss(model, self._val_ids, self._start_token, self._processes, max_tokens=self._max_tokens)
 
@@ -180,7 +180,7 @@ class StreamText(TrainingText):
         self._val = Streams(corpus.ids, split.val.starts_P, split.val.length)
         self._seq_len, self._max_tokens, self._processes = seq_len, data.val_max, processes
 
-    def validation_loss(self, model: CharRNN) -> float:
+    def validation_loss(self, model: CharRNN) -> MeanLoss:
         """Each stream is read from the zero state."""
         return streams_loss(model, self._val, self._seq_len, self._processes, max_tokens=self._max_tokens)
 
@@ -198,7 +198,7 @@ class ItemText(TrainingText):
         self._filter_name = item_filter.file_name(corpus.sha256)
         self._max_tokens, self._processes = data.val_max, processes
 
-    def validation_loss(self, model: CharRNN) -> float:
+    def validation_loss(self, model: CharRNN) -> MeanLoss:
         """The ends of items are scored, too."""
         return items_loss(model, self.items, self._processes, max_tokens=self._max_tokens)
 

@@ -188,8 +188,8 @@ class Trainer:
     def _validate(self) -> bool:
         """Validates and saves; or, if the loss has exploded, goes back and returns False."""
         val_loss = self.run.text.validation_loss(self.run.model)
-        if self._exploded(val_loss):
-            self._roll_back(val_loss)
+        if self._exploded(val_loss.mean):
+            self._roll_back(val_loss.mean)
             return False
         best = self.run.add_validation(val_loss)
         self._good = self.run.checkpoint()

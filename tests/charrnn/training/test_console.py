@@ -51,6 +51,7 @@ FINISHED = events.Finished(
     elapsed=61.0,
     train_loss=2.0,
     val_loss=2.125,
+    val_error=0.03125,
     best_val_loss=2.0625,
     best=Path("runs/x/best.pt"),
     last=Path("runs/x/last.pt"),
@@ -96,7 +97,8 @@ def test_the_live_listener_shows_samples_as_they_are(live: tuple[console.LiveLis
         "[link=x]",
         "a [blink]notice[/blink]",
         "step 5  epoch 0.75  train 2.5000  val 2.6250  best",
-        "finished after 1 min 01 s, 10 steps, 1.50 epochs: validation loss 2.1250 nats (best 2.0625 in runs/x/best.pt)",
+        "finished after 1 min 01 s, 10 steps, 1.50 epochs: validation loss 2.1250 ± 0.0312 nats",
+        "(best 2.0625 in runs/x/best.pt)",
         "a word of advice",
     ):
         assert part in shown

@@ -12,6 +12,7 @@ from charrnn.events import Finished, Listener, Progress, Started, Validated
 from charrnn.runs.metrics import read_metrics
 from charrnn.training.distributed import Processes
 from charrnn.training.reporting import Reporter
+from charrnn.training.validation import MeanLoss
 
 if TYPE_CHECKING:
     from tests.conftest import MakeTrainer
@@ -40,7 +41,7 @@ def report(make_trainer: MakeTrainer, folder: Path, processes: Processes) -> Hea
     """A session in which everything happens once."""
     run = make_trainer(steps=10, lines=True).run
     run.counters.step = 5
-    run.add_validation(2.5)
+    run.add_validation(MeanLoss(2.5, 0.1))
     checkpoint = run.checkpoint()
     run.processes = processes
     heard = Heard()

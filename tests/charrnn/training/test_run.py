@@ -241,7 +241,7 @@ def test_a_run_has_its_results_at_hand(book: Path, capfd: pytest.CaptureFixture[
     assert run.folder == Path("runs/book")
     assert (run.interrupted, run.signal) == (False, None)
     assert [row["step"] for row in run.history] == [6, 12]
-    assert all(set(row) == {"step", "epoch", "elapsed", "train_loss", "val_loss"} for row in run.history)
+    assert all(set(row) == {"step", "epoch", "elapsed", "train_loss", "val_loss", "val_error"} for row in run.history)
     assert run.best_val_loss == min(row["val_loss"] for row in run.history)
     assert run.settings["seed"] == 1
     assert repr(run).startswith("Run('runs/book': finished after 12 steps")

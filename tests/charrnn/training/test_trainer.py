@@ -21,6 +21,7 @@ from charrnn.runs.metrics import read_metrics
 from charrnn.training.cadence import Cadence
 from charrnn.training.reporting import KEEP, SAMPLE_LENGTH
 from charrnn.training.trainer import Trainer
+from charrnn.training.validation import MeanLoss
 from tests.conftest import NEEDS_BF16
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def test_best_pt_is_the_best_and_last_pt_the_last(make_trainer: MakeTrainer, mon
     scripted = iter([3.0, 2.0, 2.5])
     recorder = Recorder()
     trainer = make_trainer(steps=6, eval_steps=2, listener=recorder)
-    monkeypatch.setattr(trainer.run.text, "validation_loss", lambda _: next(scripted))
+    monkeypatch.setattr(trainer.run.text, "validation_loss", lambda _: MeanLoss(next(scripted), 0.0))
     finished = trainer.train()
     assert [event.best for event in recorder.of(Validated)] == [True, True, False]
     best, last = (load_checkpoint(trainer.folder / name) for name in ("best.pt", "last.pt"))
@@ -278,7 +279,7 @@ def test_a_last_validation_that_explodes_goes_back_and_training_goes_on(
     recorder = Recorder()
     trainer = make_trainer(steps=10, eval_steps=5, listener=recorder)
     scripted = iter([2.0, math.nan, 1.5])
-    monkeypatch.setattr(trainer.run.text, "validation_loss", lambda _: next(scripted))
+    monkeypatch.setattr(trainer.run.text, "validation_loss", lambda _: MeanLoss(next(scripted), 0.0))
     finished = trainer.train()
     assert re.search(r"exploded \(nan at step 10\): back to step 5", recorder.notices[0])
     assert (finished.step, finished.val_loss, finished.interrupted) == (10, 1.5, False)
@@ -377,7 +378,7 @@ def test_validations_take_a_twentieth_of_a_time_budget_at_most(
     trainer = make_trainer(time=100.0, clock=clock)
     text = trainer.run.text
     monkeypatch.setattr(text, "next", clock.taking(1.0, text.next))
-    monkeypatch.setattr(text, "validation_loss", clock.taking(slow, lambda _: 2.0))
+    monkeypatch.setattr(text, "validation_loss", clock.taking(slow, lambda _: MeanLoss(2.0, 0.0)))
     trainer.train()
     assert [entry["elapsed"] for entry in trainer.run.history] == validated_at
 
@@ -391,7 +392,7 @@ def test_a_run_whose_validation_loss_has_turned_up_ends_with_its_best_model(
     trainer = make_trainer(patience=3, eval_steps=1, listener=recorder, clock=clock, **{name: 100.0})
     text = trainer.run.text
     monkeypatch.setattr(text, "next", clock.taking(1.0, text.next))
-    monkeypatch.setattr(text, "validation_loss", lambda _: next(losses))
+    monkeypatch.setattr(text, "validation_loss", lambda _: MeanLoss(next(losses), 0.0))
     finished = trainer.train()
     assert (finished.step, finished.interrupted, finished.best_val_loss) == (12, False, 1.9)
     assert any("--patience 0" in notice for notice in recorder.notices)

@@ -17,7 +17,8 @@ from charrnn.data.streams import Streams
 from charrnn.inference.evaluation import evaluate_text
 from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import load_checkpoint
-from charrnn.training.validation import streams_loss, validation_loss
+from charrnn.training.distributed import SINGLE
+from charrnn.training.validation import _Tally, streams_loss, validation_loss
 
 if TYPE_CHECKING:
     from tests.conftest import Charrnn, MakeTrainer, Run
@@ -41,7 +42,7 @@ def test_short_texts_are_read_as_one_stream(cell: str, n: int) -> None:
     config = ModelConfig(cell=cell, hidden_size=6, num_layers=2, embedding_size=4)
     model = CharRNN(config, 7).eval()
     ids = np.random.default_rng(1).integers(0, 7, n).astype(np.uint8)
-    assert validation_loss(model, ids, 2) == pytest.approx(plain_loss(model, ids.tolist(), 2), abs=1e-5)
+    assert validation_loss(model, ids, 2).mean == pytest.approx(plain_loss(model, ids.tolist(), 2), abs=1e-5)
 
 
 @pytest.mark.parametrize("n", [4 * 8 * 512, 4 * 8 * 512 + 1, 17_777])
@@ -53,7 +54,7 @@ def test_long_texts_are_read_as_eight_streams_with_the_same_result(n: int) -> No
     with torch.no_grad():
         logits, _ = model(inputs, model.initial_state(1))
         expected = torch.nn.functional.cross_entropy(logits[:, 0].double(), torch.from_numpy(ids.astype(np.int64)))
-    assert validation_loss(model, ids, 1) == pytest.approx(float(expected), abs=1e-6)
+    assert validation_loss(model, ids, 1).mean == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_dropout_is_off_and_the_mode_is_put_back() -> None:
@@ -113,11 +114,11 @@ def test_of_a_long_text_pieces_spread_evenly_are_read() -> None:
     size = 6400 // 64
     begins = [i * (40_000 - size) // 63 for i in range(64)]
     expected = np.mean([float(losses[b : b + size].mean()) for b in begins])
-    assert validation_loss(model, ids, 1, max_tokens=6400) == pytest.approx(expected, abs=1e-6)
+    assert validation_loss(model, ids, 1, max_tokens=6400).mean == pytest.approx(expected, abs=1e-6)
     assert begins[-1] + size == len(ids)
     assert validation_loss(model, ids, 1, max_tokens=40_000) == validation_loss(model, ids, 1)
     assert validation_loss(model, ids, 1, max_tokens=0) == validation_loss(model, ids, 1)
-    assert validation_loss(model, ids, 1, max_tokens=10) == pytest.approx(float(losses[:10].mean()), abs=1e-6)
+    assert validation_loss(model, ids, 1, max_tokens=10).mean == pytest.approx(float(losses[:10].mean()), abs=1e-6)
 
 
 def test_of_long_streams_the_first_sequences_are_read() -> None:
@@ -141,7 +142,32 @@ def test_training_validates_no_more_than_it_was_told(make_trainer: MakeTrainer, 
     end = bounded.corpus.vocabulary.special.get("end", -1)  # what is left of a row is filled with ends
     bounded.model.register_forward_hook(lambda _, inputs, __: read.append(int((inputs[0] != end).sum())))
     loss = bounded.text.validation_loss(bounded.model)
-    assert loss == pytest.approx(whole.text.validation_loss(whole.model), abs=0.05)
+    assert loss.mean == pytest.approx(whole.text.validation_loss(whole.model).mean, abs=0.05)
     assert loss != whole.text.validation_loss(whole.model)
     warm_up = 64 * 512  # characters before each of 64 pieces of running text
     assert sum(read) <= 2 * 1280 + (warm_up if not settings else 0)
+
+
+def test_the_standard_error_is_that_of_means_over_blocks_of_64_characters() -> None:
+    """Against the textbook's estimate, in plain numpy."""
+    rng = np.random.default_rng(1)
+    losses_TB, scored_TB = rng.gamma(2.0, 1.0, (150, 7)), rng.random((150, 7)) < 0.8
+    tally = _Tally()
+    tally.add(torch.from_numpy(losses_TB[:64]), torch.from_numpy(scored_TB[:64]))
+    tally.add(torch.from_numpy(losses_TB[64:]), torch.from_numpy(scored_TB[64:]))
+    kept = np.where(scored_TB, losses_TB, 0.0)
+    blocks = [slice(0, 64), slice(64, 128), slice(128, 150)]
+    sums = np.array([kept[b].sum(0) for b in blocks]).ravel()
+    counts = np.array([scored_TB[b].sum(0) for b in blocks]).ravel()
+    mean = sums.sum() / counts.sum()
+    error = np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum()
+    assert tally.mean_loss(SINGLE) == pytest.approx((mean, error), rel=1e-9)
+
+
+def test_the_standard_error_covers_what_another_text_would_have_given() -> None:
+    """Texts drawn from one source: their losses scatter as each of them says."""
+    torch.manual_seed(1)
+    model = CharRNN(ModelConfig(hidden_size=8, embedding_size=4), 20)
+    rng = np.random.default_rng(2)
+    found = [validation_loss(model, rng.integers(0, 20, 3000).astype(np.uint8), 0) for _ in range(60)]
+    assert np.std([loss.mean for loss in found]) == pytest.approx(np.mean([loss.error for loss in found]), rel=0.35)
