@@ -32,9 +32,9 @@ class Cadence:
         first_save_seconds: of training before the first checkpoint of a run.
         save_seconds: between two checkpoints; a kill or a power cut loses at most so much work.
         save_share: part of the time that saving may take. A large model on a slow disk is saved less often.
-        validations: least number of validations in a budget, unless ``TrainConfig.eval_steps`` is set. A budget of
-            more passes over the text has one for each pass, so that the best moment is seen.
-        most_validations: in a budget.
+        validations: number of validations in a budget, unless ``TrainConfig.eval_steps`` is set. Further ones are made
+            after each pass over the text, so that the best moment of many passes is seen.
+        pass_validations: most validations after passes; of more passes, every second or third one is validated.
         validation_share: part of a time budget that validations may take. Those that would take more are left out.
     """
 
@@ -44,13 +44,14 @@ class Cadence:
     save_seconds: float = 60.0
     save_share: float = 0.05
     validations: int = 10
-    most_validations: int = 50
+    pass_validations: int = 50
     validation_share: float = 0.05
 
     _reported: float = field(default=0.0, init=False)
     _reported_step: int = field(default=0, init=False)
     _first: bool = field(default=True, init=False)
-    _count: int = field(default=1, init=False)  # of validations
+    _stride: int = field(default=1, init=False)  # passes between two validations
+    _next_pass: int = field(default=0, init=False)
     _next_save: float = field(default=0.0, init=False)  # in elapsed seconds
     _next_validation: float = field(default=0.0, init=False)  # as a fraction of the budget
     _validating: float = field(default=0.0, init=False)  # seconds in all
@@ -61,8 +62,8 @@ class Cadence:
         self._next_save = run.counters.elapsed + (self.save_seconds if run.counters.step else self.first_save_seconds)
         self._reported_step = run.counters.step
         self._first = True
-        self._count = max(self.validations, min(round(run.passes or 0), self.most_validations))
-        self._next_validation = self._validation_after(run.fraction)
+        self._stride = max(1, math.ceil((run.passes or 0) / self.pass_validations))
+        self._plan_validation(run)
 
     def due(self, run: RunState) -> Due:
         """What is due after the step that has just been made."""
@@ -96,20 +97,21 @@ class Cadence:
         if Due.VALIDATE in due:  # which saves, too
             self._next_save = run.counters.elapsed + self.save_seconds
             self._validating += seconds
-            self._next_validation = self._validation_after(run.fraction)
+            self._plan_validation(run)
 
     def _validation_due(self, run: RunState) -> bool:
         if run.fraction >= 1.0:  # the loop always ends with a validation
             return False
         if run.config.eval_steps is not None:
             return run.counters.step % run.config.eval_steps == 0
-        if run.fraction < self._next_validation:
+        if run.fraction < self._next_validation and run.text.epoch < self._next_pass - 1e-9:
             return False
         if run.config.time is not None and self._validating > self.validation_share * run.counters.elapsed:
-            self._next_validation = self._validation_after(run.fraction)
+            self._plan_validation(run)
             return False
         return True
 
-    def _validation_after(self, fraction: float) -> float:
+    def _plan_validation(self, run: RunState) -> None:
         # The small number is there because fractions may come out just below a whole multiple.
-        return (math.floor(fraction * self._count + 1e-9) + 1) / self._count
+        self._next_validation = (math.floor(run.fraction * self.validations + 1e-9) + 1) / self.validations
+        self._next_pass = (math.floor(run.text.epoch / self._stride + 1e-9) + 1) * self._stride

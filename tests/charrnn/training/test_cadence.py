@@ -13,13 +13,17 @@ class Course:
     """A run whose steps take no time of ours: enough of a RunState for a Cadence."""
 
     def __init__(self, cadence: Cadence, passes: float | None = None, **config: Any) -> None:
-        self.passes = passes
+        self.passes, self.text = passes, self
         self.cadence, self.config, self.counters = cadence, TrainConfig(**config), Counters()
         cadence.begin(self)  # type: ignore[arg-type]
 
     @property
     def fraction(self) -> float:
         return self.counters.elapsed / self.config.time if self.config.time else self.counters.step / self.config.steps  # type: ignore[operator]
+
+    @property
+    def epoch(self) -> float:
+        return self.fraction * (self.passes or 0.0)
 
     def step(self, seconds: float, *, validating: float = 0.0, saving: float = 0.0) -> Due:
         """One step, and whatever is due after it."""
@@ -62,11 +66,13 @@ def test_every_tenth_of_the_budget_is_validated_but_not_its_end() -> None:
     assert steps_with(Due.VALIDATE, [few.step(1) for _ in range(5)]) == [1, 2, 3, 4]
 
 
-def test_a_budget_of_many_passes_has_a_validation_after_each() -> None:
-    course = Course(Cadence(), passes=20.2, steps=100)
+def test_every_pass_over_the_text_is_validated_too() -> None:
+    course = Course(Cadence(), passes=20.0, steps=100)
     assert steps_with(Due.VALIDATE, [course.step(1) for _ in range(100)]) == list(range(5, 100, 5))
-    most = Course(Cadence(), passes=1000.0, steps=1000)
-    assert steps_with(Due.VALIDATE, [most.step(1) for _ in range(1000)]) == list(range(20, 1000, 20))
+    other = Course(Cadence(), passes=4.0, steps=100)
+    assert steps_with(Due.VALIDATE, [other.step(1) for _ in range(100)]) == sorted({*range(10, 100, 10), 25, 75})
+    most = Course(Cadence(validations=1), passes=120.0, steps=1200)  # every third pass
+    assert steps_with(Due.VALIDATE, [most.step(1) for _ in range(1200)]) == list(range(30, 1200, 30))
 
 
 def test_eval_steps_replace_the_tenths() -> None:
