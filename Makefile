@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INPUTS := pyproject.toml runtime/pyproject.toml constraints.txt
 
-.PHONY: demo test test-fast web-test check bench clean
+.PHONY: demo test test-fast web-test check bench release-check clean
 
 # Two minutes of training on the Python standard library's source, then one model file, then text.
 demo: $(VENV)/.installed
@@ -46,6 +46,11 @@ check: $(VENV)/.installed-dev
 # Prints the tables that the README quotes.
 bench: $(VENV)/.installed
 	for script in training sampling items smiles; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py || exit 1; done
+
+# What a release publishes, built and then used in environments that hold nothing else (RELEASE.md).
+release-check: $(VENV)/.installed
+	$(PIP) --editable ".[release]"
+	$(BIN)/python release/check.py $(if $(DIST),--dist $(DIST))
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit("charrnn needs Python 3.11 or later, this is " + sys.version) if sys.version_info < (3, 11) else None'

@@ -17,11 +17,11 @@ def export(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="A checkpoint (.pt) or a run folder (its best.pt); for --web and --generator also an .onnx file."
+            help="A checkpoint (.pt) or a run folder; for --web, --generator and --push also an .onnx file."
         ),
     ],
     model: Annotated[
-        Path | None, typer.Argument(help="The .onnx file to write; may be left out for --web and --triton.")
+        Path | None, typer.Argument(help="The .onnx file to write; may be left out for --web, --triton and --push.")
     ] = None,
     triton: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a model repository for NVIDIA Triton into this folder.")
@@ -45,6 +45,17 @@ def export(
     ] = False,
     web: Annotated[Path | None, typer.Option(help="Folder for a site that samples in its visitors' browsers.")] = None,
     cdn: Annotated[bool, typer.Option("--cdn", help="Let the site load ONNX Runtime from a public network.")] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="USER/MODEL", help="Write the model file and a model card to the Hugging Face Hub."),
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(help="For --push: the model's licence on its card, such as mit. Default: none is stated."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="For --push: make the repository a private one, if it does not exist.")
+    ] = False,
 ) -> None:
     """Write a checkpoint as one self-contained ONNX file, and prove that it computes what was trained."""
     if web is not None:
@@ -53,14 +64,24 @@ def export(
         check_site(web)
     elif cdn:
         raise typer.BadParameter("--cdn is for --web")
-    if model is None and (web is not None or generator) and (file := _model_file(checkpoint)):
+    if push is not None:
+        from charrnn.inference.hub import check_repository
+
+        check_repository(push)
+    elif license is not None or private:
+        raise typer.BadParameter("--license and --private are for --push")
+    if model is None and (web is not None or generator or push is not None) and (file := _model_file(checkpoint)):
         if web is not None:
             _write_site(file.data, web, cdn=cdn)
         if generator:
             _write_generator(file, checkpoint)
+        if push is not None:
+            _push(file, push, license=license, private=private)
         return
-    if model is None and (generator or (web is None and triton is None)):
-        raise typer.BadParameter("name the .onnx file to write, or a folder: --web DIR or --triton DIR")
+    if model is None and (generator or (web is None and triton is None and push is None)):
+        raise typer.BadParameter(
+            "name the .onnx file to write, a folder (--web DIR, --triton DIR), or --push USER/MODEL"
+        )
     from charrnn.inference.export import export as export_model_file
 
     exported = export_model_file(
@@ -84,6 +105,10 @@ def export(
         from charrnn_runtime import read_model_file
 
         _write_generator(read_model_file(exported.data), model)
+    if push is not None:
+        from charrnn_runtime import read_model_file
+
+        _push(read_model_file(exported.data), push, license=license, private=private)
 
 
 def _model_file(path: Path) -> ModelFile | None:
@@ -106,6 +131,12 @@ def _write_generator(file: ModelFile, model: Path) -> None:
     data = generator_file(file)
     write_atomically(path, data)
     typer.echo(f"{path}: {len(data):,} bytes; draws texts with ONNX Runtime alone, see runtime/README.md")
+
+
+def _push(file: ModelFile, repo_id: str, *, license: str | None, private: bool) -> None:
+    from charrnn.inference.hub import push
+
+    typer.echo(push(file, repo_id, license=license, private=private))
 
 
 def _write_site(model: bytes, folder: Path, *, cdn: bool) -> None:

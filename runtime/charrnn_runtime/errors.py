@@ -8,6 +8,7 @@
     ├── SnapshotError               bytes are not a saved conversation, are damaged, or belong to another model
     ├── ModelOutputError            the model computed NaN or nothing that can be drawn from
     ├── BusyError                   the engine's queue is full
+    ├── HubError                    a model cannot be fetched from the Hugging Face Hub, or written there
     └── DeviceError                 the requested device cannot be used, or ONNX Runtime is missing
 
 The trainer's own errors (``charrnn.errors``) derive from ``CharrnnError`` too, so
@@ -79,6 +80,10 @@ class ModelOutputError(CharrnnError):
 
 class BusyError(CharrnnError):
     """An engine's queue is full; the same request may be taken in a moment."""
+
+
+class HubError(CharrnnError):
+    """A model cannot be fetched from the Hugging Face Hub or written there, or huggingface_hub is missing."""
 
 
 class DeviceError(CharrnnError):

@@ -29,6 +29,7 @@ from charrnn_runtime.generation import (
 )
 from charrnn_runtime.generator import OnnxBlockDrawer
 from charrnn_runtime.generator_graph import MIN_OPSET
+from charrnn_runtime.hub import download
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, check_several, new_seed
 from charrnn_runtime.particles import generate_one
@@ -147,6 +148,40 @@ class Sampler:
         sampler.cell = cell
         sampler.info = info
         return sampler
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        device: str = "cpu",
+        threads: Threads = "auto",
+        expected_batch: int = 1,
+    ) -> Self:
+        """A sampler for a model on the Hugging Face Hub: the file ``model.onnx`` of a repository.
+
+        The file is kept in huggingface_hub's cache, and fetched again only if it has changed. It is checked as every
+        model file is. Needs the extra ``hub``: ``pip install 'charrnn-runtime[hub]'``.
+
+        Args:
+            repo_id: name of the repository, such as "user/model".
+            revision: branch, tag or commit; None for the newest. A commit always gives the same file.
+            token: access token for a private repository; None takes the one of ``hf auth login`` or ``HF_TOKEN``,
+                False none at all.
+            cache_dir: folder of the cache; None for huggingface_hub's own.
+            local_files_only: take the file from the cache and connect to nothing, as with ``HF_HUB_OFFLINE=1``.
+            device: as for ``Sampler``, like ``threads`` and ``expected_batch``.
+
+        Raises:
+            HubError: the file cannot be had, or huggingface_hub is missing.
+            ModelFileError, DeviceError, UsageError: as ``Sampler``.
+        """
+        path = download(repo_id, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        return cls(path, device=device, threads=threads, expected_batch=expected_batch)
 
     @property
     def device(self) -> str:
