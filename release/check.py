@@ -8,8 +8,8 @@ of Python packages. The steps:
 1. Both distributions are built from a copy of the files that git knows: a wheel and an sdist of each. The wheel that is
    built from the sdist must hold the same files as the wheel that is built from the sources. twine checks them.
 2. npm packs the JavaScript package, and Node imports it. Left out without npm.
-3. On each Python from 3.11 to 3.14 that is found, on the oldest also with the lowest versions of what it requires,
-   the runtime's wheel draws and scores the texts of ``tests/fixtures``.
+3. On each Python from 3.11 to 3.14 that is found, on the oldest also with the lowest versions of what it needs, the
+   runtime's wheel draws and scores the texts of ``tests/fixtures``.
 4. The trainer's wheel trains, exports, samples, scores, classifies, draws pages and serves, on each Python for which the
    registry has a torch without CUDA, and on the oldest one also with the lowest versions of what it requires. torch
    itself has the version in constraints.txt; another one is chosen with ``--torch VERSION``.

@@ -5,6 +5,7 @@ Tested against a local server with the Hub's interface; not against the service 
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -27,8 +28,7 @@ def check_repository(repo_id: str) -> None:
         UsageError: this is not the name of a repository.
     """
     hub = import_hub()
-    from huggingface_hub.utils import validate_repo_id
-
+    validate_repo_id = importlib.import_module("huggingface_hub.utils").validate_repo_id
     try:
         validate_repo_id(repo_id)
     except hub.errors.HFValidationError as error:
