@@ -10,7 +10,7 @@ of Python packages. The steps:
 2. npm packs the JavaScript package, and Node imports it. Left out without npm.
 3. On each Python from 3.11 to 3.14 that is found, on the oldest also with the lowest versions of what it needs, the
    runtime's wheel draws and scores the texts of ``tests/fixtures``.
-4. The trainer's wheel trains, exports, samples, scores, classifies, draws pages and serves, on each Python for which the
+4. The trainer's wheel trains, exports, samples, scores, classifies, draws pages and serves on each Python for which the
    registry has a torch without CUDA, and on the oldest one also with the lowest versions of what it requires. torch
    itself has the version in constraints.txt; another one is chosen with ``--torch VERSION``.
 
