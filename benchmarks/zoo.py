@@ -128,17 +128,27 @@ ALTERNATIVES: dict[str, Callable[[ModelConfig, TrainConfig], Configs]] = {
 }
 
 
-def measure(text: str, path: Path, budget: float, name: str, seed: int) -> dict[str, Any]:
-    """One run. Returns the line for the file of results."""
+def measure(
+    text: str, path: Path, budget: float, seed: int, name: str, chosen: dict[str, Any] | None
+) -> dict[str, Any]:
+    """One run. Returns the line for the file of results.
+
+    Args:
+        text, path, budget, seed: the text, its file, seconds, and the seed of the run.
+        name: of the alternative.
+        chosen: the line of the default; the alternative is a change to what was chosen there. None for the default.
+    """
     torch.set_num_threads(1)
     keep_freed_memory()
     data = DataConfig(**TEXTS[text][1])
     corpus = read_corpus([os.fspath(path)], data)
-    model, train = _chosen(corpus, data, budget)
-    default = (model, train)
-    model, train = ALTERNATIVES[name](model, train)
+    if chosen is None:
+        default = _chosen(corpus, data, budget)
+    else:
+        default = (ModelConfig.from_json(chosen["model"]), TrainConfig.from_json(chosen["train"]))
+    model, train = ALTERNATIVES[name](*default)
     result = {"text": text, "budget": budget, "name": name, "seed": seed}
-    if name != "default" and (model, train) == default:
+    if chosen is not None and (model, train) == default:
         return result  # such as less dropout, where there is none
     with tempfile.TemporaryDirectory() as folder, flushed_denormals():
         trainer = Trainer(
@@ -150,13 +160,6 @@ def measure(text: str, path: Path, budget: float, name: str, seed: int) -> dict[
             clock=time.process_time,
         )
         finished = trainer.train()
-    settings = {
-        "model": f"{model.cell} {model.num_layers}×{model.hidden_size}",
-        "dropout": model.dropout,
-        "batch": train.batch_size,
-        "sequence": train.seq_len,
-        "max_epochs": train.max_epochs,
-    }
     return result | {
         "loss": finished.best_val_loss,
         "last": finished.val_loss,
@@ -166,7 +169,8 @@ def measure(text: str, path: Path, budget: float, name: str, seed: int) -> dict[
         "seconds": finished.elapsed,
         "parameters": trainer.run.model.num_parameters(),
         "characters": trainer.run.text.characters,
-        **settings,
+        "model": model.to_json(),
+        "train": train.to_json(),
     }
 
 
@@ -178,42 +182,45 @@ def _chosen(corpus: Corpus, data: DataConfig, budget: float) -> Configs:
     return choice.model, choice.train
 
 
+Cell = tuple[str, float, int]  # text, budget, seed
+
+
 def _measure_all(args: argparse.Namespace) -> None:
-    known = set()
+    rows: dict[Cell, dict[str, dict[str, Any]]] = defaultdict(dict)
     if args.results.exists():
-        rows = [json.loads(line) for line in args.results.read_text("utf-8").splitlines()]
-        known = {(row["text"], row["budget"], row["name"], row["seed"]) for row in rows}
+        for row in map(json.loads, args.results.read_text("utf-8").splitlines()):
+            rows[row["text"], row["budget"], row["seed"]][row["name"]] = row
     folder = Path(tempfile.gettempdir()) / "charrnn-zoo"
     folder.mkdir(exist_ok=True)
-    jobs = []
+    cells: list[Cell] = []
     for text in args.texts:
         try:
-            path = _text_file(text, folder)
+            _text_file(text, folder)
         except OSError as error:
             print(f"left out: {text}: {error}", file=sys.stderr)
             continue
-        runs = [(b, name, seed) for b in args.budgets for seed in range(1, args.seeds + 1) for name in args.only]
-        jobs += [(text, path, *run) for run in runs if (text, *run) not in known]
+        cells += [(text, budget, seed) for budget in args.budgets for seed in range(1, args.seeds + 1)]
 
-    def run(job: tuple[Any, ...]) -> None:
+    def run(cell: Cell, name: str) -> None:
+        if name in rows[cell]:
+            return
+        text, budget, seed = cell
+        job = (text, _text_file(text, folder), budget, seed, name, rows[cell].get("default"))
         line = subprocess.run(
-            [
-                sys.executable,
-                __file__,
-                "one",
-                json.dumps([os.fspath(part) if isinstance(part, Path) else part for part in job]),
-            ],
+            [sys.executable, __file__, "one", json.dumps(job, default=os.fspath)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,
             check=True,
         ).stdout
+        rows[cell][name] = json.loads(line)
         with args.results.open("a", encoding="utf-8") as file:
             file.write(line)
         print(line, end="", flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(run, jobs))
+        list(pool.map(lambda cell: run(cell, "default"), cells))  # the alternatives are changes to the defaults
+        list(pool.map(lambda job: run(*job), [(cell, name) for cell in cells for name in args.only]))
 
 
 def _table(path: Path) -> None:
@@ -231,7 +238,8 @@ def _table(path: Path) -> None:
             continue
         best = min(losses, key=losses.__getitem__)
         chosen = runs["default"][0]
-        described = f"{chosen['model']}, dropout {chosen['dropout']:g}, batch {chosen['batch']} × {chosen['sequence']}"
+        model, train = chosen["model"], chosen["train"]
+        described = f"1×{model['hidden_size']}, dropout {model['dropout']:g}, batch {train['batch_size']}"
         winner = best if losses[best] < default else "(the default)"
         others = ", ".join(f"{name} {1000 * (losses[name] - default):+.0f}" for name in losses)
         print(
@@ -243,8 +251,8 @@ def _table(path: Path) -> None:
 def main() -> None:
     """Measures, or prints the table."""
     if sys.argv[1:2] == ["one"]:
-        text, path, budget, name, seed = json.loads(sys.argv[2])
-        print(json.dumps(measure(text, Path(path), budget, name, seed), ensure_ascii=False))
+        text, path, budget, seed, name, chosen = json.loads(sys.argv[2])
+        print(json.dumps(measure(text, Path(path), budget, seed, name, chosen), ensure_ascii=False))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, dest="command")

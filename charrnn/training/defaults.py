@@ -27,6 +27,7 @@ WEIGHTS_PER_ROOT = 350.0
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 3.0  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
+ENOUGH_PASSES = 8.0  # over the text: a model of any size has learnt what it can
 # Passes over a text that lower the loss: 12 for a text of 30,000 characters, and more for a longer one.
 SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
@@ -81,7 +82,7 @@ def choose(
     reasons = []
     if "hidden_size" not in given:
         most = WEIGHTS_PER_CHARACTER * train_characters + SMALL_MODEL
-        enough = useful_passes(train_characters) * train_characters
+        enough = min(ENOUGH_PASSES, train.max_epochs or math.inf) * train_characters
 
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
