@@ -29,7 +29,7 @@ from charrnn.training.trainer import Trainer
 
 def losses(source: Path, origin: Checkpoint | None, seconds: float) -> tuple[float, float, str]:
     """Validation loss before training and the best one after it, in nats, and what was chosen."""
-    data = DataConfig()
+    data = DataConfig(val_max=100_000)
     corpus = read_corpus([str(source)], data, origin.vocabulary if origin else None)
     choice = choose_here(
         origin.model_config if origin else ModelConfig(),

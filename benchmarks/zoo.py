@@ -44,6 +44,7 @@ CPU = torch.device("cpu")
 SHARED = Path(__file__).parents[2] / "shared" / "tinyshakespeare.txt"
 ITEMS = {"lines": True}
 LONGEST = 20_000_000  # characters of a text
+VALIDATED = 100_000  # characters in a validation
 
 
 def _manual(language: str) -> str:
@@ -140,7 +141,7 @@ def measure(
     """
     torch.set_num_threads(1)
     keep_freed_memory()
-    data = DataConfig(**TEXTS[text][1])
+    data = DataConfig(val_max=VALIDATED, **TEXTS[text][1])
     corpus = read_corpus([os.fspath(path)], data)
     if chosen is None:
         default = _chosen(corpus, data, budget)

@@ -294,7 +294,8 @@ class DataConfig(_Config):
     )
     val_max: int = _option(
         1_000_000,
-        "Most characters that a validation reads; of a longer text, pieces that are spread evenly. 0 for no limit.",
+        "Most characters that a validation reads; of a longer text, pieces that are spread evenly. By default fewer if "
+        "the budget is short. 0 for no limit.",
         least=0,
     )
     lines: bool = _option(False, "One item a line: items are kept apart, and sampling yields whole ones.")

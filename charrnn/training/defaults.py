@@ -37,16 +37,24 @@ LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
 LEAST_STEPS, LEAST_BATCH = 600, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
 BOOSTED_WARMUP_STEPS = 5
+# A character costs a third of the time where nothing is learnt, so that each validation takes 1 % of a budget's time.
+VALIDATED_SHARE = 0.03  # of the characters that a budget reads, in each validation
+LEAST_VALIDATED = 50_000  # characters
 MEASURE_SECONDS = 0.4
 LONGEST_SECONDS = 2.0  # of a measurement that has made but one or two steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The settings, and a sentence on why."""
+    """The settings, and a sentence on why.
+
+    Attributes:
+        val_max: most characters that a validation should read, if the budget is known in characters.
+    """
 
     model: ModelConfig
     train: TrainConfig
+    val_max: int | None = None
     reason: str
 
 
@@ -109,7 +117,8 @@ def choose(
     )
     if ended:
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
-    return Choice(model=model, train=train, reason=reason)
+    validated = max(LEAST_VALIDATED, round(VALIDATED_SHARE * characters))
+    return Choice(model=model, train=train, val_max=validated, reason=reason)
 
 
 def useful_passes(train_characters: int) -> float:

@@ -340,8 +340,8 @@ def _run(
         replay = _read_replay(settings, corpus, group.size, shown)
         # The choice depends on a measurement, whose result would differ between processes.
         settings = settings.completed(corpus)
-        model_config, train_config, notes = group.broadcast((settings.model, settings.train, settings.notes))
-        settings = replace(settings, model=model_config, train=train_config, notes=notes)
+        model, data, train, notes = group.broadcast((settings.model, settings.data, settings.train, settings.notes))
+        settings = replace(settings, model=model, data=data, train=train, notes=notes)
         for note in (*corpus.notes, *filter(None, [label_table(corpus.labels)]), *settings.notes):
             shown.on_notice(note)
         trainer = Trainer(

@@ -141,7 +141,10 @@ class Settings:
         choice = defaults.choose_here(self.model, self.train.with_budget(), given=given, corpus=corpus, data=self.data)
         if choice.reason:
             notes.append(choice.reason)
-        return replace(self, model=choice.model, train=choice.train, weights=weights, notes=tuple(notes))
+        data = self.data
+        if choice.val_max is not None and "val_max" not in self.given:
+            data = replace(data, val_max=min(data.val_max, choice.val_max))
+        return replace(self, model=choice.model, data=data, train=choice.train, weights=weights, notes=tuple(notes))
 
 
 def check_names(given: Mapping[str, Any]) -> None:
