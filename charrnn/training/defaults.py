@@ -25,7 +25,7 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 15
 # A model that reads C characters has at most so many times sqrt(C) of them; a larger one does not learn in time.
 WEIGHTS_PER_ROOT = 350.0
 # A larger model learns the text by heart, even with dropout.
-WEIGHTS_PER_CHARACTER = 3.0  # recurrent weights for each character of training text
+WEIGHTS_PER_CHARACTER = 1.5  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
 ENOUGH_PASSES = 8.0  # over the text: a model of any size has learnt what it can
 # Passes over a text that lower the loss: 12 for a text of 30,000 characters, and more for a longer one.
@@ -115,7 +115,7 @@ def choose(
         f"{' and '.join(reasons)}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} "
         f"characters ({epochs:.1f} times the text)"
     )
-    if ended:
+    if ended and "max_epochs" not in given:
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
     validated = max(LEAST_VALIDATED, round(VALIDATED_SHARE * characters))
     return Choice(model=model, train=train, val_max=validated, reason=reason)
