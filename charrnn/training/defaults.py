@@ -20,10 +20,10 @@ from charrnn.training.memory import check_memory, parameters
 from charrnn.training.texts import fit_batch
 from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
-HIDDEN_SIZES = (32, 48, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
+HIDDEN_SIZES = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 # Recurrent weights are those of the layers, without the rows of characters in the embedding and the output layer.
 # A model that reads C characters has at most so many times sqrt(C) of them; a larger one does not learn in time.
-WEIGHTS_PER_ROOT = 350.0
+WEIGHTS_PER_ROOT = 200.0
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 1.5  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
