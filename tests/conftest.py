@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 # Before torch is imported: its threads, and the library's below it, fight each other on a shared machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "passive"  # where a test asks for several threads
 # rich wraps usage errors to the terminal's width and would cut names in two
 os.environ["COLUMNS"] = "200"
 os.environ["NO_COLOR"] = "1"
@@ -28,12 +29,14 @@ from hypothesis import settings
 from charrnn.cli import main
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus, read_corpus
+from charrnn.training import reporting
 from charrnn.training.device import cpu_can_bf16
 from charrnn.training.trainer import Trainer
 from tests.forkserver import keep_operator_table
 
 keep_operator_table()
 torch.set_num_threads(1)
+reporting.SAMPLE_LENGTH = 20  # the samples at each validation would take half of the time of the tiny runs
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("fixed")
 

@@ -26,6 +26,9 @@ def heatmap(
         list[str] | None, typer.Option(help="Compare this state; may be repeated.", show_default="c_…, or all")
     ] = None,
     unknown: Annotated[str, typer.Option(help="Characters the model does not know: error or skip.")] = "error",
+    label: Annotated[
+        str | None, typer.Option(help="Read or sample a text of this kind, of a model that was trained with --label.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="For --sample: text to continue.")] = "",
     temperature: Annotated[float, typer.Option(help="For --sample.")] = 1.0,
     seed: Annotated[int, typer.Option(help="For --sample: same seed, same text.")] = 0,
@@ -54,7 +57,9 @@ def heatmap(
         length = 5000 if length is None else length
         given = prompt_of_argument(prompt, sampler.vocabulary)
         settings = SamplingKwargs(temperature=temperature)
-        request = Request(prompt=given, length=length, seed=seed, errors="surrogateescape", options=settings)
+        request = Request(
+            prompt=given, length=length, seed=seed, errors="surrogateescape", label=label, options=settings
+        )
         sampled = "".join(sampler.stream_request(request))
         contents = given + sampled if isinstance(given, str) else given + sampled.encode("utf-8", "surrogateescape")
         length, name = len(contents), f"the model's own, seed {seed}, temperature {temperature:g}"
@@ -71,6 +76,7 @@ def heatmap(
         names=unit or (),
         states=state or (),
         unknown=unknown,
+        label=label,
     )
     page = made.page.encode()
     write_atomically(out, page)

@@ -123,9 +123,11 @@ class CharRNN(nn.Module):
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode without gradients; afterwards, the former mode is restored."""
         training = self.training
-        self.eval()
+        if training:
+            self.eval()
         try:
             with torch.inference_mode():
                 yield
         finally:
-            self.train(training)
+            if training:
+                self.train()

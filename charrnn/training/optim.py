@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,21 @@ from charrnn.training.device import choose_precision
 MUON_LR_RATIO = 5.0
 LR_BOOST_STEPS = 100
 
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+_WRAPPED = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
 
+
+def eager(kind: type[Kind]) -> type[Kind]:
+    """A class of optimizers without torch's wrappers for ``torch.compile``, which is not used here.
+
+    The first call of a wrapped method imports the compiler, which takes more time than anything else at the start of a
+    training.
+    """
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in _WRAPPED}
+    return type(kind.__name__, (kind,), methods | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+@eager
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024): momentum whose update is made orthogonal, here gate by gate.
 
@@ -105,11 +120,11 @@ class Optimizers:
         ]
         first: torch.optim.Optimizer
         if config.optimizer == "rmsprop":
-            first = torch.optim.RMSprop(groups, lr=config.lr, alpha=0.95)  # char-rnn's decay_rate
+            first = eager(torch.optim.RMSprop)(groups, lr=config.lr, alpha=0.95)  # char-rnn's decay_rate
         elif config.optimizer == "adam":
-            first = torch.optim.Adam(groups, lr=config.lr, fused=True)
+            first = eager(torch.optim.Adam)(groups, lr=config.lr, fused=True)
         else:
-            first = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
+            first = eager(torch.optim.AdamW)(groups, lr=config.lr, betas=(0.9, 0.99), fused=True)
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [(first, config.lr)]
         if matrices:
             lr = config.lr * MUON_LR_RATIO

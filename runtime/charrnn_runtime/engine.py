@@ -187,9 +187,8 @@ class Engine:
         info = self.sampler.info
         targets = self.sampler.encode_targets(text, unknown)
         known = targets[targets != UNKNOWN]
-        first = info.start_token if label is None else info.vocabulary.label_token(label)
         sequence = SequenceState(
-            prompt=np.concatenate([[first], known]),
+            prompt=np.concatenate([[info.first_token(label)], known]),
             prompt_tokens=len(targets),
             history=[],
             vocabulary=info.vocabulary,

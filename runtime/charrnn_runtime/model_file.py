@@ -73,6 +73,14 @@ class ModelInfo:
         parts = (self.weights_sha256 or self.sha256, self.dtype, self.cell, vocabulary, states)
         return hashlib.sha256(_dumps(parts).encode()).hexdigest()
 
+    def first_token(self, label: str | None) -> int:
+        """Id of the token that is fed before a text that begins here, with a label or without one.
+
+        Raises:
+            UsageError: the model has no such label.
+        """
+        return self.start_token if label is None else self.vocabulary.label_token(label)
+
     def encode(self, text: str | bytes, *, unknown: Unknown | UnknownScore = "error") -> Ids:
         """Token ids ``[n]`` of a prompt or of a text to score.
 

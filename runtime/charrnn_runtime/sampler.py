@@ -564,8 +564,7 @@ class Sampler:
     def score_ids(self, targets: Ids, *, label: str | None = None) -> Score:
         """``score`` for token ids ``[n]``; -1 (``vocab.UNKNOWN``) stands for an unknown character."""
         targets = self.vocabulary.check_ids(targets, least=UNKNOWN)
-        first = self.info.start_token if label is None else self.vocabulary.label_token(label)
-        scorer = StreamScorer(self._sequence_runner(len(targets)), self.info, first)
+        scorer = StreamScorer(self._sequence_runner(len(targets)), self.info, self.info.first_token(label))
         return Score(scorer.score(targets), int((targets == UNKNOWN).sum()))
 
     def score_stream(
@@ -673,7 +672,7 @@ class Sampler:
                 targets = [np.append(self.encode_targets(item, unknown), end) for item in items]
                 own = named[at : at + len(items)]
                 at += len(items)
-                tokens = [self.vocabulary.label_token(label) if label else self.info.start_token for label in own]
+                tokens = [self.info.first_token(label or None) for label in own]
                 scores = score_many(self.cell, self.info, targets, _ITEMS_TOGETHER, first=np.array(tokens, np.int64))
                 for item, ids, log_probs, label in zip(items, targets, scores, own, strict=True):
                     yield ItemScore(item, -float(log_probs.sum()), len(log_probs), self._num_unknown(ids), label)

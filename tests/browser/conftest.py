@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -46,12 +47,9 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def new_page(browser: Browser) -> Iterator[NewPage]:
-    """Makes pages, each in a context of its own with the options of Playwright's ``Browser.new_context``.
-
-    When the test ends, none of them may have logged an error, thrown, or asked another host for anything.
-    """
+@contextmanager
+def watched(browser: Browser) -> Iterator[NewPage]:
+    """Makes pages; when it ends, none of them may have logged an error, thrown, or asked another host for anything."""
     contexts = []
     wrong: list[str] = []
 
@@ -70,7 +68,7 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
     def make(**context_options: Any) -> Page:
         context = browser.new_context(**context_options)
         contexts.append(context)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)  # a busy machine
         context.route("**/*", guard)
         page = context.new_page()
         page.on("console", console)
@@ -81,6 +79,20 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
     for context in contexts:
         context.close()
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[NewPage]:
+    """Makes pages, ``watched``, each in a context of its own with the options of ``Browser.new_context``."""
+    with watched(browser) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_page(browser: Browser) -> Iterator[Page]:
+    """A page of 1280×800 for several tests, ``watched``."""
+    with watched(browser) as make:
+        yield make(viewport={"width": 1280, "height": 800})
 
 
 @pytest.fixture

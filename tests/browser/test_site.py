@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from charrnn_runtime import Sampler, generator_file, read_model_file
+from charrnn_runtime import Sampler, Vocabulary, generator_file, read_model_file
 from charrnn_runtime.model_file import seal
 
 from charrnn.files import cache_folder
 from charrnn.web.onnxruntime import CDN, cached_files, pin
 from charrnn.web.site import write_site
+from tests.runtime.conftest import TinyModel
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
@@ -40,7 +41,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
     """A plain file server, as a visitor's site may stand on: ``serve(folder)`` is its address."""
     servers = []
@@ -67,10 +68,30 @@ def _fetched() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def whole_site(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site. Do not change its files."""
+    folder = tmp_path_factory.mktemp("whole") / "site"
+    write_site(run.model.read_bytes(), folder)
+    return folder
+
+
 @pytest.fixture
-def site(run: Run, tmp_path: Path) -> Path:
-    write_site(run.model.read_bytes(), tmp_path / "site")
-    return tmp_path / "site"
+def site(whole_site: Path, tmp_path: Path) -> Path:
+    """A site whose files may be changed."""
+    return Path(shutil.copytree(whole_site, tmp_path / "site"))
+
+
+@pytest.fixture(scope="module")
+def ready_page(shared_page: Page, whole_site: Path, serve: Serve) -> Page:
+    return ready(shared_page, serve(whole_site))
+
+
+@pytest.fixture
+def visited(ready_page: Page) -> Page:
+    """The site in a browser, loaded once for several tests, with an empty form."""
+    ready_page.evaluate("document.getElementById('form').reset()")
+    return ready_page
 
 
 def ready(page: Page, address: str) -> Page:
@@ -91,9 +112,8 @@ def write(page: Page, *, prompt: str = "", length: int = 200, seed: int | str = 
     return page.locator("#drawn").text_content() or ""
 
 
-def test_two_thousand_characters_are_those_of_python(page: Page, site: Path, serve: Serve, run: Run) -> None:
-    sampler = Sampler(run.model)
-    ready(page, serve(site))
+def test_two_thousand_characters_are_those_of_python(visited: Page, run: Run) -> None:
+    sampler, page = Sampler(run.model), visited
     got = write(page, prompt="The cat", length=2000, seed=2**64 - 1, temperature=0.8)
     assert got == sampler.sample("The cat", length=2000, seed=2**64 - 1, temperature=0.8)
     assert len(got) == 2000
@@ -152,8 +172,47 @@ def test_items_end_in_the_middle_of_a_block(page: Page, serve: Serve, tmp_path: 
         assert write(page, length=300, seed=seed, temperature=1) == Sampler(data).sample("", length=300, seed=seed)
 
 
-def test_text_arrives_and_can_be_stopped(page: Page, site: Path, serve: Serve) -> None:
-    ready(page, serve(site))
+# Loads the site's own copy of the JavaScript runtime into the page, and draws texts with any options.
+DRAW = """async (texts) => {
+  const site = await (await fetch("site.json")).json();
+  const ort = await import(new URL(site.module.url, location.href));
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = await (await fetch(site.wasm.url)).arrayBuffer();
+  const { Sampler } = await import(new URL("charrnn/sampler.js", location.href));
+  const model = await (await fetch(site.model)).arrayBuffer();
+  const sampler = await Sampler.load(ort, model, { executionProviders: ["wasm"] });
+  const drawn = [];
+  for (const [prompt, options] of texts) drawn.push(await sampler.sample(prompt, options));
+  return drawn;
+}"""
+
+
+def test_labels_patterns_and_particles(page: Page, serve: Serve, tmp_path: Path) -> None:
+    special = {"begin": 5, "end": 6, "label:Polish": 7, "label:<b>": 8}
+    data = TinyModel(Vocabulary(symbols=(*map(ord, "abcde"), -1, -1, -1, -1), special=special)).data()
+    sampler = Sampler(data)
+    write_site(data, tmp_path / "labels")
+    ready(page, serve(tmp_path / "labels"))
+    assert page.locator("#label option").all_text_contents() == ["any", "Polish", "<b>"]
+    for label in ("Polish", "<b>", ""):
+        page.get_by_label("Label", exact=True).select_option(label)
+        expected = sampler.sample("a", length=50, seed=7, temperature=1.5, label=label or None)
+        assert write(page, prompt="a", length=50, temperature=1.5) == expected
+    page.get_by_label("Label", exact=True).select_option("Polish")
+    pattern = "[ab]+c?[de]{2,}"
+    expected = sampler.sample(length=30, seed=7, temperature=1, label="Polish", pattern=pattern)
+    assert write(page, length=30, temperature=1, pattern=pattern) == expected
+    chosen: dict[str, Any] = {"length": 12, "seed": 3, "label": "Polish", "particles": 8}
+    texts: list[tuple[str, dict[str, Any]]] = [("b", {**chosen, "pattern": pattern}), ("", {**chosen, "fill": "?ba?"})]
+    assert page.evaluate(DRAW, texts) == [sampler.sample(prompt, **options) for prompt, options in texts]
+
+
+def test_a_model_without_labels_has_no_list_of_them(visited: Page) -> None:
+    assert visited.locator("#label-field").is_hidden()
+
+
+def test_text_arrives_and_can_be_stopped(visited: Page) -> None:
+    page = visited
     page.get_by_label("Length").fill("100000")
     page.get_by_label("Prompt").fill("The ")
     page.keyboard.press("Control+Enter")
@@ -183,19 +242,15 @@ def test_the_whole_page_by_keyboard(page: Page, site: Path, serve: Serve) -> Non
     assert seen == ["prompt", "temperature", "length", "seed", "SUMMARY", "write", "text", "BODY"]
 
 
-@pytest.mark.parametrize("color_scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(390, 844), (1280, 800)])
-def test_nothing_overflows(
-    new_page: NewPage, site: Path, serve: Serve, size: tuple[int, int], color_scheme: str
-) -> None:
-    page = new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=color_scheme)
-    ready(page, serve(site))
-    write(page, prompt="a" * 400, length=500)
-    assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+def test_nothing_overflows(visited: Page) -> None:
+    write(visited, prompt="a" * 400, length=500)
+    for width, height in ((390, 844), (1280, 800)):
+        visited.set_viewport_size({"width": width, "height": height})
+        assert visited.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_characters_that_the_model_has_never_seen(page: Page, site: Path, serve: Serve) -> None:
-    ready(page, serve(site))
+def test_characters_that_the_model_has_never_seen(visited: Page) -> None:
+    page = visited
     assert write(page, prompt="The 漢\N{GRINNING FACE}") == ""
     alert = page.get_by_role("alert").text_content() or ""
     assert 'never seen "漢" (U+6F22) at position 4' in alert
@@ -204,15 +259,16 @@ def test_characters_that_the_model_has_never_seen(page: Page, site: Path, serve:
 
 
 @pytest.mark.parametrize("seed", ["-1", "1e3", "18446744073709551616", "<b>"])
-def test_seeds_that_are_none(page: Page, site: Path, serve: Serve, seed: str) -> None:
-    ready(page, serve(site))
+def test_seeds_that_are_none(visited: Page, seed: str) -> None:
+    page = visited
+    before = page.locator("#drawn").text_content()
     page.get_by_label("Seed", exact=True).fill(seed)
     page.get_by_role("button", name="Write").click()
     if seed.isdigit():  # as many digits as a seed has: only the sampler can tell
         page.get_by_text("seed must be from 0 to 18446744073709551615").wait_for()
     else:
         assert page.locator("#seed:invalid").count() == 1
-    assert page.locator("#drawn").text_content() == ""
+        assert page.locator("#drawn").text_content() == before
 
 
 HTML = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -292,8 +348,8 @@ def test_onnxruntime_from_a_public_network(
     assert "is not the file that this site was made with" in (page.get_by_role("alert").text_content() or "")
 
 
-def test_the_site_holds_the_model_as_it_was(site: Path, run: Run) -> None:
-    assert read_model_file(site / "model.onnx").data == run.model.read_bytes()
+def test_the_site_holds_the_model_as_it_was(whole_site: Path, run: Run) -> None:
+    assert read_model_file(whole_site / "model.onnx").data == run.model.read_bytes()
 
 
 def test_the_example_of_a_generator(page: Page, run: Run, serve: Serve, tmp_path: Path) -> None:

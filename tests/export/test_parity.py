@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,31 @@ from charrnn.runs.checkpoint import load_checkpoint
 
 CELLS = ("lstm", "gru", "rnn")
 LAYERS, HIDDEN = 2, 20
+Trajectory = verify._Trajectory
 VOCABULARY = Vocabulary.from_text("\n abcdefghijklmnop.,")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _trajectories() -> Iterator[None]:
+    """The trained model's trajectory is computed once for all faults of what is exported."""
+    with pytest.MonkeyPatch.context() as patch:
+        made: dict[Any, Any] = {}
+
+        def once(trained: Any, info: ModelInfo, texts: Any, blocks: int, rng: np.random.Generator) -> Any:
+            key = (
+                trained,
+                info.sha256,
+                info.start_token,
+                blocks,
+                rng.bit_generator.state["state"]["state"],
+                len(texts),
+            )
+            if texts or key not in made:
+                made[key] = Trajectory(trained, info, texts, blocks, rng)
+            return made[key]
+
+        patch.setattr(verify, "_Trajectory", once)
+        yield
 
 
 @dataclass

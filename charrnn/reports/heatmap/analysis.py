@@ -123,7 +123,13 @@ def _character(symbol: int) -> str:
 
 
 def analyse(
-    sampler: Sampler, text: ModelText, *, units: int = 40, names: Sequence[str] = (), states: Sequence[str] = ()
+    sampler: Sampler,
+    text: ModelText,
+    *,
+    units: int = 40,
+    names: Sequence[str] = (),
+    states: Sequence[str] = (),
+    label: str | None = None,
 ) -> Analysis:
     """Runs a model once over a text, starting from the zero state.
 
@@ -135,9 +141,10 @@ def analyse(
         names: units to keep in addition, such as ``c_0[57]``.
         states: names of the states whose units are compared. Default: those named
             ``c_…``, an LSTM's memory cells; all states of a model without such.
+        label: the text is read as one of this kind; only for models trained with labels.
 
     Raises:
-        UsageError: a state or unit does not exist, or the text is too long.
+        UsageError: a state, unit or label does not exist, or the text is too long.
     """
     if len(text.shown) > MAX_LENGTH:
         raise UsageError(f"the text has {len(text.shown):,} characters; a page holds {MAX_LENGTH:,} at most")
@@ -145,7 +152,9 @@ def analyse(
         raise UsageError(f"units must be at least 1, got {units}")
     columns = _columns(sampler, states)
     asked = _asked(names, columns)
-    activations, bits, guesses, probabilities = _run(sampler, text, [number for number, _ in columns.values()])
+    activations, bits, guesses, probabilities = _run(
+        sampler, text, sampler.info.first_token(label), [number for number, _ in columns.values()]
+    )
     features = text_features(text.shown)
     r = correlations(activations, np.array(list(features.values()), np.float32).reshape(len(features), -1))
     places = [(state, i) for state, (_, size) in columns.items() for i in range(size)]
@@ -245,7 +254,7 @@ def _choose(r: NDArray[np.float64], units: int, asked: Sequence[int]) -> list[in
 
 
 def _run(
-    sampler: Sampler, text: ModelText, numbers: Sequence[int]
+    sampler: Sampler, text: ModelText, first: int, numbers: Sequence[int]
 ) -> tuple[NDArray[np.float16], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
     """Activations ``[N, U]``, bits ``[N]``, guesses and their probabilities ``[N, GUESSES]``.
 
@@ -258,8 +267,8 @@ def _run(
     activations = np.empty((n, sum(sizes)), np.float16)
     guesses, probabilities = np.empty((n, top), np.int32), np.empty((n, top), np.float32)
     token_bits = np.empty(len(text.ids))
-    # The logits after the start token predict the first token. The start token is not a position of the text.
-    inputs = np.concatenate([[sampler.info.start_token], text.ids])
+    # The logits after the first token predict that of the text. It is not a position of the text.
+    inputs = np.concatenate([[first], text.ids])
     logits = np.empty((_BLOCK, vocab), np.float32)
     place, filled, begin = 0, 0, 0
     for at, (row, state) in enumerate(sampler.steps(inputs)):

@@ -38,6 +38,7 @@ def build_heatmap(
     names: Sequence[str] = (),
     states: Sequence[str] = (),
     unknown: str = "error",
+    label: str | None = None,
 ) -> Heatmap:
     """Runs the model over the text and makes the page.
 
@@ -46,7 +47,7 @@ def build_heatmap(
         text: str, or for a byte model bytes.
         title, text_name: names of model and text on the page.
         length: read at most this many characters (bytes for a byte model) from the beginning.
-        units, names, states: see ``analyse``.
+        units, names, states, label: see ``analyse``.
         unknown: "error" or "skip": what to do with characters that are not in the vocabulary.
 
     Raises:
@@ -58,11 +59,12 @@ def build_heatmap(
         raise UsageError(f"length must be from 1 to {MAX_LENGTH:,}, got {length:,}: the page holds all of the text")
     left_out = max(0, len(text) - length)
     read = read_text(sampler.vocabulary, text[:length], unknown=unknown)
-    analysis = analyse(sampler, read, units=units, names=names, states=states)
+    analysis = analyse(sampler, read, units=units, names=names, states=states, label=label)
     info = sampler.info
     facts = {
         "model:": f"{info.cell} {info.num_layers}×{info.hidden_size}",
         "text:": text_name,
+        **({} if label is None else {"label:": label}),
         "characters:": f"{len(read.shown):,}" + (f" (the first, of {len(text):,})" if left_out else ""),
         "bits per character:": f"{float(analysis.bits.mean()):.3f}",
     }

@@ -42,6 +42,8 @@ function describe(model) {
   if (Number.isFinite(training.val_loss)) parts.push(`${training.val_loss.toFixed(3)} nats per character`);
   parts.push("computed in your browser");
   element("about").textContent = parts.join(" · ");
+  element("label").replaceChildren(new Option("any", ""), ...model.labels.map((/** @type {string} */ label) => new Option(label, label)));
+  element("label-field").hidden = !model.labels.length;
 }
 
 /** @param {any} told */
@@ -64,6 +66,7 @@ function start() {
   worker.postMessage({
     type: "start",
     prompt,
+    label: element("label").value,
     seed: element("seed").value.trim(),
     stop: element("stop-at").value,
     pattern: element("pattern").value,

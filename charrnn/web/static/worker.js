@@ -88,7 +88,17 @@ async function load() {
   const symbols = vocabulary.size - vocabulary.special.size;
   postMessage({
     type: "ready",
-    model: { cell, numLayers, hiddenSize, dtype, training, symbols, kind: vocabulary.kind, bytes: file.length },
+    model: {
+      cell,
+      numLayers,
+      hiddenSize,
+      dtype,
+      training,
+      symbols,
+      labels: [...vocabulary.labels.keys()],
+      kind: vocabulary.kind,
+      bytes: file.length,
+    },
   });
 }
 
@@ -100,7 +110,7 @@ function loadModel() {
 }
 
 /** @param {any} request */
-async function write({ prompt, seed, stop, pattern, length, temperature, top_p, min_p }) {
+async function write({ prompt, label, seed, stop, pattern, length, temperature, top_p, min_p }) {
   if (!generator) throw new UsageError("the model is not loaded yet");
   stopped = false;
   const sampler = pattern ? await loadModel() : generator;
@@ -108,6 +118,7 @@ async function write({ prompt, seed, stop, pattern, length, temperature, top_p, 
   const pieces = sampler.stream(prompt, {
     seed: used,
     stop: stop ? [stop] : [],
+    label: label || null,
     pattern: pattern || null,
     length,
     temperature,

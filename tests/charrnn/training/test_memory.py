@@ -36,8 +36,6 @@ from charrnn.training.optim import Optimizers
 # Not ru_maxrss: that begins with the peak of the process that started this one.
 peak = lambda: 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 torch.set_num_threads(1)
-# The first optimizer of a process imports much.
-Optimizers(CharRNN(ModelConfig(hidden_size=2), 2), TrainConfig())
 for vocab_size, model, train in json.loads(sys.argv[1]):
     if child := os.fork():
         assert os.waitpid(child, 0)[1] == 0

@@ -29,6 +29,19 @@ def test_the_page_shows_the_beginning_of_the_text_and_says_so(sampler: Sampler) 
     assert "the first, of" not in build_heatmap(sampler, text, title="T", text_name="the text", units=3).page
 
 
+def test_a_text_is_read_with_its_label() -> None:
+    special = {"begin": 5, "end": 6, "label:Polish": 7, "label:Irish": 8}
+    labelled = Sampler(TinyModel(Vocabulary(symbols=(*map(ord, "abcde"), -1, -1, -1, -1), special=special)).data())
+    for label in (None, "Polish", "Irish"):
+        made = build_heatmap(labelled, "badcabde", title="T", text_name="t", units=2, label=label)
+        score = labelled.score("badcabde", label=label)
+        assert made.analysis.bits.mean() == pytest.approx(score.bits_per_char, rel=1e-4)
+        assert ('"label:"' in made.page) == (label is not None)
+        assert label is None or f'["label:","{label}"]' in made.page
+    with pytest.raises(UsageError, match="did you mean 'Irish'"):
+        build_heatmap(labelled, "bad", title="T", text_name="t", label="irisch")
+
+
 def test_what_is_refused(sampler: Sampler) -> None:
     for length in (0, 10**9):
         with pytest.raises(UsageError, match="length must be from 1"):
