@@ -155,9 +155,15 @@ def _export_once() -> None:
 
 
 def main() -> None:
-    """Reads commands until standard input ends."""
+    """Reads commands until standard input ends. Python must be started with ``-X warn_default_encoding``."""
     import importlib
+    import warnings
 
+    # Files are UTF-8 whatever the locale is. Python names each place that opens one in the locale's encoding; other
+    # packages may have such places.
+    assert sys.flags.warn_default_encoding
+    warnings.simplefilter("ignore", EncodingWarning)
+    warnings.filterwarnings("error", category=EncodingWarning, module="charrnn")
     for name in PRELOADED:
         importlib.import_module(name)
     keep_operator_table()

@@ -1,5 +1,7 @@
 """Every command in every environment that people run it in: no traceback, no hang, a sensible exit code.
 
+None of them may open a file in the locale's encoding.
+
 To add a command or an environment, add a line to COMMANDS or ENVIRONMENTS. The suite takes a fifth of the pairs, so
 that each command meets a fifth of the environments; ``CHARRNN_ENVIRONMENTS=all`` takes all of them.
 """
@@ -96,7 +98,7 @@ class Server:
         program = str(Path(__file__).with_name("forkserver.py"))
         self._process = subprocess.Popen(
             # -P: the folder tests/charrnn must not hide the package.
-            [sys.executable, "-P", program],
+            [sys.executable, "-P", "-X", "warn_default_encoding", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -139,6 +141,27 @@ def files(run: Run, place: Path) -> dict[str, Path]:
     for path in (place, *place.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return {"run": place / "run", "text": place / run.text.name, "model": place / run.model.name}
+
+
+# What the commands above leave out of what reads and writes files; one after the other in one folder.
+ITEMS = [
+    "charrnn train {text} --steps 2 --hidden-size 8 --lines --out out",
+    "charrnn train --resume --steps 3 --out out",
+    "charrnn export out model.onnx --dtype int8 --max-loss-increase 9",
+    "charrnn export out --triton triton",
+    "charrnn sample out --num 2 --length 5 --unique --report",
+    "charrnn eval model.onnx {text} --per-line --sort",
+]
+
+
+def test_no_command_relies_on_the_locale(server: Server, files: dict[str, Path], place: Path, tmp_path: Path) -> None:
+    """The server's warnings are errors here; see ``forkserver``."""
+    errors = place / "stderr"
+    for command in ITEMS:
+        errors.write_bytes(b"")
+        argv = [part.format(**files) for part in command.split(" ")]
+        code = server.run(argv=argv, cwd=str(tmp_path), seconds=60, stderr=str(errors), env={})
+        assert code == 0, (command, errors.read_text("utf-8"))
 
 
 @pytest.mark.parametrize(("command", "environment"), PAIRS, ids=["-".join(pair) for pair in PAIRS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from charrnn_runtime import ModelFileError, Request, Sampler, UnknownCharacterError, UsageError, Vocabulary
 from charrnn_runtime.engine import Engine
 from charrnn_runtime.model_file import seal
+from charrnn_runtime.options import SamplingKwargs
 
 from tests.runtime.conftest import TinyModel, wait_ended
 
@@ -38,20 +40,23 @@ def test_the_labels_of_a_vocabulary() -> None:
 
 @pytest.mark.parametrize("label", ["Polish", "end"])
 @pytest.mark.parametrize("prompt", ["", "bad"])
-def test_a_text_with_a_label_follows_its_token(labelled: Sampler, label: str, prompt: str) -> None:
+@pytest.mark.parametrize("pattern", [None, "[ab]+(c|de?)*[^a]"])
+def test_a_text_with_a_label_follows_its_token(labelled: Sampler, label: str, prompt: str, pattern: str | None) -> None:
     """The same text in every way to ask for it, and that of the ids by hand."""
     token, length = VOCABULARY.labels[label], 40
     ids = [token, *VOCABULARY.encode(prompt).tolist()]
-    text = labelled.sample(ids, length=length, seed=3, temperature=1.5)
-    assert prompt or text != labelled.sample(prompt, length=length, seed=3, temperature=1.5)
-    options: dict[str, Any] = {"length": length, "seed": 3, "temperature": 1.5}
+    sampling: SamplingKwargs = {"temperature": 1.5, "pattern": pattern}
+    options: dict[str, Any] = {"length": length, "seed": 3, **sampling}
+    text = labelled.sample(ids, **options)
+    assert prompt or text != labelled.sample(prompt, **options)
+    assert pattern is None or re.fullmatch(pattern, text)
     assert labelled.sample(prompt, label=label, **options) == text
     assert "".join(labelled.stream(prompt, label=label, **options)) == text
     assert labelled.generate(prompt, label=label, log_probs=True, **options).text == text
     assert labelled.sample_batch([prompt, "a"], label=label, **options)[0] == text
-    assert labelled.start(prompt, label=label, seed=3, temperature=1.5).sample(length) == text
+    assert labelled.start(prompt, label=label, seed=3, **sampling).sample(length) == text
     assert labelled.sample([5, *ids[1:]], label=label, **options) == text
-    request = Request(prompt=prompt, label=label, length=length, seed=3, options={"temperature": 1.5})
+    request = Request(prompt=prompt, label=label, length=length, seed=3, options=sampling)
     other = replace(request, label=None)
     done = dict(labelled.generate_many([request, other]))
     assert done[0].text == text
@@ -80,6 +85,16 @@ def test_a_text_is_scored_with_its_label(labelled: Sampler) -> None:
             job = engine.score("bad", label=label)
             wait_ended(job)
         assert [token.log_prob for token in job.prompt_scores] == pytest.approx(expected, abs=1e-5)
+
+
+def test_particles_of_a_text_with_a_label(labelled: Sampler) -> None:
+    sampling: SamplingKwargs = {"pattern": ".{3}b.{3}", "particles": 8}
+    expected = labelled.sample([VOCABULARY.labels["Irish"]], length=9, seed=3, **sampling)
+    assert labelled.sample(label="Irish", length=9, seed=3, **sampling) == expected
+    with Engine(labelled) as engine:
+        job = engine.submit(Request(label="Irish", length=9, seed=3, options=sampling))
+        wait_ended(job)
+        assert job.take()[0] == expected
 
 
 def test_a_conversation_with_a_label_can_be_saved(labelled: Sampler) -> None:

@@ -120,6 +120,12 @@ def test_labels(labelled: Sampler) -> None:
             streamed = events(served, max_tokens=40, seed=5, label=label)
             expected = sampler.sample(length=40, seed=5, label=label)
             assert "".join(event["choices"][0]["text"] for event in streamed) == expected
+        steered: dict[str, Any] = {"label": "Polish", "seed": 5, "pattern": "[ab]+(c|de?)*"}
+        text = served.complete(max_tokens=40, **steered).json()["choices"][0]["text"]
+        assert text == sampler.sample(length=40, **steered)
+        streamed = events(served, max_tokens=40, particles=4, **steered)
+        expected = sampler.sample(length=40, particles=4, **steered)
+        assert "".join(event["choices"][0]["text"] for event in streamed) == expected
         for neutral in ("", None):
             text = served.complete(max_tokens=40, seed=5, label=neutral).json()["choices"][0]["text"]
             assert text == sampler.sample(length=40, seed=5)

@@ -28,6 +28,8 @@ def test_nothing_is_found(bytewise: Sampler, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
     with serving({"bytes": bytewise}, api_key="secret", max_tokens=50) as served:
         options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "3", "--seed", "1", "--no-color"]
+        # A busy machine may be slow to answer, and closes a connection that was not used for a minute.
+        options += ["--request-timeout", "300", "--request-retries", "2"]
         options += ["--suppress-health-check", "all", "-H", "Authorization: Bearer secret"]
         done = subprocess.run(
             [*command, "run", f"{served.url}/openapi.json", *options],

@@ -136,11 +136,11 @@ def vectors(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name == "ends.onnx":
             cases += [case(sampler, name, "The ", {"length": 90, "seed": s, "min_length": 20 * s}) for s in range(3)]
     # Generators draw the texts whose options they know.
-    for name, number in (("lstm.onnx", 4), ("ends.onnx", 1), ("bytes.onnx", 1)):
+    for name, number in (("lstm.onnx", 4), ("ends.onnx", 1), ("bytes.onnx", 1), ("labels.onnx", 3)):
         file = read_model_file(folder / name)
         (folder / f"generator-{name}").write_bytes(generator_file(file, log_probs=name == "bytes.onnx"))
         others = [case(Sampler(file), f"generator-{name}", "The ", {"length": 700, "seed": s}) for s in range(2)]
-        known = {"length", "seed", "index", "temperature", "top_k", "top_p", "min_p", "stop", "unknown"}
+        known = {"length", "seed", "index", "temperature", "top_k", "top_p", "min_p", "stop", "unknown", "label"}
         covered = [c for c in cases if c["model"] == name and c["options"].keys() <= known][:number]
         cases += others + [{**c, "model": f"generator-{name}"} for c in covered]
     assert {c["finish_reason"] for c in cases} == {"length", "stop", "end", "pattern"}
