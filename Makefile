@@ -5,6 +5,9 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 INPUTS := pyproject.toml runtime/pyproject.toml constraints.txt
 
+# Tests start a hundred processes: compiled modules are kept even where the environment says otherwise.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast web-test check bench release-check clean
 
 # Two minutes of training on the Python standard library's source, then one model file, then text.

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 # Before torch is imported: its threads, and the library's below it, fight each other on a shared machine.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "passive"  # where a test asks for several threads
+# For the processes that tests start: without it, each of them compiles the package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # rich wraps usage errors to the terminal's width and would cut names in two
 os.environ["COLUMNS"] = "200"
 os.environ["NO_COLOR"] = "1"
