@@ -8,7 +8,7 @@ INPUTS := pyproject.toml runtime/pyproject.toml constraints.txt
 # Tests start a hundred processes: compiled modules are kept even where the environment says otherwise.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast web-test check bench release-check clean
+.PHONY: demo test test-fast web-test check docs bench release-check clean
 
 # Two minutes of training on the Python standard library's source, then one model file, then text.
 demo: $(VENV)/.installed
@@ -45,6 +45,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages of docs/ with a reference made from the program, in build/docs. A warning or a dead link is an error.
+docs: $(VENV)/.installed
+	$(PIP) --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --strict --clean
+	@echo "open build/docs/index.html"
 
 # Prints the tables that the README quotes.
 bench: $(VENV)/.installed

@@ -46,7 +46,7 @@ NEEDS_BF16 = pytest.mark.skipif(not cpu_can_bf16(), reason="torch has no bf16 ke
 
 
 # The files that take longest; they come first, so that no worker of ``make test`` begins one when the other is done.
-LONG = ("test_environments.py", "test_parity.py", "test_distributed.py", "test_readme.py", "test_description.py")
+LONG = ("test_environments.py", "test_parity.py", "test_distributed.py", "test_docs.py", "test_description.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
