@@ -56,7 +56,7 @@ def perform(folder: str, command: str) -> str:
                 words += small
             patch.setattr(sys, "argv", [str(script), *words[2:]])
             runpy.run_path(str(script), run_name="__main__")
-    text = printed.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    text = printed.buffer.getvalue().decode()
     if target:
         Path(target).write_text(text, encoding="utf-8")
     return str(text)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable
 
 from charrnn_runtime import CharrnnError, Conversation, Sampler
 
@@ -61,11 +60,11 @@ async def serve(bot: Bot, port: int) -> asyncio.Server:
         await writer.drain()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        waiting: set[Awaitable[None]] = set()
+        waiting: set[asyncio.Task[None]] = set()
         try:
             while line := await reader.readline():
                 user, _, message = line.decode("utf-8", "replace").rstrip("\r\n").partition(": ")
-                task = asyncio.ensure_future(answer(user, message, writer))
+                task = asyncio.create_task(answer(user, message, writer))
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
                 if len(waiting) >= 2 * MOST_TEXTS:  # do not read on while so many wait
