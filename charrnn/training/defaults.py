@@ -15,6 +15,7 @@ import torch
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.split import split_end
+from charrnn.training.batch_choice import choose_batch, on_device
 from charrnn.training.device import choose_device, choose_precision
 from charrnn.training.memory import check_memory, parameters
 from charrnn.training.texts import fit_batch
@@ -175,6 +176,11 @@ def choose_here(
     characters = max(1, split_end(len(corpus.ids), data).train.length)
     if train.steps is None and "batch_size" not in given:
         train = replace(train, batch_size=fitting_batch(train, characters))
+    scaled = ""
+    if device.type == "cuda":  # a CPU gains nothing from a larger batch
+        speed = on_device(lambda t: measure_speed(model, t, vocab_size, device, precision, clock=clock))
+        readable = characters * (train.epochs or train.max_epochs or useful_passes(characters))
+        train, scaled = choose_batch(train, given=given, readable=readable, speed=speed)
     # For a short text the trainer makes the batch smaller, so that is the batch with which the budget is read.
     fitted = fit_batch(corpus, data, train, lambda _: None)
     smallest = model if "hidden_size" in given else replace(model, hidden_size=HIDDEN_SIZES[0])
@@ -188,7 +194,9 @@ def choose_here(
         speed=lambda m: measure_speed(m, fitted, vocab_size, device, precision, clock=clock),
     )
     check_memory(choice.model, fitted, vocab_size, device)
-    return replace(choice, train=replace(choice.train, batch_size=train.batch_size, seq_len=train.seq_len))
+    reason = "; ".join(filter(None, [choice.reason, scaled]))
+    chosen = replace(choice.train, batch_size=train.batch_size, seq_len=train.seq_len)
+    return replace(choice, train=chosen, reason=reason)
 
 
 def measure_speed(
