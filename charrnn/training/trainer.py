@@ -135,7 +135,12 @@ class Trainer:
         while True:
             # Budget. At least one step is made, so that there is something to save.
             if run.fraction >= 1.0 or run.turned_up or (run.counters.step and stopped):
-                if run.validated or self._validate():
+                if run.validated:
+                    # The last validation may have used up the time, so the checkpoint that it wrote does not say so.
+                    if run.fraction >= 1.0 and not self._good.completes(config):
+                        self.reporter.save(run.checkpoint())
+                    return
+                if self._validate():
                     return
                 self.cadence.begin(run)  # the validation has gone back to an earlier step
                 continue

@@ -413,3 +413,20 @@ def test_a_time_budget_ends_with_the_most_passes_over_the_text(make_trainer: Mak
     assert finished.epoch == pytest.approx(2.0, abs=0.1)
     last = load_checkpoint(finished.last)
     assert last.completes(last.train_config)
+
+
+def test_a_time_that_ends_within_a_validation_is_used_up(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a run that is resumed would train on, each time a step more."""
+    now = [0.0]
+    trainer = make_trainer(time=10.0, eval_steps=2, clock=lambda: now[0])
+    validate = trainer.run.text.validation_loss
+
+    def slow(model: Any) -> Any:
+        now[0] += 20.0
+        return validate(model)
+
+    monkeypatch.setattr(trainer.run.text, "validation_loss", slow)
+    assert not trainer.train().interrupted
+    assert load_checkpoint(trainer.folder / "last.pt").completes(trainer.run.config)
