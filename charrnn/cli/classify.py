@@ -52,7 +52,7 @@ def classify(
                 write_json({"text": text, "label": label, "probabilities": probabilities})
                 continue
             output.write(f"{label}\t{probabilities[label]:.4f}\t")
-            output.write(line.text)
+            output.write_given(line.text)
             output.write("\n")
         output.flush()
 

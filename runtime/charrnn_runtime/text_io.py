@@ -134,6 +134,10 @@ def decode_line(line: bytes, vocabulary: Vocabulary, *, first: bool) -> str | by
     return line.decode("utf-8-sig" if first else "utf-8", "replace")
 
 
+# U+2400 is the picture of U+0000, and so on; C1 control characters have none.
+_PICTURES = {c: 0x2400 + c for c in range(32)} | {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
 class TextOutput:
     """Standard output for generated texts: their exact bytes from a model of bytes, else characters.
 
@@ -154,6 +158,13 @@ class TextOutput:
             sys.stdout.write(_decoded(text))
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
+
+    def write_given(self, text: str | bytes) -> None:
+        """Writes a text that was read: on a terminal its control characters, which could change it, as pictures."""
+        if sys.stdout.isatty():
+            text = text if isinstance(text, str) else text.decode("utf-8", "surrogateescape")
+            text = text.translate(_PICTURES)
+        self.write(text)
 
     def flush(self) -> None:
         """Gives out what was written."""

@@ -248,7 +248,7 @@ def print_item_score(output: TextOutput, score: ItemScore, *, as_json: bool) -> 
         write_json(values | ({"label": score.label} if score.label else {}))
         return
     output.write(f"{score.bits:.3f}\t{score.bits_per_char:.4f}\t")
-    output.write(score.text)
+    output.write_given(score.text)
     output.write("\n")
 
 

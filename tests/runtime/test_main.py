@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from charrnn_runtime import Generation, Request, Sampler, SamplingOptions, Vocabulary
 from charrnn_runtime.__main__ import main
 from charrnn_runtime.options import cli_options
-from charrnn_runtime.text_io import give_finished, read_lines
+from charrnn_runtime.text_io import TextOutput, give_finished, read_lines
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -449,3 +449,19 @@ def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
         got = [line for lines in read_lines(stream) for line in lines]
     assert sum(map(len, got)) == 3 << 20
     assert len(got) >= 2
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("kind", ["characters", "bytes"])
+def test_control_characters_of_a_text_do_not_reach_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, kind: Literal["characters", "bytes"]
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", stream)
+    output = TextOutput(Vocabulary.from_text("a", kind=kind))
+    text = "a\x1b[2J\x07é\x7f\t"
+    output.write_given(text.encode() if kind == "bytes" else text)
+    output.flush()
+    expected = "a␛[2J␇é␡␉" if terminal else text
+    assert stream.buffer.getvalue().decode() == expected
