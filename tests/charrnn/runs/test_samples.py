@@ -63,4 +63,4 @@ def test_a_resumed_run_writes_what_an_unbroken_one_writes(make_trainer: MakeTrai
     samples = read_samples(broken.folder)
     assert [s.step for s in samples] == [4, 8, 12]
     assert [(s.step, s.text) for s in samples] == [(s.step, s.text) for s in read_samples(whole.folder)]
-    assert all(len(s.text) > 100 for s in samples)
+    assert all(len(s.text) > 10 for s in samples)
