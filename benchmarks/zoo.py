@@ -150,7 +150,7 @@ def measure(
     model, train = ALTERNATIVES[name](*default)
     result = {"text": text, "budget": budget, "name": name, "seed": seed}
     if chosen is not None and (model, train) == default:
-        return result  # such as less dropout, where there is none
+        return result  # such as less dropout, if the default has no dropout
     with tempfile.TemporaryDirectory() as folder, flushed_denormals():
         trainer = Trainer(
             model_config=model,

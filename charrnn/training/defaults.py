@@ -33,7 +33,7 @@ ENOUGH_PASSES = 8.0  # over the text: a model of any size has learnt what it can
 SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
 DROPOUT_STEP = 0.1
-NO_DROPOUT = 2.5  # up to this product there is none
+NO_DROPOUT = 2.5  # up to this product, dropout is 0
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
 LEAST_STEPS, LEAST_BATCH = 600, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning

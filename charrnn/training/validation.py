@@ -129,7 +129,7 @@ def _count_pieces(
 
 
 def _losses(logits_TBV: Tensor, y_TB: Tensor) -> Tensor:
-    """Cross-entropy of each target, ``[T, B]``; 0 where there is none."""
+    """Cross-entropy of each target, ``[T, B]``; 0 for ``NO_TARGET``."""
     losses = F.cross_entropy(logits_TBV.flatten(0, 1).float(), y_TB.flatten(), reduction="none", ignore_index=NO_TARGET)
     return losses.view_as(y_TB)
 

@@ -194,7 +194,7 @@ class Search:
                 self._study.tell(trial, losses[-1] if state is TrialState.COMPLETE else None, state)
 
     def _loss(self, worker: Trains, trial: optuna.Trial, budget: int) -> float | None:
-        """The loss of a training; None if there is none."""
+        """The loss of a training; None if the training failed or was ended."""
         began = self.used
         try:
             loss = worker.run(trial.params, budget)
