@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from charrnn_runtime.blocks import MAX_STEPS, BlockSteps, Row, draw_block
+from charrnn_runtime.blocks import MAX_STEPS, MIN_STEPS, Row, draw_block
 from charrnn_runtime.errors import CharrnnError
 from charrnn_runtime.generation import Generation, SequenceState, note_end
 from charrnn_runtime.model_file import ModelInfo
@@ -97,7 +97,7 @@ class BatchSlots(Generic[S]):
     def draw(self, steps: int) -> list[tuple[int, list[int]]] | None:
         """Feeds and draws in several steps: (row, its tokens) for each text that has any; see ``draw_block``.
 
-        None if the model or one of the texts cannot be drawn in blocks.
+        None if the model or one of the texts cannot be drawn in blocks now.
         """
         assert self._runner is not None
         drawer, rows = self._cell.blocks, list[Row | None]()
@@ -107,10 +107,16 @@ class BatchSlots(Generic[S]):
             if slot is None:
                 rows.append(None)
             elif options := slot.sequence.draw_options:
-                rows.append(Row(slot.feed, slot.sequence.uniforms, options))
+                rows.append(Row(slot.feed, slot.sequence.uniforms, options, slot.sequence.pattern))
             else:
                 return None
-        tokens, state = draw_block(drawer, rows, steps, self._runner.state())
+        texts = [row for row in rows if row]
+        if any(row.pattern for row in texts) and any(len(row.feed) > 1 for row in texts):
+            return None  # a block with patterns feeds one token, so prompts are read in steps
+        block = draw_block(drawer, rows, steps, self._runner.state())
+        if block is None:
+            return None
+        tokens, state = block
         self._runner = self._cell.runner(len(self.slots), state)
         for _, slot in self.occupied:
             slot.num_fed = min(slot.num_fed + steps, len(slot.prompt))
@@ -266,12 +272,11 @@ def _sample(cell: Cell, batch_slots: BatchSlots[_NumberedSlot]) -> list[int]:
 
 def _draw_block(cell: Cell, batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]] | None:
     """Several steps in one call of the model: (row, its tokens); None if that cannot be done or does not pay."""
-    sequences = [slot.sequence for _, slot in batch_slots.occupied]
-    blocks = BlockSteps(cell.blocks, any(s.can_end for s in sequences)) if cell.blocks else None
-    if not blocks or not blocks.pay:
+    slots = [slot for _, slot in batch_slots.occupied]
+    most = min(slot.sequence.most_steps(cell.blocks, len(slots)) for slot in slots) if cell.blocks else 0
+    if most < MIN_STEPS:
         return None
-    lengths = [len(s.feed) - 1 + s.sequence.length - s.sequence.num_generated for _, s in batch_slots.occupied]
-    return batch_slots.draw(min(blocks.most, *lengths))
+    return batch_slots.draw(min(most, *(len(s.feed) - 1 + s.sequence.length - s.sequence.num_generated for s in slots)))
 
 
 def _sample_block(batch_slots: BatchSlots[_NumberedSlot]) -> list[tuple[int, list[int]]] | None:

@@ -8,13 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from charrnn_runtime.pattern import Automaton, PatternState
+from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables, join_tables
 from charrnn_runtime.sampling import DrawOptions, UniformStream
-from charrnn_runtime.session import BlockDrawer, State
+from charrnn_runtime.session import BlockDrawer, Places, State, Tokens
 
 MIN_STEPS = 4  # of the first block, so that the first piece of a stream comes at once; shorter ones do not pay
 MAX_STEPS = 64
 _SECONDS = 0.03  # that a block may take: a reader does not notice it
 _WASTE = 8  # a block may have one step for so many tokens that texts have before they end: the rest of it is lost
+_FAMILIAR = 16  # tokens of a text that must have led to known states before a block pays
 
 
 class Row(NamedTuple):
@@ -24,11 +27,13 @@ class Row(NamedTuple):
         feed: tokens to feed before the first one is drawn, at least one.
         uniforms: the text's random numbers.
         options: of drawing.
+        pattern: where it stands in its pattern, if it has one.
     """
 
     feed: Sequence[int]
     uniforms: UniformStream
     options: DrawOptions
+    pattern: PatternState | None = None
 
 
 _EMPTY = Row([0], UniformStream(0), DrawOptions())
@@ -36,16 +41,22 @@ _EMPTY = Row([0], UniformStream(0), DrawOptions())
 
 def draw_block(
     drawer: BlockDrawer, rows: Sequence[Row | None], steps: int, state: State
-) -> tuple[list[list[int]], State]:
+) -> tuple[list[list[int]], State] | None:
     """Feeds and draws in ``steps`` steps. No random numbers are taken: skip as many as tokens are used.
+
+    With a pattern, each row must have a single token to feed, and the block may end earlier: where a text comes to
+    a state that has not been made yet. The patterns are not advanced.
 
     Returns:
         The drawn tokens of each row, none if it has more tokens to feed than there are steps; -1 for
         one that could not be drawn. And the new states, in which all but the last token is fed.
+        None if single steps have to go on: see ``_draw_matching``.
     """
+    texts = [row or _EMPTY for row in rows]
+    if any(text.pattern for text in texts):
+        return _draw_matching(drawer, texts, steps, state)
     known = np.full((steps, len(rows)), -1, np.int64)
     uniforms = np.zeros((steps, len(rows)))
-    texts = [row or _EMPTY for row in rows]
     for column, row in enumerate(texts):
         begin = len(row.feed) - 1
         known[: begin + 1, column] = row.feed[:steps]
@@ -53,6 +64,51 @@ def draw_block(
             uniforms[begin:, column] = row.uniforms.peek(steps - begin)
     drawn, state = drawer.draw(known, uniforms, [row.options for row in texts], state)
     return [drawn[len(row.feed) - 1 :, column].tolist() for column, row in enumerate(texts)], state
+
+
+def _draw_matching(
+    drawer: BlockDrawer, texts: Sequence[Row], steps: int, state: State
+) -> tuple[list[list[int]], State] | None:
+    """``draw_block`` with patterns.
+
+    None if their tables are too large, or if nothing can be drawn from the first logits of a text: a step says why.
+    """
+    tables: dict[int, PatternTables] = {}
+    places = [text.pattern.place if text.pattern else None for text in texts]
+    for place in filter(None, places):
+        tables.setdefault(id(place[0]), place[0])
+    joined = join_tables(list(tables.values()))
+    if joined is None:
+        return None
+    arrays, shifts = joined[0], dict(zip(tables, joined[1], strict=True))
+    first = np.array([text.feed[0] for text in texts], np.int64)
+    row = np.array([FREE if place is None else place[1] + shifts[id(place[0])] for place in places], np.int64)
+    left = np.array([text.pattern.remaining if text.pattern else steps for text in texts], np.int32)
+    left = left - np.arange(steps, dtype=np.int32)[:, None]
+    uniforms = np.array([text.uniforms.peek(steps) for text in texts]).T.copy()
+    options = [text.options for text in texts]
+    drawn, after, new = drawer.draw_matching(Places(first, row, *arrays, left), uniforms, options, state)
+    useless = (drawn < 0) | (after == UNKNOWN)
+    if useless.any():
+        steps = min(_useful(text, *columns) for text, *columns in zip(texts, drawn.T, useless.T, strict=True))
+        if not steps:
+            return None
+        if steps < len(drawn):
+            known = np.concatenate([first[None], drawn[: steps - 1]])
+            new = drawer.draw(known, np.zeros(known.shape), options, state)[1]
+    return drawn[:steps].T.tolist(), new
+
+
+def _useful(text: Row, drawn: Tokens, useless: Tokens) -> int:
+    """How many steps of a block are of use to a text: all, if it ends before the first that is not."""
+    if text.pattern is None or not useless.any():
+        return len(drawn)
+    first = int(useless.argmax())
+    if first >= text.pattern.remaining:
+        return len(drawn)
+    number = first + int(drawn[first] >= 0)  # the token that leads to an unknown state is one of the text
+    ended = text.pattern.copy().follow(drawn[:number].tolist()) < number
+    return len(drawn) if ended else number
 
 
 def feed_block(drawer: BlockDrawer, tokens: Sequence[int], state: State) -> State:
@@ -94,6 +150,22 @@ class BlockSteps:
         self._next = max(1, min(2 * self._next, within, self.most))
 
 
-def note_length(drawer: BlockDrawer, tokens: int) -> None:
-    """Tells that a text has ended before its greatest length, after so many tokens."""
-    drawer.mean_length += (tokens - drawer.mean_length) / 16
+def matching_steps(pattern: PatternState, drawn: int, rows: int) -> int:
+    """The largest number of steps that a block should have for a text with a pattern; below ``MIN_STEPS`` none pays.
+
+    As many as tokens have been drawn since one led to a state for the first time: in a pattern with many states,
+    a block would end at the next of them.
+
+    Args:
+        pattern: where the text stands.
+        drawn: how many tokens it has.
+        rows: how many texts are drawn in the block.
+    """
+    automaton = pattern.automaton
+    familiar = automaton.familiar // rows
+    return min(MAX_STEPS, familiar, int(max(automaton.mean_length, drawn) / _WASTE)) if familiar >= _FAMILIAR else 0
+
+
+def note_length(texts: BlockDrawer | Automaton, tokens: int) -> None:
+    """Tells that a text has ended after so many tokens; without a pattern, that it was before its greatest length."""
+    texts.mean_length += (tokens - texts.mean_length) / 16

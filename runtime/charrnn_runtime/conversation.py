@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from charrnn_runtime.blocks import BlockSteps, Row, draw_block, feed_block
+from charrnn_runtime.blocks import MIN_STEPS, BlockSteps, Row, draw_block, feed_block, matching_steps
 from charrnn_runtime.errors import SnapshotError, UsageError
 from charrnn_runtime.generation import Prompt, encode_prompt, prefill, with_start_token
 from charrnn_runtime.model_file import ModelInfo
@@ -184,18 +184,20 @@ class Conversation:
         left = length
         blocks = None
         if self._cell.blocks and self._token_sampler.draw_options:
-            blocks = BlockSteps(self._cell.blocks, end is not None or bool(stop.strings))
+            blocks = BlockSteps(self._cell.blocks, pattern is None and (end is not None or bool(stop.strings)))
         while left and self.finish_reason == "length":
             if self._pending is None:
                 self._pending = self._info.start_token
-            if blocks and blocks.pay and self._logits is None:
-                tokens = self._draw(blocks, left)
-            else:
+            tokens = self._draw(blocks, length, left, pattern) if blocks and self._logits is None else []
+            if not tokens:
                 sampled = self._sample(pattern)
                 tokens = [] if sampled is None else [sampled]
-            left -= len(tokens)
             pieces, used = [], 0
             for token in tokens:
+                if pattern is not None and self._before and token != end and not pattern.advance(token):
+                    self.finish_reason = "pattern"
+                    self._uniforms.skip(1)
+                    break
                 used += 1
                 self._append(token)
                 if token == end:
@@ -208,13 +210,15 @@ class Conversation:
                 if stop.stopped:
                     self.finish_reason = "stop"
                     break
+                if pattern is not None and pattern.complete and used < left:
+                    self.finish_reason = "pattern"
+                    break
+            left -= used
             self._cut(tokens, used)
             if text := "".join(pieces):
                 yield text
             if self.finish_reason == "stop":
                 return
-            if pattern is not None and pattern.complete and left and self.finish_reason == "length":
-                self.finish_reason = "pattern"
         if rest := stop.flush():
             yield rest
 
@@ -244,19 +248,28 @@ class Conversation:
             return None
         return token
 
-    def _draw(self, blocks: BlockSteps, left: int) -> list[int]:
-        """Feeds the pending token and draws some of the tokens that are left, in one call; see ``_cut``."""
+    def _draw(self, blocks: BlockSteps, length: int, left: int, pattern: PatternState | None) -> list[int]:
+        """Feeds the pending token and draws some of the tokens that are left, in one call; see ``_cut``.
+
+        None of them where blocks do not pay. A pattern is not advanced.
+        """
         drawer, options = self._cell.blocks, self._token_sampler.draw_options
         assert drawer
         assert options
         assert self._pending is not None
-        self._before = self._pending, self._runner.state()
-        steps = min(blocks.begin(), left)
-        rows = [Row([self._pending], self._uniforms, options)]
-        (tokens,), state = draw_block(drawer, rows, steps, self._before[1])
+        most = blocks.most if pattern is None else matching_steps(pattern, length - left, 1)
+        if most < MIN_STEPS:
+            return []
+        before = self._pending, self._runner.state()
+        steps = min(blocks.begin(), most, left)
+        block = draw_block(drawer, [Row([self._pending], self._uniforms, options, pattern)], steps, before[1])
         blocks.end(steps)
-        if -1 in tokens:
+        if block is None:
+            return []
+        (tokens,), state = block
+        if pattern is None and -1 in tokens:
             raise unusable("NaN or infinite values")
+        self._before = before
         self._runner = self._cell.runner(1, state)
         return tokens
 
@@ -268,7 +281,8 @@ class Conversation:
         self._uniforms.skip(number)
         if number < len(tokens):
             assert self._cell.blocks
-            state = feed_block(self._cell.blocks, [pending, *tokens[: number - 1]], state)
+            if number:
+                state = feed_block(self._cell.blocks, [pending, *tokens[: number - 1]], state)
             self._runner = self._cell.runner(1, state)
 
     def _append(self, token: int) -> None:

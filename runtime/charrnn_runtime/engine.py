@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charrnn_runtime.batching import BatchSlots, Slot, sample_rows
-from charrnn_runtime.blocks import MIN_STEPS, BlockSteps
+from charrnn_runtime.blocks import MIN_STEPS
 from charrnn_runtime.errors import BusyError, CharrnnError, ModelOutputError, UsageError
 from charrnn_runtime.generation import Request, SequenceState, check_request, note_end, start_sequence
 from charrnn_runtime.jobs import Job, TokenScore, token_score
@@ -391,7 +391,7 @@ class Engine:
         """Tokens of all texts from one call of the model: (row, its tokens); None if that cannot be done."""
         slots = [slot for _, slot in self._generating.occupied]
         drawer = self.sampler.cell.blocks
-        most = BlockSteps(drawer, any(slot.sequence.can_end for slot in slots)).most if drawer else 0
+        most = min(slot.sequence.most_steps(drawer, len(slots)) for slot in slots) if drawer else 0
         if most < MIN_STEPS:
             return None
         # Texts that end earlier lose the rest of a block; but very short blocks would cost the others more.

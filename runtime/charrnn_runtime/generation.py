@@ -10,13 +10,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from charrnn_runtime.blocks import MAX_STEPS, BlockSteps, Row, draw_block, note_length
+from charrnn_runtime.blocks import (
+    MAX_STEPS,
+    MIN_STEPS,
+    BlockSteps,
+    Row,
+    draw_block,
+    matching_steps,
+    note_length,
+)
 from charrnn_runtime.errors import UsageError
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.options import SamplingKwargs, check_choice, check_count, new_seed
 from charrnn_runtime.pattern import PatternState
 from charrnn_runtime.sampling import DrawOptions, StopStrings, TokenSampler, UniformStream, log_softmax, unusable
-from charrnn_runtime.session import Cell, Runner
+from charrnn_runtime.session import BlockDrawer, Cell, Runner
 from charrnn_runtime.vocab import DecodeErrors, Ids, Unknown, Vocabulary
 
 _PREFILL_BLOCK = 256  # tokens of a long prompt that one call of a sequence runner reads
@@ -164,9 +172,15 @@ class SequenceState:
             return piece + self._rest()
         return piece
 
+    def most_steps(self, drawer: BlockDrawer, rows: int) -> int:
+        """The largest number of steps that a block of so many texts should have; below ``MIN_STEPS`` none pays."""
+        if self.pattern is not None:
+            return matching_steps(self.pattern, self.num_generated, rows)
+        return BlockSteps(drawer, self.can_end).most
+
     @property
     def can_end(self) -> bool:
-        """Whether the text may end before its greatest length."""
+        """Whether the text may end before its greatest length, a pattern aside."""
         return self.end is not None or bool(self.stop.strings)
 
     @property
@@ -185,6 +199,10 @@ class SequenceState:
         del tokens[self.length - self.num_generated :]
         if self.end is not None and self.end in tokens:
             del tokens[tokens.index(self.end) + 1 :]
+        if self.pattern is not None:
+            # Stop strings make ``append`` advance the pattern, token by token.
+            pattern = self.pattern.copy() if self.stop.strings else self.pattern
+            del tokens[pattern.follow(tokens) :]
         if -1 in tokens:
             raise unusable("NaN or infinite values")
         before = self.num_generated
@@ -299,15 +317,22 @@ def with_start_token(prompt: Ids, info: ModelInfo, label: str | None = None) -> 
 
 def generate_alone(cell: Cell, sequence: SequenceState) -> Iterator[str]:
     """Generates one text, without particles; yields its pieces."""
-    blocks = BlockSteps(cell.blocks, sequence.can_end) if cell.blocks and sequence.draw_options else None
-    yield from _by_blocks(cell, sequence, blocks) if blocks and blocks.pay else _by_steps(cell, sequence)
-    if blocks:
-        note_end(cell, sequence)
+    if cell.blocks is None or sequence.draw_options is None:
+        yield from _by_steps(cell, sequence)
+        return
+    if sequence.pattern is not None:
+        yield from _matching(cell, sequence)
+    else:
+        blocks = BlockSteps(cell.blocks, sequence.can_end)
+        yield from _by_blocks(cell, sequence, blocks) if blocks.pay else _by_steps(cell, sequence)
+    note_end(cell, sequence)
 
 
 def note_end(cell: Cell, sequence: SequenceState) -> None:
-    """Tells the cell how long a finished text was."""
-    if cell.blocks and sequence.finish_reason != "length":
+    """Tells the cell, or the pattern, how long a finished text was."""
+    if sequence.pattern is not None:
+        note_length(sequence.pattern.automaton, sequence.num_generated)
+    elif cell.blocks and sequence.finish_reason != "length":
         note_length(cell.blocks, sequence.num_generated)
 
 
@@ -336,10 +361,38 @@ def _by_blocks(cell: Cell, sequence: SequenceState, blocks: BlockSteps) -> Itera
     while not sequence.finish_reason:
         left = sequence.length - sequence.num_generated
         steps = min(len(feed) - 1 + min(blocks.begin(), left), MAX_STEPS)
-        (tokens,), state = draw_block(drawer, [Row(feed, sequence.uniforms, options)], steps, state)
+        block = draw_block(drawer, [Row(feed, sequence.uniforms, options)], steps, state)
         blocks.end(steps)
+        assert block
+        (tokens,), state = block
         feed = tokens[-1:] or feed[steps:]
         if tokens and (piece := sequence.extend(tokens)):
+            yield piece
+
+
+def _matching(cell: Cell, sequence: SequenceState) -> Iterator[str]:
+    """Generates a text with a pattern: in blocks, and in single steps where these do not pay."""
+    drawer, options, pattern = cell.blocks, sequence.draw_options, sequence.pattern
+    assert drawer
+    assert options
+    blocks = BlockSteps(drawer, can_end=False)
+    runner = prefill(cell, cell.runner(1), sequence.prompt[:-1])
+    token = int(sequence.prompt[-1])
+    while not sequence.finish_reason:
+        block, most = None, sequence.most_steps(drawer, 1)
+        if most >= MIN_STEPS:
+            steps = min(blocks.begin(), most, sequence.length - sequence.num_generated)
+            block = draw_block(drawer, [Row([token], sequence.uniforms, options, pattern)], steps, runner.state())
+            blocks.end(steps)
+        if block:
+            (tokens,), state = block
+            runner = cell.runner(1, state)
+            piece = sequence.extend(tokens)
+            token = tokens[-1]
+        else:
+            token = sequence.sample(runner.step(token)[0])
+            piece = sequence.append(token)
+        if piece:
             yield piece
 
 

@@ -13,7 +13,7 @@ from charrnn_runtime.forking import PerProcess, reset_after_fork
 from charrnn_runtime.generator_graph import SMALLEST_TEMPERATURE, block_graph, block_inputs, block_outputs
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import DrawOptions
-from charrnn_runtime.session import State, Tokens, open_session
+from charrnn_runtime.session import Places, State, Tokens, open_session
 from charrnn_runtime.threads import usable_cpus
 
 if TYPE_CHECKING:
@@ -26,18 +26,19 @@ class _Graph(NamedTuple):
     """One of the block graphs.
 
     Attributes:
-        inputs: their names.
+        inputs, outputs: their names.
         filters: whether it has filters.
         session: opened when it is first needed.
     """
 
     inputs: list[str]
+    outputs: list[str]
     filters: bool
     session: PerProcess[InferenceSession]
 
 
 class OnnxBlockDrawer:
-    """The block graph of one model file, whose session is opened when it is first needed, or by ``open``.
+    """The block graphs of one model file, whose sessions are opened when they are first needed, one by ``open``.
 
     Safe to use from many threads.
 
@@ -47,20 +48,20 @@ class OnnxBlockDrawer:
 
     def __init__(self, data: bytes, info: ModelInfo, threads: int) -> None:
         self._data, self._info, self._threads = data, info, threads
-        self._outputs = block_outputs(info)
         self._lock = threading.Lock()
         self._calls = self._places()
-        self._graph = self._graph_with(filters=False)
+        self._graphs = {patterns: self._graph_with(patterns=patterns, filters=False) for patterns in (False, True)}
         self._used = False
         self.mean_length = 64.0
         reset_after_fork(self)
 
-    def _graph_with(self, *, filters: bool) -> _Graph:
+    def _graph_with(self, *, patterns: bool, filters: bool) -> _Graph:
         def opened() -> InferenceSession:
-            graph = block_graph(self._data, self._info, filters=filters)
+            graph = block_graph(self._data, self._info, filters=filters, patterns=patterns)
             return open_session(graph, device="cpu", threads=self._threads, spinning=self._threads > 1)
 
-        return _Graph(block_inputs(self._info, filters=filters), filters, PerProcess(opened))
+        inputs = block_inputs(self._info, filters=filters, patterns=patterns)
+        return _Graph(inputs, block_outputs(self._info, patterns=patterns), filters, PerProcess(opened))
 
     def after_fork(self) -> None:
         """In a forked child: another thread may have held the locks."""
@@ -72,23 +73,42 @@ class OnnxBlockDrawer:
         return threading.Semaphore(max(1, usable_cpus() // self._threads) if self._threads > 1 else _MANY)
 
     def open(self) -> None:
-        """Opens the session.
+        """Opens the session for texts without a pattern.
 
         Raises:
             ModelFileError: ONNX Runtime cannot load the graph.
         """
-        self._graph.session.get()
+        self._graphs[False].session.get()
 
     def forget_unused(self) -> None:
-        """Closes the session, if nothing has been drawn with it."""
+        """Closes that session, if nothing has been drawn with it."""
         if not self._used:
-            self._graph.session.forget()
+            self._graphs[False].session.forget()
 
     def draw(
         self, known: Tokens, uniforms: NDArray[np.float64], options: Sequence[DrawOptions], state: State
     ) -> tuple[Tokens, State]:
         """``BlockDrawer.draw``, in one call of ONNX Runtime."""
         self._used = True
+        drawn, _, new = self._run((known,), uniforms, options, state)
+        return drawn, new
+
+    def draw_matching(
+        self, places: Places, uniforms: NDArray[np.float64], options: Sequence[DrawOptions], state: State
+    ) -> tuple[Tokens, Tokens, State]:
+        """``BlockDrawer.draw_matching``, in one call of ONNX Runtime."""
+        drawn, (rows,), new = self._run(places, uniforms, options, state)
+        return drawn, rows, new
+
+    def _run(
+        self,
+        begin: tuple[NDArray[Any], ...],
+        uniforms: NDArray[np.float64],
+        options: Sequence[DrawOptions],
+        state: State,
+    ) -> tuple[Tokens, list[Tokens], State]:
+        """Drawn tokens, the other outputs before the states, and the states."""
+        patterns = isinstance(begin, Places)
         temperature = np.array([o.temperature for o in options])
         greedy = temperature == 0
         if greedy.any():
@@ -96,13 +116,13 @@ class OnnxBlockDrawer:
             uniforms = np.where(greedy, 0.0, uniforms)
         columns: tuple[NDArray[Any], ...] = (temperature,)
         filters = any(o.filters for o in options)
-        graph = self._graph
+        graph = self._graphs[patterns]
         if filters and not graph.filters:
             # It takes the place of the other one: a model is in memory once.
             with self._lock:
-                if not self._graph.filters:
-                    self._graph = self._graph_with(filters=True)
-            graph = self._graph
+                if not self._graphs[patterns].filters:
+                    self._graphs[patterns] = self._graph_with(patterns=patterns, filters=True)
+            graph = self._graphs[patterns]
         if graph.filters:
             columns += (
                 np.array([o.top_k or len(self._info.vocabulary) for o in options], np.int64),
@@ -110,10 +130,11 @@ class OnnxBlockDrawer:
                 np.array([o.min_p for o in options]),
                 np.array(filters),
             )
-        feeds = dict(zip(graph.inputs, (known, uniforms, *columns, *state), strict=True))
+        feeds = dict(zip(graph.inputs, (*begin, uniforms, *columns, *state), strict=True))
         with self._calls:
-            drawn, totals, *new = graph.session.get().run(self._outputs, feeds)
+            drawn, totals, *more = graph.session.get().run(graph.outputs, feeds)
         finite = np.isfinite(totals)
         if not finite.all():
             drawn = np.where(finite, drawn, -1)
-        return drawn, tuple(new)
+        first_state = len(more) - len(state)
+        return drawn, more[:first_state], tuple(more[first_state:])

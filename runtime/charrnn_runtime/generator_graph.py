@@ -34,7 +34,7 @@ _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _ROUNDS = 10
 
 
-def block_inputs(info: ModelInfo, *, filters: bool) -> list[Name]:
+def block_inputs(info: ModelInfo, *, filters: bool, patterns: bool = False) -> list[Name]:
     """Names of ``block_graph``'s inputs.
 
     ``known`` int64 ``[n, batch]``: the tokens to feed, -1 for the one that was drawn in the step before;
@@ -43,33 +43,47 @@ def block_inputs(info: ModelInfo, *, filters: bool) -> list[Name]:
     of these is in force; then the states, float32 ``[batch, size]`` each.
 
     A filter that is not in force: top_k is the size of the vocabulary, top_p infinity, min_p 0.
+
+    With ``patterns``, in place of ``known``: ``first`` int64 ``[batch]``, the token to feed in the first step;
+    ``row`` int64 ``[batch]``, where each text stands in the tables of ``pattern_tables.py``; ``needed`` and
+    ``following``, these tables; ``left`` int32 ``[n, batch]``, how many tokens a text may still have before each step.
     """
     options = [*OPTIONS, "filters"] if filters else OPTIONS[:1]
-    return ["known", "uniforms", *options, *(_BEFORE + state.input for state in info.states)]
+    begin = ["first", "row", "needed", "following", "left"] if patterns else ["known"]
+    return [*begin, "uniforms", *options, *(_BEFORE + state.input for state in info.states)]
 
 
-def block_outputs(info: ModelInfo) -> list[Name]:
+def block_outputs(info: ModelInfo, *, patterns: bool = False) -> list[Name]:
     """Names of ``block_graph``'s outputs.
 
     ``drawn`` int64 ``[n, batch]``: the token that was drawn in each step; ``totals`` float64
-    ``[n, batch]``: the sum of its weights, NaN if the logits cannot be drawn from; then the states.
+    ``[n, batch]``: the sum of its weights, NaN if the logits cannot be drawn from; with ``patterns``
+    ``rows`` int64 ``[n, batch]``: where the text stands after each step; then the states.
     """
-    return ["drawn", "totals", *(_AFTER + state.input for state in info.states)]
+    return ["drawn", "totals", *(["rows"] if patterns else []), *(_AFTER + state.input for state in info.states)]
 
 
-def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
+def block_graph(data: bytes, info: ModelInfo, *, filters: bool, patterns: bool = False) -> bytes:
     """A serialized ONNX model that draws a block of tokens, for the bytes of a checked model file.
 
     Args:
         data: the file.
         info: its metadata.
         filters: whether it takes top_k, top_p and min_p. Without them it is a little faster.
+        patterns: whether it keeps texts to patterns, and feeds a single token before it draws.
 
     Raises:
         ModelFileError: no node of the file computes a state or the logits, or its opset is too old.
     """
     source, graph = _begin(data, info)
-    graph.input("known", Kind.INT64, ["n", "batch"])
+    if patterns:
+        graph.input("first", Kind.INT64, ["batch"])
+        graph.input("row", Kind.INT64, ["batch"])
+        graph.input("needed", Kind.INT32, ["rows", len(info.vocabulary)])
+        graph.input("following", Kind.INT64, ["rows", len(info.vocabulary)])
+        graph.input("left", Kind.INT32, ["n", "batch"])
+    else:
+        graph.input("known", Kind.INT64, ["n", "batch"])
     graph.input("uniforms", Kind.DOUBLE, ["n", "batch"])
     names = OPTIONS if filters else OPTIONS[:1]
     for name, kind in zip(names, _OPTION_KINDS, strict=False):
@@ -78,10 +92,11 @@ def block_graph(data: bytes, info: ModelInfo, *, filters: bool) -> bytes:
     if filters:
         options.append(graph.input("filters", Kind.BOOL))
     before = [_BEFORE + state.input for state in info.states]
-    drawn, totals, *after = _draw(graph, source, "known", "uniforms", options, before)
-    for result, name in zip((drawn, totals, *after), block_outputs(info), strict=True):
+    draw = _draw_matching if patterns else _draw
+    outputs = block_outputs(info, patterns=patterns)
+    for result, name in zip(draw(graph, source, options, before), outputs, strict=True):
         graph.add("Identity", result, outputs=[name])
-    for name, kind in zip(block_outputs(info), (Kind.INT64, Kind.DOUBLE), strict=False):
+    for name, kind in zip(outputs[: 2 + patterns], (Kind.INT64, Kind.DOUBLE, Kind.INT64), strict=False):
         graph.output(name, kind, ["n", "batch"])
     for state in info.states:
         graph.input(_BEFORE + state.input, Kind.FLOAT, ["batch", state.size])
@@ -226,27 +241,18 @@ def _begin(data: bytes, info: ModelInfo) -> tuple[_Source, Graph]:
     return source, graph
 
 
-def _draw(
-    graph: Graph,
-    source: _Source,
-    known: Name,
-    uniforms: Name,
-    options: Sequence[Name],
-    states: Sequence[Name],
-) -> list[Name]:
+def _draw(graph: Graph, source: _Source, options: Sequence[Name], states: Sequence[Name]) -> list[Name]:
     """Adds the Scan that feeds and draws tokens.
 
     Args:
-        graph: to which it is added.
+        graph: to which it is added; its inputs ``known`` and ``uniforms`` are as for ``block_inputs``.
         source: the file.
-        known, uniforms: as for ``block_inputs``.
         options: temperature or, with filters, all options and whether any of these is in force; as for
             ``block_inputs``, but ``[batch, 1]``.
         states: before the first step.
 
     Returns:
-        Drawn tokens and totals ``[n, batch]``, the states after the last step; logits ``[n, batch, vocab]`` if
-        the body has them.
+        Drawn tokens and totals ``[n, batch]``, the states after the last step.
     """
     body = Graph(graph.name + "/draw")
     last, row_known, row_is_known, row_uniforms = (body.name + "/" + name for name in ("last", "known", "is", "u"))
@@ -258,20 +264,57 @@ def _draw(
     body.add("Where", row_is_known, row_known, last, outputs=["token"])
     results = _feed_and_draw(body, source, row_uniforms, options, logits=False)
     body.output(results[0], Kind.INT64, ["batch"])
-    first = graph.add("Gather", known, graph.constant(0), axis=0)
-    is_known = graph.add("GreaterOrEqual", known, graph.constant(0))
-    numbers = graph.add("Unsqueeze", uniforms, graph.constant([-1]))
-    inputs = [first, *states, known, is_known, numbers]
+    first = graph.add("Gather", "known", graph.constant(0), axis=0)
+    is_known = graph.add("GreaterOrEqual", "known", graph.constant(0))
+    numbers = graph.add("Unsqueeze", "uniforms", graph.constant([-1]))
+    inputs = [first, *states, "known", is_known, numbers]
     # Their products are some 5 % faster with weights in the body than with weights around it.
     body.initializers = source.own_weights()
-    return _run(graph, "Scan", body, source.info, inputs, results, carried=1, num_scan_inputs=3)
+    drawn, totals, *after = _run(graph, "Scan", body, source.info, inputs, results, carried=1, num_scan_inputs=3)
+    return [drawn, totals, *after]
 
 
-def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name]) -> tuple[Name, Name]:
+def _draw_matching(graph: Graph, source: _Source, options: Sequence[Name], states: Sequence[Name]) -> list[Name]:
+    """``_draw`` for texts with patterns: drawn tokens, totals and rows ``[n, batch]``, the states after the last step.
+
+    Its speed is that of its small operators: so it has none that a single token to feed makes superfluous.
+    """
+    body, vocab = Graph(graph.name + "/draw"), len(source.info.vocabulary)
+    row, left, uniforms = (f"{body.name}/{name}" for name in ("row", "left", "u"))
+    body.input("token", Kind.INT64, ["batch"])
+    body.input(row, Kind.INT64, ["batch"])
+    _add_states(body, source.info)
+    body.input(left, Kind.INT32, ["batch", 1])
+    body.input(uniforms, Kind.DOUBLE, ["batch", 1])
+    allowed = body.add("LessOrEqual", body.add("Gather", "needed", row, axis=0), left)
+    mask = body.add("Where", allowed, body.constant(0.0), body.constant(-np.inf))
+    token, total = _feed_and_draw(body, source, uniforms, options, logits=False, mask=mask)
+    at = body.add("Add", body.add("Mul", row, body.constant(vocab)), token)
+    after = body.add("Gather", graph.add("Reshape", "following", graph.constant([-1])), at, axis=0)
+    body.output(token, Kind.INT64, ["batch"])
+    body.output(after, Kind.INT64, ["batch"])
+    column = graph.constant([-1])
+    inputs = [
+        "first",
+        "row",
+        *states,
+        graph.add("Unsqueeze", "left", column),
+        graph.add("Unsqueeze", "uniforms", column),
+    ]
+    body.initializers = source.own_weights()
+    drawn, totals, *states, rows = _run(
+        graph, "Scan", body, source.info, inputs, [token, total], carried=2, rows=after, num_scan_inputs=2
+    )
+    return [drawn, totals, rows, *states]
+
+
+def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name], mask: Name | None) -> tuple[Name, Name]:
     """Adds the drawing from ``logits`` ``[batch, vocab]``: the tokens ``[batch]``, the totals ``[batch, 1]``."""
     add, constant = body.add, body.constant
     temperature, *limits = options
     logits = add("Cast", "logits", to=Kind.DOUBLE)
+    if mask:
+        logits = add("Add", logits, mask)  # not Where: NaN must stay NaN
     weights = add("Exp", add("Div", add("Sub", logits, add("ReduceMax", logits, constant([1]))), temperature))
     if limits:
         plain, filtered = Graph(body.name + "/all"), Graph(body.name + "/filter")
@@ -404,7 +447,7 @@ def _draw_until_end(
     _add_states(body, source.info)
     body.add("Identity", last, outputs=["token"])
     row = body.add("Gather", graph.add("Unsqueeze", uniforms, graph.constant([-1])), number, axis=0)
-    results = _feed_and_draw(body, source, row, options, logits)
+    results = _feed_and_draw(body, source, row, options, logits=logits)
     all_ended = body.add("Or", ended, body.add("Equal", results[0], "end"))
     every = body.add("ReduceMin", body.add("Cast", all_ended, to=Kind.INT32), keepdims=0)
     body.output(body.add("Not", body.add("Cast", every, to=Kind.BOOL)))
@@ -425,6 +468,7 @@ def _run(
     results: Sequence[Name],
     *,
     carried: int,
+    rows: Name | None = None,
     **attributes: int,
 ) -> list[Name]:
     """Adds the loop, whose body carries ``carried`` values and the states; what ``_draw`` returns.
@@ -437,6 +481,7 @@ def _run(
         inputs: of the operator.
         results: of ``_feed_and_draw``.
         carried: how many.
+        rows: where the texts stand in their patterns; they are the last value that is returned.
         attributes: of the operator.
     """
     vocab = len(info.vocabulary)
@@ -444,9 +489,12 @@ def _run(
         body.output(state.output, Kind.FLOAT, ["batch", state.size])
     names = [f"{body.name}/after/{name}" for name in (*map(str, range(carried)), *(s.input for s in info.states))]
     collected = (("drawn", Kind.INT64, ()), ("totals", Kind.DOUBLE, (1,)), ("logits", Kind.FLOAT, (vocab,)))
-    for value, (name, kind, more) in zip(results, collected, strict=False):
-        # The token is carried too, and a value can be an output only once.
-        body.output(body.add("Identity", value) if name == "drawn" else value, kind, ("batch", *more))
+    values = list(zip(results, collected, strict=False))
+    if rows:
+        values.append((rows, ("rows", Kind.INT64, ())))
+    for value, (name, kind, more) in values:
+        # The token and the row are carried too, and a value can be an output only once.
+        body.output(body.add("Identity", value) if name in ("drawn", "rows") else value, kind, ("batch", *more))
         names.append(f"{body.name}/all/{name}")
     graph.add(operator, *inputs, outputs=names, body=body, **attributes)
     states, (drawn, totals, *logits) = names[carried:][: len(info.states)], names[carried + len(info.states) :]
@@ -459,11 +507,16 @@ def _add_states(body: Graph, info: ModelInfo) -> None:
         body.input(state.input, Kind.FLOAT, ["batch", state.size])
 
 
-def _feed_and_draw(body: Graph, source: _Source, uniforms: Name, options: Sequence[Name], logits: bool) -> list[Name]:
-    """Adds the step, from ``token`` and the states, and the drawing: tokens, totals and, if asked for, logits."""
+def _feed_and_draw(
+    body: Graph, source: _Source, uniforms: Name, options: Sequence[Name], *, logits: bool, mask: Name | None = None
+) -> list[Name]:
+    """Adds the step, from ``token`` and the states, and the drawing: tokens, totals and, if asked for, logits.
+
+    The mask is what is added to the logits.
+    """
     for i in source.varying:
         body.copy(source.step.nodes[i])
-    return [*_draw_row(body, len(source.info.vocabulary), uniforms, options), *(["logits"] if logits else [])]
+    return [*_draw_row(body, len(source.info.vocabulary), uniforms, options, mask), *(["logits"] if logits else [])]
 
 
 def _uniforms(graph: Graph, count: Name) -> Name:

@@ -12,6 +12,7 @@ Sources: Thompson 1968, "Regular expression search algorithm"; the states made o
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +27,7 @@ from charrnn_runtime.pattern_syntax import (
     Ranges,
     parse_pattern,
 )
+from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables
 from charrnn_runtime.vocab import TokenKind, Vocabulary
 
 MAX_STATES = 10_000
@@ -39,14 +41,19 @@ Utf8 = tuple[tuple[int, int], ...]  # a range for each byte
 
 
 class PatternState:
-    """Where one text stands in its pattern."""
+    """Where one text stands in its pattern.
 
-    __slots__ = ("_automaton", "_node", "_remaining")
+    Attributes:
+        automaton: the pattern.
+        remaining: how many tokens the text may still have.
+    """
+
+    __slots__ = ("_node", "automaton", "remaining")
 
     def __init__(self, automaton: Automaton, node: _Node, remaining: int) -> None:
-        self._automaton = automaton
+        self.automaton = automaton
         self._node = node
-        self._remaining = remaining
+        self.remaining = remaining
 
     def mask(self) -> NDArray[np.float64] | None:
         """What is added to the logits ``[vocab]``: minus infinity for tokens that lead to no match; None for nothing.
@@ -57,18 +64,44 @@ class PatternState:
         node = self._node
         if node.open:
             return None
-        if self._remaining >= node.farthest:
+        if self.remaining >= node.farthest:
             return node.mask
-        return np.where(node.needed <= self._remaining, 0.0, -np.inf)
+        return np.where(node.needed <= self.remaining, 0.0, -np.inf)
 
     def advance(self, token: int) -> bool:
         """Adds a token; False if it does not continue the match, so that the text has ended before it."""
         node = self._node
-        if node.needed.item(token) > self._remaining:
+        if node.needed.item(token) > self.remaining:
             return False
-        self._node = node.following(self._automaton, token)
-        self._remaining -= 1
+        self._node = node.following(self.automaton, token)
+        self.remaining -= 1
+        self.automaton.familiar += 1
         return True
+
+    def follow(self, tokens: Sequence[int]) -> int:
+        """Adds tokens, but not the last one of the text or of ``tokens``; how many there are, with this one.
+
+        The last one of the text is the one that does not continue the match, or completes it.
+        """
+        automaton, node, remaining = self.automaton, self._node, self.remaining
+        number = 0
+        for token in tokens[:-1]:
+            if node.needed.item(token) > remaining:
+                break
+            after = node.following(automaton, token)
+            if after.open and after.nearest >= remaining:
+                break
+            node = after
+            remaining -= 1
+            number += 1
+        self._node, self.remaining = node, remaining
+        automaton.familiar += number
+        return number + 1
+
+    @property
+    def place(self) -> tuple[PatternTables, int]:
+        """The tables that hold the state, and its row there."""
+        return self._node.tables, self._node.row
 
     @property
     def open(self) -> bool:
@@ -78,11 +111,11 @@ class PatternState:
     @property
     def complete(self) -> bool:
         """Whether the text matches, no token can continue the match, and the model has no end token to say so."""
-        return self._node.open and self._node.nearest > self._remaining
+        return self._node.open and self._node.nearest > self.remaining
 
     def copy(self) -> PatternState:
         """A state that advances on its own."""
-        return PatternState(self._automaton, self._node, self._remaining)
+        return PatternState(self.automaton, self._node, self.remaining)
 
 
 class _Node:
@@ -94,9 +127,10 @@ class _Node:
             that may be drawn, ``_NEVER`` for a token that leads to none.
         nearest, farthest: the smallest and the largest of these numbers, the end token and ``_NEVER`` left aside.
         mask: 0, or minus infinity where a token leads to no match of any length ``[vocab]``.
+        tables, row: the tables that hold the state, and where.
     """
 
-    __slots__ = ("_count", "_next", "_states", "farthest", "mask", "nearest", "needed", "open")
+    __slots__ = ("_count", "_next", "_states", "farthest", "mask", "nearest", "needed", "open", "row", "tables")
 
     def __init__(self, automaton: Automaton, states: NDArray[np.int64], count: int) -> None:
         self._states = states
@@ -118,6 +152,11 @@ class _Node:
             self.needed[automaton.end] = 0
         self.mask = np.where(self.needed < _NEVER, 0.0, -np.inf)
         self._next: dict[int, _Node] = {}
+        following = np.where(self.needed < _NEVER, UNKNOWN, FREE)
+        if automaton.end is not None:
+            following[automaton.end] = FREE  # the text has ended
+        self.tables = automaton.tables
+        self.row = self.tables.add(np.zeros_like(self.needed) if self.open else self.needed, following)
 
     def following(self, automaton: Automaton, token: int) -> _Node:
         """The state after a token that leads to a match."""
@@ -129,6 +168,9 @@ class _Node:
             sets, targets = automaton.edges_of(self._states)
             reached = np.unique(targets[automaton.members[sets, klass]])
             node = self._next[klass] = automaton.node(reached, min(self._count + 1, automaton.min_length))
+            automaton.familiar = 0
+            if node.tables is self.tables:
+                self.tables.link(self.row, automaton.classes == klass, node.row)
         return node
 
     def forget(self) -> None:
@@ -137,7 +179,13 @@ class _Node:
 
 
 class Automaton:
-    """A pattern over the tokens of a model. Safe to use from many threads; for ``compile_pattern`` to make."""
+    """A pattern over the tokens of a model. Safe to use from many threads; for ``compile_pattern`` to make.
+
+    Attributes:
+        tables: its deterministic states for a graph.
+        familiar: how many tokens have been drawn, in all texts, since one led to a state for the first time.
+        mean_length: how many tokens the texts had, on the average.
+    """
 
     def __init__(
         self,
@@ -161,6 +209,9 @@ class Automaton:
         self.distances = self._find_distances()
         self._nodes: dict[tuple[bytes, int], _Node] = {}
         self._bytes = 0
+        self.tables = PatternTables(len(symbols))
+        self.familiar = 0
+        self.mean_length = 64.0
         self.start_node = self.node(np.zeros(1, np.int64), 0)
         if self.start_node.nearest == _NEVER:
             raise PatternError(f"pattern {pattern!r:.80}: {self._why_empty(builder)}")
@@ -196,11 +247,13 @@ class Automaton:
         if node is None:
             if self._bytes > _NODE_BYTES:
                 self._bytes = 0
+                self.tables = PatternTables(len(self.classes))
                 old, self._nodes = self._nodes, {}
                 for forgotten in old.values():
                     forgotten.forget()
             node = self._nodes[key] = _Node(self, states, count)
-            self._bytes += 500 + node.needed.nbytes + node.mask.nbytes + states.nbytes
+            # 12 bytes a token are those of the tables.
+            self._bytes += 500 + node.needed.nbytes + node.mask.nbytes + states.nbytes + 12 * len(node.needed)
         return node
 
     def _find_distances(self) -> list[NDArray[np.int64]]:

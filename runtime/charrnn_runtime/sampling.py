@@ -209,7 +209,7 @@ class TokenSampler:
         self._adjusts = adjusts or (options.min_length > 0 and self._end is not None)
         # Below 1e-30 a quotient may overflow, which only the slow path handles.
         self.direct = direct = not self._adjusts and not options.filters and options.temperature > 1e-30
-        self.draw_options = None if self._adjusts or self._automaton is not None else _draw_options(options)
+        self.draw_options = None if self._adjusts else _draw_options(options)
         self.only_temperature = direct and self._automaton is None
         self._sample_directly = _temperature_sampler(size, options.temperature) if direct else None
         self._rows = np.empty((0, size))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,23 @@ class SequenceRunner(Protocol):
         """The states, each ``[1, size]``."""
 
 
+class Places(NamedTuple):
+    """Where texts stand in their patterns, and what there is to know of these.
+
+    Attributes:
+        first: the tokens to feed in the first step, int64 ``[batch]``.
+        row: the row of each text in the tables, int64 ``[batch]``.
+        needed, following: the tables, see ``pattern_tables.py``.
+        left: how many tokens each text may still have before each step, int32 ``[n, batch]``.
+    """
+
+    first: Tokens
+    row: Tokens
+    needed: NDArray[np.int32]
+    following: NDArray[np.int64]
+    left: NDArray[np.int32]
+
+
 class BlockDrawer(Protocol):
     """Draws several tokens of each stream in a call."""
 
@@ -79,6 +96,16 @@ class BlockDrawer(Protocol):
 
         Returns:
             The drawn tokens ``[n, batch]``, -1 where the logits hold NaN or infinity, and the new states.
+        """
+
+    def draw_matching(
+        self, places: Places, uniforms: NDArray[np.float64], options: Sequence[DrawOptions], state: State
+    ) -> tuple[Tokens, Tokens, State]:
+        """Feeds a token to each stream, draws one, feeds that, and so on, as the patterns allow.
+
+        Returns:
+            The drawn tokens ``[n, batch]``, -1 where nothing can be drawn from the logits; the rows after each
+            of them ``[n, batch]``; and the new states.
         """
 
 
