@@ -89,16 +89,16 @@ class OnnxBlockDrawer:
         self, known: Tokens, uniforms: NDArray[np.float64], options: Sequence[DrawOptions], state: State
     ) -> tuple[Tokens, State]:
         """``BlockDrawer.draw``, in one call of ONNX Runtime."""
-        self._used = True
-        drawn, _, new = self._run((known,), uniforms, options, state)
-        return drawn, new
+        drawn, totals, *new = self._run((known,), uniforms, options, state)
+        return _where_finite(drawn, totals), tuple(new)
 
     def draw_matching(
         self, places: Places, uniforms: NDArray[np.float64], options: Sequence[DrawOptions], state: State
     ) -> tuple[Tokens, Tokens, State]:
         """``BlockDrawer.draw_matching``, in one call of ONNX Runtime."""
-        drawn, (rows,), new = self._run(places, uniforms, options, state)
-        return drawn, rows, new
+        drawn, totals, last, *new = self._run(places, uniforms, options, state)
+        rows, drawn = np.divmod(drawn, len(self._info.vocabulary))
+        return _where_finite(drawn, totals), np.concatenate([rows[1:], last[None]]), tuple(new)
 
     def _run(
         self,
@@ -106,9 +106,10 @@ class OnnxBlockDrawer:
         uniforms: NDArray[np.float64],
         options: Sequence[DrawOptions],
         state: State,
-    ) -> tuple[Tokens, list[Tokens], State]:
-        """Drawn tokens, the other outputs before the states, and the states."""
+    ) -> list[Any]:
+        """The outputs of the graph that takes ``begin``."""
         patterns = isinstance(begin, Places)
+        self._used |= not patterns
         temperature = np.array([o.temperature for o in options])
         greedy = temperature == 0
         if greedy.any():
@@ -132,9 +133,11 @@ class OnnxBlockDrawer:
             )
         feeds = dict(zip(graph.inputs, (*begin, uniforms, *columns, *state), strict=True))
         with self._calls:
-            drawn, totals, *more = graph.session.get().run(graph.outputs, feeds)
-        finite = np.isfinite(totals)
-        if not finite.all():
-            drawn = np.where(finite, drawn, -1)
-        first_state = len(more) - len(state)
-        return drawn, more[:first_state], tuple(more[first_state:])
+            outputs: list[Any] = graph.session.get().run(graph.outputs, feeds)
+        return outputs
+
+
+def _where_finite(drawn: Tokens, totals: NDArray[np.float64]) -> Tokens:
+    """The tokens; -1 where nothing can be drawn from the logits."""
+    finite = np.isfinite(totals)
+    return drawn if finite.all() else np.where(finite, drawn, -1)

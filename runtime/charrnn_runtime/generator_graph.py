@@ -57,10 +57,13 @@ def block_outputs(info: ModelInfo, *, patterns: bool = False) -> list[Name]:
     """Names of ``block_graph``'s outputs.
 
     ``drawn`` int64 ``[n, batch]``: the token that was drawn in each step; ``totals`` float64
-    ``[n, batch]``: the sum of its weights, NaN if the logits cannot be drawn from; with ``patterns``
-    ``rows`` int64 ``[n, batch]``: where the text stands after each step; then the states.
+    ``[n, batch]``: the sum of its weights, NaN if the logits cannot be drawn from; then the states.
+
+    With ``patterns``, ``drawn`` is the text's row before the step, times the size of the vocabulary, plus the token;
+    and before the states comes ``row_after`` int64 ``[batch]``: where the text stands after the last step.
     """
-    return ["drawn", "totals", *(["rows"] if patterns else []), *(_AFTER + state.input for state in info.states)]
+    rows = ["row_after"] if patterns else []
+    return ["drawn", "totals", *rows, *(_AFTER + state.input for state in info.states)]
 
 
 def block_graph(data: bytes, info: ModelInfo, *, filters: bool, patterns: bool = False) -> bytes:
@@ -96,8 +99,10 @@ def block_graph(data: bytes, info: ModelInfo, *, filters: bool, patterns: bool =
     outputs = block_outputs(info, patterns=patterns)
     for result, name in zip(draw(graph, source, options, before), outputs, strict=True):
         graph.add("Identity", result, outputs=[name])
-    for name, kind in zip(outputs[: 2 + patterns], (Kind.INT64, Kind.DOUBLE, Kind.INT64), strict=False):
+    for name, kind in zip(outputs, (Kind.INT64, Kind.DOUBLE), strict=False):
         graph.output(name, kind, ["n", "batch"])
+    if patterns:
+        graph.output("row_after", Kind.INT64, ["batch"])
     for state in info.states:
         graph.input(_BEFORE + state.input, Kind.FLOAT, ["batch", state.size])
         graph.output(_AFTER + state.input, Kind.FLOAT, ["batch", state.size])
@@ -270,12 +275,11 @@ def _draw(graph: Graph, source: _Source, options: Sequence[Name], states: Sequen
     inputs = [first, *states, "known", is_known, numbers]
     # Their products are some 5 % faster with weights in the body than with weights around it.
     body.initializers = source.own_weights()
-    drawn, totals, *after = _run(graph, "Scan", body, source.info, inputs, results, carried=1, num_scan_inputs=3)
-    return [drawn, totals, *after]
+    return _run(graph, "Scan", body, source.info, inputs, results, carried=1, num_scan_inputs=3)
 
 
 def _draw_matching(graph: Graph, source: _Source, options: Sequence[Name], states: Sequence[Name]) -> list[Name]:
-    """``_draw`` for texts with patterns: drawn tokens, totals and rows ``[n, batch]``, the states after the last step.
+    """``_draw`` for texts with patterns: what ``block_outputs`` lists.
 
     Its speed is that of its small operators: so it has none that a single token to feed makes superfluous.
     """
@@ -290,22 +294,13 @@ def _draw_matching(graph: Graph, source: _Source, options: Sequence[Name], state
     mask = body.add("Where", allowed, body.constant(0.0), body.constant(-np.inf))
     token, total = _feed_and_draw(body, source, uniforms, options, logits=False, mask=mask)
     at = body.add("Add", body.add("Mul", row, body.constant(vocab)), token)
-    after = body.add("Gather", graph.add("Reshape", "following", graph.constant([-1])), at, axis=0)
+    following = graph.add("Reshape", "following", graph.constant([-1]))
     body.output(token, Kind.INT64, ["batch"])
-    body.output(after, Kind.INT64, ["batch"])
-    column = graph.constant([-1])
-    inputs = [
-        "first",
-        "row",
-        *states,
-        graph.add("Unsqueeze", "left", column),
-        graph.add("Unsqueeze", "uniforms", column),
-    ]
+    body.output(body.add("Gather", following, at, axis=0), Kind.INT64, ["batch"])
+    last = graph.constant([-1])
+    inputs = ["first", "row", *states, *(graph.add("Unsqueeze", name, last) for name in ("left", "uniforms"))]
     body.initializers = source.own_weights()
-    drawn, totals, *states, rows = _run(
-        graph, "Scan", body, source.info, inputs, [token, total], carried=2, rows=after, num_scan_inputs=2
-    )
-    return [drawn, totals, rows, *states]
+    return _run(graph, "Scan", body, source.info, inputs, [at, total], carried=2, num_scan_inputs=2, row_after=True)
 
 
 def _draw_row(body: Graph, vocab: int, uniforms: Name, options: Sequence[Name], mask: Name | None) -> tuple[Name, Name]:
@@ -468,7 +463,7 @@ def _run(
     results: Sequence[Name],
     *,
     carried: int,
-    rows: Name | None = None,
+    row_after: bool = False,
     **attributes: int,
 ) -> list[Name]:
     """Adds the loop, whose body carries ``carried`` values and the states; what ``_draw`` returns.
@@ -481,7 +476,7 @@ def _run(
         inputs: of the operator.
         results: of ``_feed_and_draw``.
         carried: how many.
-        rows: where the texts stand in their patterns; they are the last value that is returned.
+        row_after: whether the second carried value is returned too, before the states.
         attributes: of the operator.
     """
     vocab = len(info.vocabulary)
@@ -489,15 +484,14 @@ def _run(
         body.output(state.output, Kind.FLOAT, ["batch", state.size])
     names = [f"{body.name}/after/{name}" for name in (*map(str, range(carried)), *(s.input for s in info.states))]
     collected = (("drawn", Kind.INT64, ()), ("totals", Kind.DOUBLE, (1,)), ("logits", Kind.FLOAT, (vocab,)))
-    values = list(zip(results, collected, strict=False))
-    if rows:
-        values.append((rows, ("rows", Kind.INT64, ())))
-    for value, (name, kind, more) in values:
-        # The token and the row are carried too, and a value can be an output only once.
-        body.output(body.add("Identity", value) if name in ("drawn", "rows") else value, kind, ("batch", *more))
+    for value, (name, kind, more) in zip(results, collected, strict=False):
+        # The token is carried too, and a value can be an output only once.
+        both = name == "drawn" and not row_after
+        body.output(body.add("Identity", value) if both else value, kind, ("batch", *more))
         names.append(f"{body.name}/all/{name}")
     graph.add(operator, *inputs, outputs=names, body=body, **attributes)
-    states, (drawn, totals, *logits) = names[carried:][: len(info.states)], names[carried + len(info.states) :]
+    first = carried - row_after
+    states, (drawn, totals, *logits) = names[first : carried + len(info.states)], names[carried + len(info.states) :]
     return [drawn, graph.add("Squeeze", totals, graph.constant([-1])), *states, *logits]
 
 
