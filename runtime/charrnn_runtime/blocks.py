@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from charrnn_runtime.pattern import Automaton, PatternState
+from charrnn_runtime.pattern import PatternState
 from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables, join_tables
 from charrnn_runtime.sampling import DrawOptions, UniformStream
 from charrnn_runtime.session import BlockDrawer, Places, State, Tokens
@@ -17,7 +17,7 @@ MIN_STEPS = 4  # of the first block, so that the first piece of a stream comes a
 MAX_STEPS = 64
 _SECONDS = 0.03  # that a block may take: a reader does not notice it
 _WASTE = 8  # a block may have one step for so many tokens that texts have before they end: the rest of it is lost
-_FAMILIAR = 16  # tokens of a text that must have led to known states before a block pays
+_FAMILIAR = 64  # tokens of a text that must have led to known states before a block pays
 
 
 class Row(NamedTuple):
@@ -153,8 +153,7 @@ class BlockSteps:
 def matching_steps(pattern: PatternState, drawn: int, rows: int) -> int:
     """The largest number of steps that a block should have for a text with a pattern; below ``MIN_STEPS`` none pays.
 
-    As many as tokens have been drawn since one led to a state for the first time: in a pattern with many states,
-    a block would end at the next of them.
+    In a pattern with many states, a block would end at the next one that has not been made yet.
 
     Args:
         pattern: where the text stands.
@@ -163,9 +162,11 @@ def matching_steps(pattern: PatternState, drawn: int, rows: int) -> int:
     """
     automaton = pattern.automaton
     familiar = automaton.familiar // rows
-    return min(MAX_STEPS, familiar, int(max(automaton.mean_length, drawn) / _WASTE)) if familiar >= _FAMILIAR else 0
+    if familiar < _FAMILIAR:
+        return 0
+    return min(MAX_STEPS, familiar // 4, int(max(automaton.mean_length, drawn) / _WASTE))
 
 
-def note_length(texts: BlockDrawer | Automaton, tokens: int) -> None:
-    """Tells that a text has ended after so many tokens; without a pattern, that it was before its greatest length."""
-    texts.mean_length += (tokens - texts.mean_length) / 16
+def note_length(drawer: BlockDrawer, tokens: int) -> None:
+    """Tells that a text has ended before its greatest length, after so many tokens."""
+    drawer.mean_length += (tokens - drawer.mean_length) / 16

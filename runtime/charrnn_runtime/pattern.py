@@ -130,7 +130,10 @@ class _Node:
         tables, row: the tables that hold the state, and where.
     """
 
-    __slots__ = ("_count", "_next", "_states", "farthest", "mask", "nearest", "needed", "open", "row", "tables")
+    __slots__ = (
+        *("_count", "_next", "_states", "_ways"),
+        *("farthest", "mask", "nearest", "needed", "open", "row", "tables"),
+    )
 
     def __init__(self, automaton: Automaton, states: NDArray[np.int64], count: int) -> None:
         self._states = states
@@ -144,9 +147,9 @@ class _Node:
             of_classes = ways.min(axis=0)
         of_classes = np.where(of_classes < _NEVER, of_classes + 1, _NEVER)
         self.needed = of_classes[automaton.classes]
-        finite = self.needed[self.needed < _NEVER]
-        self.nearest = int(finite.min()) if finite.size else _NEVER
-        self.farthest = int(finite.max()) if finite.size else 0
+        self._ways = {klass: number for klass, number in enumerate(of_classes.tolist()) if number < _NEVER}
+        self.nearest = min(self._ways.values(), default=_NEVER)
+        self.farthest = max(self._ways.values(), default=0)
         self.open = accepting and automaton.end is None
         if accepting and automaton.end is not None:
             self.needed[automaton.end] = 0
@@ -156,7 +159,7 @@ class _Node:
         if automaton.end is not None:
             following[automaton.end] = FREE  # the text has ended
         self.tables = automaton.tables
-        self.row = self.tables.add(np.zeros_like(self.needed) if self.open else self.needed, following)
+        self.row = self.tables.add(0 if self.open else self.needed, following)
 
     def following(self, automaton: Automaton, token: int) -> _Node:
         """The state after a token that leads to a match."""
@@ -165,12 +168,25 @@ class _Node:
         if node is None:
             if token == automaton.end:
                 return self
-            sets, targets = automaton.edges_of(self._states)
-            reached = np.unique(targets[automaton.members[sets, klass]])
-            node = self._next[klass] = automaton.node(reached, min(self._count + 1, automaton.min_length))
-            automaton.familiar = 0
-            if node.tables is self.tables:
-                self.tables.link(self.row, automaton.classes == klass, node.row)
+            node = self._make(automaton, klass)
+            automaton.familiar //= 4  # after a few of these in a row no block is tried
+        return node
+
+    def explore(self, automaton: Automaton) -> int:
+        """Makes all states that follow, and links them; how many classes of tokens lead to one."""
+        for klass in self._ways.keys() - self._next.keys():
+            self._make(automaton, klass)
+        return len(self._ways)
+
+    def _make(self, automaton: Automaton, klass: int) -> _Node:
+        """The state after a token of a class that leads to a match, which is linked from now on."""
+        sets, targets = automaton.edges_of(self._states)
+        reached = targets[automaton.members[sets, klass]]
+        if len(reached) > 1:
+            reached = np.unique(reached)
+        node = self._next[klass] = automaton.node(reached, min(self._count + 1, automaton.min_length))
+        if node.tables is self.tables:
+            self.tables.link(self.row, automaton.classes == klass, node.row)
         return node
 
     def forget(self) -> None:
@@ -183,7 +199,8 @@ class Automaton:
 
     Attributes:
         tables: its deterministic states for a graph.
-        familiar: how many tokens have been drawn, in all texts, since one led to a state for the first time.
+        familiar: how many tokens have lately been drawn, in all texts, that led to a state from one from which they
+            had led there before.
         mean_length: how many tokens the texts had, on the average.
     """
 
@@ -209,6 +226,8 @@ class Automaton:
         self.distances = self._find_distances()
         self._nodes: dict[tuple[bytes, int], _Node] = {}
         self._bytes = 0
+        self._unexplored: deque[_Node] = deque()
+        self._made = 0  # states, since a text has ended
         self.tables = PatternTables(len(symbols))
         self.familiar = 0
         self.mean_length = 64.0
@@ -248,13 +267,29 @@ class Automaton:
             if self._bytes > _NODE_BYTES:
                 self._bytes = 0
                 self.tables = PatternTables(len(self.classes))
+                self._unexplored.clear()
                 old, self._nodes = self._nodes, {}
                 for forgotten in old.values():
                     forgotten.forget()
             node = self._nodes[key] = _Node(self, states, count)
+            self._unexplored.append(node)
+            self._made += 1
             # 12 bytes a token are those of the tables.
             self._bytes += 500 + node.needed.nbytes + node.mask.nbytes + states.nbytes + 12 * len(node.needed)
         return node
+
+    def note_text(self, tokens: int) -> None:
+        """Tells that a text has ended after so many tokens.
+
+        What follows the states that were made for it is found out now, so that the blocks of the next texts do not
+        end there. It takes about as much time as making these states took, or a small part of that of the text.
+        """
+        self.mean_length += (tokens - self.mean_length) / 16
+        work, self._made = 4 * self._made + tokens // 16, 0
+        while work > 0 and self._unexplored and self._bytes < _NODE_BYTES // 2:
+            before = self._made
+            work -= self._unexplored.popleft().explore(self) + 3 * (self._made - before)
+        self._made = 0
 
     def _find_distances(self) -> list[NDArray[np.int64]]:
         """For each number of tokens so far, up to ``min_length``: how many each state takes to a match."""

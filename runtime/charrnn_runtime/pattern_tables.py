@@ -54,7 +54,7 @@ class PatternTables:
         """In a forked child: another thread may have held the lock."""
         self._lock = threading.Lock()
 
-    def add(self, needed: NDArray[np.int64], following: NDArray[np.int64]) -> int:
+    def add(self, needed: NDArray[np.int64] | int, following: NDArray[np.int64]) -> int:
         """Adds a row: what it needs for each token, and ``FREE`` or ``UNKNOWN`` for each; its number."""
         with self._lock:
             if self.count == len(self.arrays.needed):
