@@ -291,7 +291,8 @@ def _draw_matching(graph: Graph, source: _Source, options: Sequence[Name], state
     body.input(left, Kind.INT32, ["batch", 1])
     body.input(uniforms, Kind.DOUBLE, ["batch", 1])
     allowed = body.add("LessOrEqual", body.add("Gather", "needed", row, axis=0), left)
-    mask = body.add("Where", allowed, body.constant(0.0), body.constant(-np.inf))
+    # Where takes more time.
+    mask = body.add("Gather", body.constant([-np.inf, 0.0]), body.add("Cast", allowed, to=Kind.INT32), axis=0)
     token, total = _feed_and_draw(body, source, uniforms, options, logits=False, mask=mask)
     at = body.add("Add", body.add("Mul", row, body.constant(vocab)), token)
     following = graph.add("Reshape", "following", graph.constant([-1]))

@@ -284,7 +284,7 @@ class Automaton:
         What follows the states that were made for it is found out now, so that the blocks of the next texts do not
         end there. It takes about as much time as making these states took, or a small part of that of the text.
         """
-        self.mean_length += (tokens - self.mean_length) / 16
+        self.mean_length += (tokens - self.mean_length) / 4
         work, self._made = 4 * self._made + tokens // 16, 0
         while work > 0 and self._unexplored and self._bytes < _NODE_BYTES // 2:
             before = self._made
