@@ -88,14 +88,14 @@ def _draw_matching(
     uniforms = np.array([text.uniforms.peek(steps) for text in texts]).T.copy()
     options = [text.options for text in texts]
     drawn, after, new = drawer.draw_matching(Places(first, row, *arrays, left), uniforms, options, state)
-    useless = (drawn < 0) | (after == UNKNOWN)
-    if useless.any():
+    if (after[-1] == UNKNOWN).any() or (drawn < 0).any():
+        useless = (drawn < 0) | (after == UNKNOWN)
         steps = min(_useful(text, *columns) for text, *columns in zip(texts, drawn.T, useless.T, strict=True))
         if not steps:
             return None
         if steps < len(drawn):
             known = np.concatenate([first[None], drawn[: steps - 1]])
-            new = drawer.draw(known, np.zeros(known.shape), options, state)[1]
+            new = drawer.draw(known, np.zeros(known.shape), [DrawOptions()] * len(texts), state)[1]
     return drawn[:steps].T.tolist(), new
 
 

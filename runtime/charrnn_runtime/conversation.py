@@ -215,6 +215,8 @@ class Conversation:
                     break
             left -= used
             self._cut(tokens, used)
+            if pattern is not None and (not left or self.finish_reason != "length"):
+                pattern.automaton.note_text(length - left)
             if text := "".join(pieces):
                 yield text
             if self.finish_reason == "stop":

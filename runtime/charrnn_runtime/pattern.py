@@ -35,6 +35,8 @@ MAX_EDGES = 100_000
 _MAX_VISITS = 300_000  # while edges without a token are removed
 _MAX_DISTANCES = 4_000_000  # states times min_length
 _NODE_BYTES = 8 << 20  # of an automaton's deterministic states; when they take more, they are made anew
+_NODE_WORK = 4  # how much more time it takes to make a state than to find one that is known
+_MAX_WORK = 4000  # behind a text, in states that are found
 _NEVER = 1 << 30  # the distance to a place that cannot be reached
 
 Utf8 = tuple[tuple[int, int], ...]  # a range for each byte
@@ -81,14 +83,15 @@ class PatternState:
     def follow(self, tokens: Sequence[int]) -> int:
         """Adds tokens, but not the last one of the text or of ``tokens``; how many there are, with this one.
 
-        The last one of the text is the one that does not continue the match, or completes it.
+        The last one of the text is one that does not continue the match, or completes it, or an end token.
         """
         automaton, node, remaining = self.automaton, self._node, self.remaining
-        number = 0
+        classes, number = automaton.class_list, 0
         for token in tokens[:-1]:
-            if node.needed.item(token) > remaining:
+            klass = classes[token]
+            if node.ways.get(klass, _NEVER) > remaining:
                 break
-            after = node.following(automaton, token)
+            after = node.known.get(klass) or node.following(automaton, token)
             if after.open and after.nearest >= remaining:
                 break
             node = after
@@ -127,12 +130,14 @@ class _Node:
             that may be drawn, ``_NEVER`` for a token that leads to none.
         nearest, farthest: the smallest and the largest of these numbers, the end token and ``_NEVER`` left aside.
         mask: 0, or minus infinity where a token leads to no match of any length ``[vocab]``.
+        ways: the same numbers for the classes of tokens that lead to a match.
+        known: the states after these classes that have been made.
         tables, row: the tables that hold the state, and where.
     """
 
     __slots__ = (
-        *("_count", "_next", "_states", "_ways"),
-        *("farthest", "mask", "nearest", "needed", "open", "row", "tables"),
+        *("_count", "_states", "farthest", "known", "mask"),
+        *("nearest", "needed", "open", "row", "tables", "ways"),
     )
 
     def __init__(self, automaton: Automaton, states: NDArray[np.int64], count: int) -> None:
@@ -147,14 +152,14 @@ class _Node:
             of_classes = ways.min(axis=0)
         of_classes = np.where(of_classes < _NEVER, of_classes + 1, _NEVER)
         self.needed = of_classes[automaton.classes]
-        self._ways = {klass: number for klass, number in enumerate(of_classes.tolist()) if number < _NEVER}
-        self.nearest = min(self._ways.values(), default=_NEVER)
-        self.farthest = max(self._ways.values(), default=0)
+        self.ways = {klass: number for klass, number in enumerate(of_classes.tolist()) if number < _NEVER}
+        self.nearest = min(self.ways.values(), default=_NEVER)
+        self.farthest = max(self.ways.values(), default=0)
         self.open = accepting and automaton.end is None
         if accepting and automaton.end is not None:
             self.needed[automaton.end] = 0
         self.mask = np.where(self.needed < _NEVER, 0.0, -np.inf)
-        self._next: dict[int, _Node] = {}
+        self.known: dict[int, _Node] = {}
         following = np.where(self.needed < _NEVER, UNKNOWN, FREE)
         if automaton.end is not None:
             following[automaton.end] = FREE  # the text has ended
@@ -164,7 +169,7 @@ class _Node:
     def following(self, automaton: Automaton, token: int) -> _Node:
         """The state after a token that leads to a match."""
         klass = automaton.class_list[token]
-        node = self._next.get(klass)
+        node = self.known.get(klass)
         if node is None:
             if token == automaton.end:
                 return self
@@ -174,9 +179,9 @@ class _Node:
 
     def explore(self, automaton: Automaton) -> int:
         """Makes all states that follow, and links them; how many classes of tokens lead to one."""
-        for klass in self._ways.keys() - self._next.keys():
+        for klass in self.ways.keys() - self.known.keys():
             self._make(automaton, klass)
-        return len(self._ways)
+        return len(self.ways)
 
     def _make(self, automaton: Automaton, klass: int) -> _Node:
         """The state after a token of a class that leads to a match, which is linked from now on."""
@@ -184,14 +189,14 @@ class _Node:
         reached = targets[automaton.members[sets, klass]]
         if len(reached) > 1:
             reached = np.unique(reached)
-        node = self._next[klass] = automaton.node(reached, min(self._count + 1, automaton.min_length))
+        node = self.known[klass] = automaton.node(reached, min(self._count + 1, automaton.min_length))
         if node.tables is self.tables:
             self.tables.link(self.row, automaton.classes == klass, node.row)
         return node
 
     def forget(self) -> None:
         """Drops the references to other nodes."""
-        self._next = {}
+        self.known = {}
 
 
 class Automaton:
@@ -227,7 +232,7 @@ class Automaton:
         self._nodes: dict[tuple[bytes, int], _Node] = {}
         self._bytes = 0
         self._unexplored: deque[_Node] = deque()
-        self._made = 0  # states, since a text has ended
+        self._made = 0  # states, less those for which as much time was spent on exploring
         self.tables = PatternTables(len(symbols))
         self.familiar = 0
         self.mean_length = 64.0
@@ -282,14 +287,17 @@ class Automaton:
         """Tells that a text has ended after so many tokens.
 
         What follows the states that were made for it is found out now, so that the blocks of the next texts do not
-        end there. It takes about as much time as making these states took, or a small part of that of the text.
+        end there. It takes about as much time as making these states took, or a small part of that of the text, and
+        never more than some 50 ms.
         """
         self.mean_length += (tokens - self.mean_length) / 4
-        work, self._made = 4 * self._made + tokens // 16, 0
+        work = min(_NODE_WORK * self._made + tokens // 16, _MAX_WORK)
         while work > 0 and self._unexplored and self._bytes < _NODE_BYTES // 2:
-            before = self._made
-            work -= self._unexplored.popleft().explore(self) + 3 * (self._made - before)
-        self._made = 0
+            made = self._made
+            done = self._unexplored.popleft().explore(self) + _NODE_WORK * (self._made - made)
+            work -= done
+            self._made = made - done // _NODE_WORK
+        self._made = max(self._made, 0) if self._unexplored else 0
 
     def _find_distances(self) -> list[NDArray[np.int64]]:
         """For each number of tokens so far, up to ``min_length``: how many each state takes to a match."""
