@@ -1,0 +1,367 @@
+"""Tables of a pattern's states, and the blocks that are drawn with them: the texts are those of single steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import pytest
+from charrnn_runtime import Engine, ModelOutputError, Request, Sampler, UsageError, Vocabulary, read_model_file
+from charrnn_runtime import conversation as conversation_module
+from charrnn_runtime import generation as generation_module
+from charrnn_runtime import pattern as pattern_module
+from charrnn_runtime import pattern_tables as tables_module
+from charrnn_runtime.blocks import MAX_STEPS, matching_steps
+from charrnn_runtime.generator import OnnxBlockDrawer
+from charrnn_runtime.generator_graph import block_graph, block_inputs, block_outputs
+from charrnn_runtime.model_file import ModelFile
+from charrnn_runtime.options import SamplingKwargs
+from charrnn_runtime.pattern import Automaton, PatternState, compile_pattern
+from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables, join_tables
+
+from tests.runtime.conftest import TinyModel, wait_ended
+
+FIXTURES = Path(__file__).parent.parent / "fixtures" / "0.1"
+MODELS = ["lstm-text", "lstm-streams", "gru-items", "rnn-bytes-int8"]
+PATTERNS = [
+    r"(.|\n)*",
+    r"([A-Za-zé]{1,9}( |\n)?){3,}",
+    r"[A-Za-z ]{5,60}",
+    r".{2}(a|e).{37}",
+    r"(.*a.{3}|.{20}[^a]*)",
+    r"((K|L|T)?[aeio][nrst]?){4,9}",
+]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.3},
+    {"temperature": 0},
+    {"top_k": 3},
+    {"top_p": 0.8, "min_p": 0.01},
+    {"temperature": 1.3, "top_k": 9, "top_p": 0.95, "min_p": 0.02},
+]
+LENGTHS = [40, 41, 90]
+
+Calls = list[int]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def file(request: pytest.FixtureRequest) -> ModelFile:
+    return read_model_file(FIXTURES / f"{request.param}.onnx")
+
+
+def stepping(file: ModelFile | bytes) -> Sampler:
+    """A sampler that only knows steps."""
+    sampler = Sampler(file)
+    sampler.cell.blocks = None
+    return sampler
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The steps of all blocks with patterns."""
+    steps: Calls = []
+    draw = OnnxBlockDrawer.draw_matching
+
+    def counted(self: OnnxBlockDrawer, places: Any, *arguments: Any) -> Any:
+        steps.append(len(places.left))
+        return draw(self, places, *arguments)
+
+    monkeypatch.setattr(OnnxBlockDrawer, "draw_matching", counted)
+    return steps
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch, calls: Calls) -> Iterator[Callable[[], None]]:
+    """Blocks of 17 steps wherever there can be one; a function that forgets all states of all patterns."""
+
+    def forget() -> None:
+        pattern_module._compile.cache_clear()
+
+    def steps(pattern: PatternState, drawn: int, rows: int) -> int:
+        return 17
+
+    monkeypatch.setattr(generation_module, "matching_steps", steps)
+    monkeypatch.setattr(conversation_module, "matching_steps", steps)
+    forget()
+    yield forget
+    forget()
+    assert calls
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_texts_are_those_of_the_steps(file: ModelFile, eager: Callable[[], None], pattern: str) -> None:
+    steps, blocks = stepping(file), Sampler(file)
+    for number, options in enumerate(OPTIONS):
+        length = LENGTHS[number % 3]
+        expected = [steps.generate(length=length, seed=s, pattern=pattern, **options) for s in range(3)]
+        eager()  # the first texts find no state, the later ones some
+        assert [blocks.generate(length=length, seed=s, pattern=pattern, **options) for s in range(3)] == expected
+        eager()
+        streamed = ["".join(blocks.stream(length=length, seed=s, pattern=pattern, **options)) for s in range(3)]
+        assert streamed == [text.text for text in expected]
+
+
+def test_prompts_labels_stop_strings_and_least_lengths(file: ModelFile, eager: Callable[[], None]) -> None:
+    steps, blocks = stepping(file), Sampler(file)
+    reasons = set()
+    same: dict[str, Any] = {"length": 50, "seed": 3, "pattern": r"([A-Za-zé]{1,5} ?){4,}", "unknown": "skip"}
+    whole = steps.sample(**same)
+    for prompt in ("", "T", "Te" * 300):
+        for more in (
+            {},
+            {"stop": whole[2:4]},
+            {"stop": ["ta", whole[3:4]]},
+            {"min_length": 13},
+            {"min_length": 13, "stop": whole[3:4]},
+            {"length": 7},
+        ):
+            expected = steps.generate(prompt, **same | more)
+            eager()
+            assert blocks.generate(prompt, **same | more) == expected
+            reasons.add(expected.finish_reason)
+    assert "stop" in reasons
+    assert reasons & {"pattern", "end"}
+
+
+def test_labels(tiny_of: Callable[[Vocabulary], TinyModel], eager: Callable[[], None]) -> None:
+    symbols = (*map(ord, " abcdef"), -1, -1, -1, -1)
+    special = {"begin": 7, "end": 8, "label:x": 9, "label:y": 10}
+    model = tiny_of(Vocabulary(symbols=symbols, special=special)).data()
+    steps, blocks = stepping(model), Sampler(model)
+    for label in ("x", "y"):
+        expected = [
+            steps.generate(length=60, seed=s, pattern="([a-f]{1,4} )*[a-c]{3,}", label=label) for s in range(20)
+        ]
+        eager()
+        got = [blocks.generate(length=60, seed=s, pattern="([a-f]{1,4} )*[a-c]{3,}", label=label) for s in range(20)]
+        assert got == expected
+        assert {text.finish_reason for text in got} == {"end", "length"}
+
+
+def test_batches(file: ModelFile, eager: Callable[[], None], calls: Calls) -> None:
+    steps, blocks = stepping(file), Sampler(file)
+    prompts = ["", "T", "Te", "", "", "a t" * 9, "", "", "", "t"]
+    requests = [
+        Request(
+            prompt=prompt,
+            length=30 + 7 * i,
+            seed=5,
+            index=i,
+            unknown="skip",
+            stop="ee" if i == 4 else (),
+            options=cast(SamplingKwargs, OPTIONS[i % len(OPTIONS)] | ({"pattern": PATTERNS[i % 6]} if i % 4 else {})),
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    expected = [dict(steps.generate_many([request]))[0] for request in requests]
+    for batch in (1, 3, 10):
+        eager()
+        for _ in range(2):
+            texts = dict(blocks.generate_many(requests, batch=batch))
+            assert [texts[i] for i in range(len(requests))] == expected
+    alike = [steps.sample(length=80, seed=5, index=i, pattern=PATTERNS[1]) for i in range(12)]
+    eager()
+    calls.clear()
+    assert blocks.sample_batch([""] * 12, length=80, seed=5, pattern=PATTERNS[1]) == alike
+    assert calls
+
+
+def test_the_engine_and_many_threads(file: ModelFile, eager: Callable[[], None]) -> None:
+    steps, blocks = stepping(file), Sampler(file)
+    arguments: list[dict[str, Any]] = [
+        {"pattern": PATTERNS[i % len(PATTERNS)]} if i % 5 else {"temperature": 0.5} for i in range(20)
+    ]
+    expected = [steps.generate(length=70, seed=i, **arguments[i]) for i in range(20)]
+    eager()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda i: blocks.generate(length=70, seed=i, **arguments[i]), range(20))) == expected
+    eager()
+    with Engine(blocks, batch=6) as engine:
+        jobs = [engine.submit(Request(length=70, seed=i, options=arguments[i])) for i in range(20)]  # type: ignore[arg-type]
+        for job in jobs:
+            wait_ended(job)
+        assert [job.take()[0] for job in jobs] == [text.text for text in expected]
+        assert [job.finish_reason for job in jobs] == [text.finish_reason for text in expected]
+        assert engine.tokens_generated == sum(len(text.tokens) for text in expected)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_conversations(file: ModelFile, eager: Callable[[], None], pattern: str) -> None:
+    slow = stepping(file).start("Te", seed=9, pattern=pattern)
+    stops = [(), (), (), "e", ()]
+    turns = [(slow.sample(45, stop=stop), slow.finish_reason, slow.snapshot()) for stop in stops]
+    eager()
+    talk = Sampler(file).start("Te", seed=9, pattern=pattern)
+    for stop, (text, reason, saved) in zip(stops, turns, strict=True):
+        assert talk.sample(45, stop=stop) == text
+        assert talk.finish_reason == reason
+        here = talk.snapshot()
+        for name in ("pending", "position", "history", "num_generated", "partial"):
+            assert getattr(here, name) == getattr(saved, name)
+        for got, want in zip(here.state, saved.state, strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_blocks_are_used_where_they_pay(tiny: TinyModel, calls: Calls) -> None:
+    pattern_module._compile.cache_clear()
+    sampler, steps, pattern = Sampler(tiny.data()), stepping(tiny.data()), r"([a-j]{2,4}[ ,.]){250,}"
+    for seed in range(3):  # the states are known from the first text on
+        text = sampler.sample(length=1000, seed=seed, pattern=pattern)
+        assert text == steps.sample(length=1000, seed=seed, pattern=pattern)
+        if seed:
+            assert sum(calls) > 0.8 * len(text)
+            assert max(calls) > MAX_STEPS / 2
+        calls.clear()
+
+
+def test_single_steps_where_states_are_always_new(tiny: TinyModel, calls: Calls) -> None:
+    pattern_module._compile.cache_clear()
+    pattern = r"[a-j]*[a-e][a-j]{30}"
+    sampler, steps = Sampler(tiny.data()), stepping(tiny.data())
+    assert sampler.sample(length=500, seed=1, pattern=pattern) == steps.sample(length=500, seed=1, pattern=pattern)
+    assert sum(calls) < 50
+    state = sampler._token_sampler({"pattern": pattern}).start_pattern(500)
+    assert state
+    state.automaton.familiar = 4000
+    assert matching_steps(state, 500, 1) == 62
+    assert matching_steps(state, 500, 40) == 25
+    assert matching_steps(state, 500, 80) == 0
+
+
+def test_logits_that_cannot_be_drawn_from(tiny: TinyModel, eager: Callable[[], None]) -> None:
+    """The errors are those of single steps."""
+    for value, names, pattern, error, match in (
+        (np.nan, "b", "[a-j]*", ModelOutputError, "NaN"),
+        (np.nan, "b", "[ab]*", ModelOutputError, "NaN"),  # also where the mask hides it
+        (np.inf, "b", "[ab]*", ModelOutputError, "infinite"),
+        (-np.inf, "b", "[c]{9}", UsageError, "leave no character"),
+    ):
+        broken = copy.deepcopy(tiny)
+        broken.weights[names][tiny.vocabulary.encode("c")[0]] = value
+        for options in ({}, {"top_p": 0.9}, {"temperature": 0}):
+            for sampler in (stepping(broken.data()), Sampler(broken.data())):
+                with pytest.raises(error, match=match):
+                    sampler.sample(length=20, seed=1, pattern=pattern, **options)
+                with pytest.raises(error, match=match):
+                    sampler.sample_batch(["", "a"], length=20, seed=1, pattern=pattern, **options)
+                with pytest.raises(error, match=match):
+                    sampler.start(seed=1, pattern=pattern, **options).sample(20)
+
+
+def walk(automaton: Automaton, state: PatternState, rng: np.random.Generator) -> list[int]:
+    """Tokens of a text, drawn at random."""
+    tokens: list[int] = []
+    while state.remaining:
+        mask = state.mask()
+        choices = np.arange(len(automaton.classes)) if mask is None else np.flatnonzero(mask == 0)
+        tokens.append(int(rng.choice(choices)))
+        if tokens[-1] == automaton.end or not state.advance(tokens[-1]) or state.complete:
+            break
+    return tokens
+
+
+@pytest.mark.parametrize("special", [{}, {"end": 3}])
+@pytest.mark.parametrize("pattern", ["(ab|c)+", "[^a]{2,30}?|a", "a|b.*", ".*a.{4}", "(a{1,3}b?){3,8}c"])
+def test_the_tables_say_what_the_states_say(pattern: str, special: dict[str, int]) -> None:
+    vocabulary = Vocabulary(symbols=(*map(ord, "abc"), *[-1] * len(special)), special=special)
+    automaton = compile_pattern(pattern, vocabulary, None, 2)
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        state = automaton.start(25)
+        tokens = walk(automaton, state.copy(), rng)
+        for token in tokens:
+            tables, row = state.place
+            mask = np.where(tables.arrays.needed[row] <= state.remaining, 0.0, -np.inf)
+            expected = state.mask()
+            np.testing.assert_array_equal(mask, np.zeros(len(mask)) if expected is None else expected)
+            after = int(tables.arrays.following[row, token])
+            if token == automaton.end:
+                assert after == FREE
+            elif state.advance(token):
+                assert after == state.place[1]
+            else:
+                assert state.open
+        followed = automaton.start(25)
+        assert followed.follow(tokens) == len(tokens)
+    for _ in range(100):
+        automaton.note_text(10_000)
+    tables, _ = automaton.start(25).place
+    assert UNKNOWN not in tables.arrays.following[2 : tables.count], "all states are known"
+
+
+def test_follow_ends_where_single_steps_end() -> None:
+    vocabulary = Vocabulary.from_text("abc")
+    automaton = compile_pattern("(ab|c){2,5}a?", vocabulary, None, 0)
+    rng = np.random.default_rng(1)
+    for length in (4, 7, 12):
+        for _ in range(40):
+            tokens = walk(automaton, automaton.start(length), rng)
+            state = automaton.start(length)
+            assert state.follow([*tokens, 0, 1, 2]) in (len(tokens), len(tokens) + 3 * (len(tokens) == length))
+            assert state.remaining == length - len(tokens) + 1 or len(tokens) == length
+
+
+def test_tables_grow_and_are_joined() -> None:
+    tables = [PatternTables(3), PatternTables(3)]
+    for number, table in enumerate(tables):
+        for row in range(2, 40 + number):
+            assert table.add(np.full(3, 10 * row), np.array([FREE, UNKNOWN, UNKNOWN])) == row
+            table.link(row, np.array([False, False, True]), row - 1 if row > 2 else 2)
+        assert table.count == 40 + number
+    assert join_tables(tables[:1]) == (tables[0].arrays, [0])
+    joined = join_tables(tables)
+    assert joined
+    (needed, following), shifts = joined
+    assert shifts == [0, 38]
+    assert len(needed) == len(following) == 2 + 38 + 39
+    assert following[:2].tolist() == [[FREE] * 3, [UNKNOWN] * 3]
+    assert needed[:2].tolist() == [[0] * 3] * 2
+    for table, shift in zip(tables, shifts, strict=True):
+        for row in (2, 3, 39):
+            assert needed[row + shift].tolist() == table.arrays.needed[row].tolist()
+            assert following[row + shift].tolist() == [FREE, UNKNOWN, max(2, row - 1) + shift]
+
+
+def test_large_tables_are_not_joined(tiny: TinyModel, eager: Callable[[], None], monkeypatch: Any) -> None:
+    requests = [Request(length=40, seed=i, options={"pattern": "[a-j]{40}" + "b?" * (i % 2)}) for i in range(4)]
+    expected = [dict(stepping(tiny.data()).generate_many([request]))[0] for request in requests]
+    monkeypatch.setattr(tables_module, "_MAX_JOINED", 100)
+    tables = [request_tables(tiny, request) for request in requests[:2]]
+    assert join_tables(tables) is None
+    texts = dict(Sampler(tiny.data()).generate_many(requests, batch=4))
+    assert [texts[i] for i in range(4)] == expected
+    assert Sampler(tiny.data()).sample(length=40, seed=0, pattern="[a-j]{40}") == expected[0].text
+
+
+def request_tables(tiny: TinyModel, request: Request) -> PatternTables:
+    state = Sampler(tiny.data())._token_sampler(request.options).start_pattern(request.length)
+    assert state
+    return state.automaton.tables
+
+
+def test_states_are_made_anew_when_there_are_too_many(
+    tiny: TinyModel, eager: Callable[[], None], monkeypatch: Any
+) -> None:
+    pattern = r"[a-j ]*[a-e][a-j ]{12}"
+    expected = [stepping(tiny.data()).sample(length=200, seed=i, pattern=pattern) for i in range(4)]
+    monkeypatch.setattr(pattern_module, "_NODE_BYTES", 20_000)
+    eager()
+    sampler = Sampler(tiny.data())
+    assert [sampler.sample(length=200, seed=i, pattern=pattern) for i in range(4)] == expected
+    state = sampler._token_sampler({"pattern": pattern}).start_pattern(200)
+    assert state
+    assert state.automaton.tables.count < 40
+
+
+@pytest.mark.parametrize("filters", [False, True])
+def test_the_graph_is_standard_onnx(file: ModelFile, filters: bool) -> None:
+    model = onnx.load_from_string(block_graph(file.data, file.info, filters=filters, patterns=True))
+    onnx.checker.check_model(model)
+    inputs, outputs = {v.name for v in model.graph.input}, {v.name for v in model.graph.output}
+    assert inputs == set(block_inputs(file.info, filters=filters, patterns=True))
+    assert outputs == set(block_outputs(file.info, patterns=True))
