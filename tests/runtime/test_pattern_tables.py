@@ -96,14 +96,12 @@ def eager(monkeypatch: pytest.MonkeyPatch, calls: Calls) -> Iterator[Callable[[]
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_texts_are_those_of_the_steps(file: ModelFile, eager: Callable[[], None], pattern: str) -> None:
     steps, blocks = stepping(file), Sampler(file)
-    for number, options in enumerate(OPTIONS):
+    for number, options in enumerate(OPTIONS[PATTERNS.index(pattern) % 2 :: 2]):
         length = LENGTHS[number % 3]
-        expected = [steps.generate(length=length, seed=s, pattern=pattern, **options) for s in range(3)]
-        eager()  # the first texts find no state, the later ones some
-        assert [blocks.generate(length=length, seed=s, pattern=pattern, **options) for s in range(3)] == expected
-        eager()
-        streamed = ["".join(blocks.stream(length=length, seed=s, pattern=pattern, **options)) for s in range(3)]
-        assert streamed == [text.text for text in expected]
+        expected = [steps.generate(length=length, seed=s, pattern=pattern, **options) for s in range(2)]
+        eager()  # the first text finds no state, the later ones some
+        assert [blocks.generate(length=length, seed=s, pattern=pattern, **options) for s in range(2)] == expected
+        assert "".join(blocks.stream(length=length, seed=0, pattern=pattern, **options)) == expected[0].text
 
 
 def test_prompts_labels_stop_strings_and_least_lengths(file: ModelFile, eager: Callable[[], None]) -> None:
