@@ -148,6 +148,7 @@ def uses(sampler: Sampler) -> dict[str, tuple[int, Callable[[int], object]]]:
     return {
         "sample": (1, lambda n: sampler.sample(length=n, seed=1)),
         "sample top_p 0.9": (1, lambda n: sampler.sample(length=n, seed=1, top_p=0.9)),
+        "sample a pattern": (1, lambda n: sampler.sample(length=n, seed=1, pattern="(...)*")),
         "read a prompt": (1, lambda n: sampler.sample("A" * n, length=1)),
         "64 streams in all": (64, lambda n: sampler.sample_batch([""] * 64, length=n, seed=1)),
         "score": (1, lambda n: sampler.score("A" * n)),

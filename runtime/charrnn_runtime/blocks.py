@@ -17,7 +17,7 @@ MIN_STEPS = 4  # of the first block, so that the first piece of a stream comes a
 MAX_STEPS = 64
 _SECONDS = 0.03  # that a block may take: a reader does not notice it
 _WASTE = 8  # a block may have one step for so many tokens that texts have before they end: the rest of it is lost
-_FAMILIAR = 64  # tokens of a text that must have led to known states before a block pays
+_FAMILIAR = 64  # tokens of each text that must have led to known states before a block with a pattern pays
 
 
 class Row(NamedTuple):
@@ -71,31 +71,33 @@ def _draw_matching(
 ) -> tuple[list[list[int]], State] | None:
     """``draw_block`` with patterns.
 
-    None if their tables are too large, or if nothing can be drawn from the first logits of a text: a step says why.
+    Where a text comes to an unknown state, the block ends for all of them: the tokens up to there are drawn again.
+    None if the tables are too large, or if nothing can be drawn from the first logits of a text: a step says why.
     """
     tables: dict[int, PatternTables] = {}
-    places = [text.pattern.place if text.pattern else None for text in texts]
-    for place in filter(None, places):
+    rows = [text.pattern.place if text.pattern else None for text in texts]
+    for place in filter(None, rows):
         tables.setdefault(id(place[0]), place[0])
     joined = join_tables(list(tables.values()))
     if joined is None:
         return None
     arrays, shifts = joined[0], dict(zip(tables, joined[1], strict=True))
     first = np.array([text.feed[0] for text in texts], np.int64)
-    row = np.array([FREE if place is None else place[1] + shifts[id(place[0])] for place in places], np.int64)
+    row = np.array([FREE if place is None else place[1] + shifts[id(place[0])] for place in rows], np.int64)
     left = np.array([text.pattern.remaining if text.pattern else steps for text in texts], np.int32)
     left = left - np.arange(steps, dtype=np.int32)[:, None]
     uniforms = np.array([text.uniforms.peek(steps) for text in texts]).T.copy()
     options = [text.options for text in texts]
-    drawn, after, new = drawer.draw_matching(Places(first, row, *arrays, left), uniforms, options, state)
+    places = Places(first, row, *arrays, left)
+    drawn, after, new = drawer.draw_matching(places, uniforms, options, state)
     if (after[-1] == UNKNOWN).any() or (drawn < 0).any():
         useless = (drawn < 0) | (after == UNKNOWN)
         steps = min(_useful(text, *columns) for text, *columns in zip(texts, drawn.T, useless.T, strict=True))
         if not steps:
             return None
         if steps < len(drawn):
-            known = np.concatenate([first[None], drawn[: steps - 1]])
-            new = drawer.draw(known, np.zeros(known.shape), [DrawOptions()] * len(texts), state)[1]
+            places = places._replace(left=left[:steps])
+            drawn, _, new = drawer.draw_matching(places, uniforms[:steps], options, state)
     return drawn[:steps].T.tolist(), new
 
 

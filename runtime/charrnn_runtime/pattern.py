@@ -35,8 +35,8 @@ MAX_EDGES = 100_000
 _MAX_VISITS = 300_000  # while edges without a token are removed
 _MAX_DISTANCES = 4_000_000  # states times min_length
 _NODE_BYTES = 8 << 20  # of an automaton's deterministic states; when they take more, they are made anew
-_NODE_WORK = 4  # how much more time it takes to make a state than to find one that is known
-_MAX_WORK = 4000  # behind a text, in states that are found
+_NODE_WORK = 4  # making a state; the unit is finding a known one that follows another
+_MAX_WORK = 4000  # on exploring, behind one text
 _NEVER = 1 << 30  # the distance to a place that cannot be reached
 
 Utf8 = tuple[tuple[int, int], ...]  # a range for each byte
@@ -204,8 +204,7 @@ class Automaton:
 
     Attributes:
         tables: its deterministic states for a graph.
-        familiar: how many tokens have lately been drawn, in all texts, that led to a state from one from which they
-            had led there before.
+        familiar: how many tokens of all texts have lately led from a known state to a known one.
         mean_length: how many tokens the texts had, on the average.
     """
 
@@ -232,7 +231,7 @@ class Automaton:
         self._nodes: dict[tuple[bytes, int], _Node] = {}
         self._bytes = 0
         self._unexplored: deque[_Node] = deque()
-        self._made = 0  # states, less those for which as much time was spent on exploring
+        self._due = 0  # work on exploring: as much as on making states
         self.tables = PatternTables(len(symbols))
         self.familiar = 0
         self.mean_length = 64.0
@@ -252,7 +251,7 @@ class Automaton:
                 f"length {length} is shorter than the shortest text that matches the pattern{least}: "
                 f"{self.start_node.nearest} tokens"
             )
-        return PatternState(self, self.start_node, length)
+        return PatternState(self, self.start_node, min(length, _NEVER - 1))
 
     def edges_of(self, states: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The sets and targets of all edges that leave these states."""
@@ -278,7 +277,7 @@ class Automaton:
                     forgotten.forget()
             node = self._nodes[key] = _Node(self, states, count)
             self._unexplored.append(node)
-            self._made += 1
+            self._due += _NODE_WORK
             # 12 bytes a token are those of the tables.
             self._bytes += 500 + node.needed.nbytes + node.mask.nbytes + states.nbytes + 12 * len(node.needed)
         return node
@@ -291,13 +290,17 @@ class Automaton:
         never more than some 50 ms.
         """
         self.mean_length += (tokens - self.mean_length) / 4
-        work = min(_NODE_WORK * self._made + tokens // 16, _MAX_WORK)
-        while work > 0 and self._unexplored and self._bytes < _NODE_BYTES // 2:
-            made = self._made
-            done = self._unexplored.popleft().explore(self) + _NODE_WORK * (self._made - made)
+        work = min(self._due + tokens // 16, _MAX_WORK)
+        while work > 0 and self._bytes < _NODE_BYTES // 2:
+            try:
+                node = self._unexplored.popleft()
+            except IndexError:  # all are explored; another thread may have taken the last one
+                self._due = 0
+                return
+            before = self._due
+            done = node.explore(self) + self._due - before
+            self._due = max(0, before - done)
             work -= done
-            self._made = made - done // _NODE_WORK
-        self._made = max(self._made, 0) if self._unexplored else 0
 
     def _find_distances(self) -> list[NDArray[np.int64]]:
         """For each number of tokens so far, up to ``min_length``: how many each state takes to a match."""

@@ -292,6 +292,14 @@ def test_the_tables_say_what_the_states_say(pattern: str, special: dict[str, int
     assert UNKNOWN not in tables.arrays.following[2 : tables.count], "all states are known"
 
 
+def test_a_length_without_bounds(tiny: TinyModel, eager: Callable[[], None]) -> None:
+    for sampler in (stepping(tiny.data()), Sampler(tiny.data())):
+        text = sampler.generate(length=2**40, seed=1, pattern="[a-j]{200,}")
+        assert text.finish_reason == "pattern"
+        assert len(text.text) >= 200
+        assert set(text.text) <= set("abcdefghij")
+
+
 def test_follow_ends_where_single_steps_end() -> None:
     vocabulary = Vocabulary.from_text("abc")
     automaton = compile_pattern("(ab|c){2,5}a?", vocabulary, None, 0)

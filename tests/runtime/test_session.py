@@ -95,7 +95,7 @@ def test_a_model_that_only_draws_has_no_session_of_steps(tiny: TinyModel) -> Non
     scorer.score("bad")
     assert isinstance(scorer.cell, OnnxCell)
     assert isinstance(scorer.cell.blocks, OnnxBlockDrawer)
-    assert scorer.cell.blocks._graph.session._value is None, "opened to check the file, then closed"
+    assert scorer.cell.blocks._graphs[False].session._value is None, "opened to check the file, then closed"
     assert scorer.sample("bad", length=100, seed=1) == sampler.sample("bad", length=100, seed=1)
 
 
