@@ -27,7 +27,7 @@ from charrnn_runtime.pattern_syntax import (
     Ranges,
     parse_pattern,
 )
-from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables
+from charrnn_runtime.pattern_tables import PatternTables
 from charrnn_runtime.vocab import TokenKind, Vocabulary
 
 MAX_STATES = 10_000
@@ -158,13 +158,13 @@ class _Node:
         self.open = accepting and automaton.end is None
         if accepting and automaton.end is not None:
             self.needed[automaton.end] = 0
-        self.mask = np.where(self.needed < _NEVER, 0.0, -np.inf)
+        leading = self.needed < _NEVER
+        self.mask = np.where(leading, 0.0, -np.inf)
         self.known: dict[int, _Node] = {}
-        following = np.where(self.needed < _NEVER, UNKNOWN, FREE)
         if automaton.end is not None:
-            following[automaton.end] = FREE  # the text has ended
+            leading[automaton.end] = False  # the text has ended
         self.tables = automaton.tables
-        self.row = self.tables.add(0 if self.open else self.needed, following)
+        self.row = self.tables.add(0 if self.open else self.needed, leading)
 
     def following(self, automaton: Automaton, token: int) -> _Node:
         """The state after a token that leads to a match."""
@@ -191,7 +191,7 @@ class _Node:
             reached = np.unique(reached)
         node = self.known[klass] = automaton.node(reached, min(self._count + 1, automaton.min_length))
         if node.tables is self.tables:
-            self.tables.link(self.row, automaton.classes == klass, node.row)
+            self.tables.link(self.row, automaton.tokens[klass], node.row)
         return node
 
     def forget(self) -> None:
@@ -227,6 +227,7 @@ class Automaton:
         self.members, self.classes = np.unique(members, axis=1, return_inverse=True)
         self.classes = self.classes.reshape(-1)
         self.class_list: list[int] = self.classes.tolist()
+        self.tokens = [np.flatnonzero(self.classes == klass) for klass in range(self.members.shape[1])]
         self.distances = self._find_distances()
         self._nodes: dict[tuple[bytes, int], _Node] = {}
         self._bytes = 0

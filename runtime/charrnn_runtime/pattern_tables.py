@@ -54,19 +54,19 @@ class PatternTables:
         """In a forked child: another thread may have held the lock."""
         self._lock = threading.Lock()
 
-    def add(self, needed: NDArray[np.int64] | int, following: NDArray[np.int64]) -> int:
-        """Adds a row: what it needs for each token, and ``FREE`` or ``UNKNOWN`` for each; its number."""
+    def add(self, needed: NDArray[np.int64] | int, leading: NDArray[np.bool_]) -> int:
+        """Adds a row: what it needs for each token, and which tokens lead to a state, not yet known; its number."""
         with self._lock:
             if self.count == len(self.arrays.needed):
                 self.arrays = TableArrays(*(np.concatenate([array, np.zeros_like(array)]) for array in self.arrays))
             row = self.count
             self.arrays.needed[row] = needed
-            self.arrays.following[row] = following
+            np.multiply(leading, UNKNOWN, out=self.arrays.following[row])  # FREE is 0
             self.count += 1  # last: a fork in between leaves no half of a row
             return row
 
-    def link(self, row: int, tokens: NDArray[np.bool_], target: int) -> None:
-        """Makes ``target`` the row that comes after these tokens ``[vocab]``."""
+    def link(self, row: int, tokens: NDArray[np.int64], target: int) -> None:
+        """Makes ``target`` the row that comes after these tokens ``[n]``."""
         with self._lock:
             self.arrays.following[row, tokens] = target
 

@@ -316,8 +316,8 @@ def test_tables_grow_and_are_joined() -> None:
     tables = [PatternTables(3), PatternTables(3)]
     for number, table in enumerate(tables):
         for row in range(2, 40 + number):
-            assert table.add(np.full(3, 10 * row), np.array([FREE, UNKNOWN, UNKNOWN])) == row
-            table.link(row, np.array([False, False, True]), row - 1 if row > 2 else 2)
+            assert table.add(np.full(3, 10 * row), np.array([False, True, True])) == row
+            table.link(row, np.array([2]), row - 1 if row > 2 else 2)
         assert table.count == 40 + number
     assert join_tables(tables[:1]) == (tables[0].arrays, [0])
     joined = join_tables(tables)
