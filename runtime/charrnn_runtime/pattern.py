@@ -34,7 +34,7 @@ MAX_STATES = 10_000
 MAX_EDGES = 100_000
 _MAX_VISITS = 300_000  # while edges without a token are removed
 _MAX_DISTANCES = 4_000_000  # states times min_length
-_NODE_BYTES = 8 << 20  # of an automaton's deterministic states; when they take more, they are made anew
+_NODE_BYTES = 14 << 20  # of an automaton's deterministic states; when they take more, they are made anew
 _NODE_WORK = 4  # making a state; the unit is finding a known one that follows another
 _MAX_WORK = 4000  # on exploring, behind one text
 _NEVER = 1 << 30  # the distance to a place that cannot be reached
@@ -292,7 +292,7 @@ class Automaton:
         """
         self.mean_length += (tokens - self.mean_length) / 4
         work = min(self._due + tokens // 16, _MAX_WORK)
-        while work > 0 and self._bytes < _NODE_BYTES // 2:
+        while work > 0 and self._bytes < _NODE_BYTES * 3 // 4:
             try:
                 node = self._unexplored.popleft()
             except IndexError:  # all are explored; another thread may have taken the last one
