@@ -1,9 +1,11 @@
-"""Fine-tuning a model of Python's standard library on one package: against itself, and against a new model.
+"""Fine-tuning a model on the source of a package: against the model itself, a new model, and with replay.
 
-    python benchmarks/finetuning.py BASE [--packages rich httpx jinja2] [--seconds 30]
+    python benchmarks/finetuning.py BASE TEXT [--packages rich httpx jinja2] [--seconds 30] [--share 0.2]
 
-BASE is a run folder or checkpoint, such as that of `charrnn train --time 10m`. Both models are trained with what the
-recipe chooses for so many seconds of processor time of one thread, and scored on the last tenth of the source.
+BASE is the run folder or checkpoint of a model of TEXT, such as the standard library's source. All models are trained
+with what the recipe chooses for so many seconds of processor time of one thread, and scored on the last tenth of the
+package's source; the fine-tuned ones on the last tenth of TEXT, too. The last two columns are with `--replay
+TEXT:SHARE`.
 """
 
 from __future__ import annotations
@@ -11,64 +13,65 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+import zoo  # type: ignore[import-not-found]  # it stands beside this script
 
-from charrnn.config import DataConfig, ModelConfig, TrainConfig
-from charrnn.data.corpus import read_corpus
+from charrnn.config import DataConfig, TrainConfig
+from charrnn.data.corpus import Corpus, read_corpus
+from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
 from charrnn.runs.folder import find_checkpoint
-from charrnn.training.defaults import choose_here
-from charrnn.training.device import flushed_denormals, keep_freed_memory
+from charrnn.training.device import keep_freed_memory
 from charrnn.training.finetune import grown_weights
-from charrnn.training.trainer import Trainer
+from charrnn.training.texts import training_text
+
+DATA = DataConfig(val_max=100_000)
 
 
-def losses(source: Path, origin: Checkpoint | None, seconds: float) -> tuple[float, float, str]:
-    """Validation loss before training and the best one after it, in nats, and what was chosen."""
-    data = DataConfig(val_max=100_000)
-    corpus = read_corpus([str(source)], data, origin.vocabulary if origin else None)
-    choice = choose_here(
-        origin.model_config if origin else ModelConfig(),
-        TrainConfig(time=seconds),
-        given={"hidden_size", "lr_boost"} if origin else (),
-        corpus=corpus,
-        data=data,
-        clock=time.process_time,
-    )
-    with tempfile.TemporaryDirectory() as folder, flushed_denormals():
-        trainer = Trainer(
-            model_config=choice.model,
-            data_config=data,
-            train_config=replace(choice.train, threads=1),
-            corpus=corpus,
-            folder=Path(folder),
-            weights=grown_weights(origin, corpus.vocabulary) if origin else None,
-            clock=time.process_time,
-        )
+def tuned(source: Path, origin: Checkpoint | None, seconds: float, replay: str | None = None) -> tuple[str, CharRNN]:
+    """What was chosen, with the validation losses before training and after it, in nats; and the model."""
+    corpus = read_corpus([str(source)], DATA, origin.vocabulary if origin else None)
+    given = {"hidden_size", "lr_boost"} if origin else ()
+    model, train = zoo.chosen_here(corpus, DATA, seconds, origin.model_config if origin else None, given)
+    more: dict[str, Any] = {"weights": grown_weights(origin, corpus.vocabulary)} if origin else {}
+    if replay is not None:
+        train = replace(train, replay=replay)
+        name = replay.rpartition(":")[0]
+        more["replay"] = read_corpus([name], DATA, corpus.vocabulary, fixed="skip")
+    with zoo.trainer(corpus, DATA, model, train, **more) as trainer:
         before = trainer.run.text.validation_loss(trainer.run.model).mean
         finished = trainer.train()
-    described = f"1×{choice.model.hidden_size}, dropout {choice.model.dropout:g}, {finished.epoch:.1f} passes"
-    return before, finished.best_val_loss, described
+    described = f"1×{model.hidden_size}, dropout {model.dropout:g}, {finished.epoch:.1f} passes"
+    itself = f"{before:.4f} → " if origin else ""
+    return f"{itself}{finished.best_val_loss:.4f} ({described})", trainer.run.model
+
+
+def loss_on(text: Corpus, model: CharRNN) -> float:
+    """Validation loss on the last tenth of a text, in nats."""
+    return training_text(text, DATA, TrainConfig(steps=1)).validation_loss(model).mean
 
 
 def main() -> None:
     """Prints a row for each package."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path)
+    parser.add_argument("text")
     parser.add_argument("--packages", nargs="*", default=["rich", "httpx", "jinja2"])
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--share", type=float, default=0.2)
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     origin = load_checkpoint(find_checkpoint(args.base))
     print(
-        f"| package, {args.seconds:g} s | characters | the model itself | fine-tuned | a new model | settings of both |"
+        f"| package, {args.seconds:g} s | characters | fine-tuned | a new model | the first text, before → after "
+        "| fine-tuned with replay | the first text, after |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for package in args.packages:
         spec = importlib.util.find_spec(package)
         assert spec is not None
@@ -77,9 +80,17 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / f"{package}.txt"
             source.write_text(text, "utf-8")
-            itself, tuned, how = losses(source, origin, args.seconds)
-            _, new, how_new = losses(source, None, args.seconds)
-        print(f"| {package} | {len(text):,} | {itself:.4f} | {tuned:.4f} | {new:.4f} | {how}; {how_new} |", flush=True)
+            how, model = tuned(source, origin, args.seconds)
+            how_new, _ = tuned(source, None, args.seconds)
+            how_mixed, mixed = tuned(source, origin, args.seconds, f"{args.text}:{args.share:g}")
+            vocabulary = read_corpus([str(source)], DATA, origin.vocabulary).vocabulary
+        first = read_corpus([args.text], DATA, vocabulary, fixed="skip")
+        before = loss_on(read_corpus([args.text], DATA, origin.vocabulary, fixed="skip"), origin.build_model())
+        print(
+            f"| {package} | {len(text):,} | {how} | {how_new} | {before:.4f} → {loss_on(first, model):.4f} "
+            f"| {how_mixed} | {loss_on(first, mixed):.4f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

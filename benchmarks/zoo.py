@@ -24,8 +24,9 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -144,23 +145,15 @@ def measure(
     data = DataConfig(val_max=VALIDATED, **TEXTS[text][1])
     corpus = read_corpus([os.fspath(path)], data)
     if chosen is None:
-        default = _chosen(corpus, data, budget)
+        default = chosen_here(corpus, data, budget)
     else:
         default = (ModelConfig.from_json(chosen["model"]), TrainConfig.from_json(chosen["train"]))
     model, train = ALTERNATIVES[name](*default)
     result = {"text": text, "budget": budget, "name": name, "seed": seed}
     if chosen is not None and (model, train) == default:
         return result  # such as less dropout, if the default has no dropout
-    with tempfile.TemporaryDirectory() as folder, flushed_denormals():
-        trainer = Trainer(
-            model_config=model,
-            data_config=data,
-            train_config=replace(train, seed=seed),
-            corpus=corpus,
-            folder=Path(folder),
-            clock=time.process_time,
-        )
-        finished = trainer.train()
+    with trainer(corpus, data, model, replace(train, seed=seed)) as run:
+        finished = run.train()
     return result | {
         "loss": finished.best_val_loss,
         "last": finished.val_loss,
@@ -168,19 +161,35 @@ def measure(
         "epochs": finished.epoch,
         "steps": finished.step,
         "seconds": finished.elapsed,
-        "parameters": trainer.run.model.num_parameters(),
-        "characters": trainer.run.text.characters,
+        "parameters": run.run.model.num_parameters(),
+        "characters": run.run.text.characters,
         "model": model.to_json(),
         "train": train.to_json(),
     }
 
 
-def _chosen(corpus: Corpus, data: DataConfig, budget: float) -> Configs:
-    """The recipe's choice for a budget of processor time."""
-    choice = choose_here(
-        ModelConfig(), TrainConfig(time=budget), given=(), corpus=corpus, data=data, clock=time.process_time
-    )
+def chosen_here(
+    corpus: Corpus, data: DataConfig, budget: float, model: ModelConfig | None = None, given: Collection[str] = ()
+) -> Configs:
+    """The recipe's choice for a budget of processor time, in seconds; see ``choose_here``."""
+    train = TrainConfig(time=budget)
+    choice = choose_here(model or ModelConfig(), train, given=given, corpus=corpus, data=data, clock=time.process_time)
     return choice.model, choice.train
+
+
+@contextmanager
+def trainer(corpus: Corpus, data: DataConfig, model: ModelConfig, train: TrainConfig, **more: Any) -> Iterator[Trainer]:
+    """A trainer whose clock counts processor time and whose files are thrown away; ``more`` is for ``Trainer``."""
+    with tempfile.TemporaryDirectory() as folder, flushed_denormals():
+        yield Trainer(
+            model_config=model,
+            data_config=data,
+            train_config=train,
+            corpus=corpus,
+            folder=Path(folder),
+            clock=time.process_time,
+            **more,
+        )
 
 
 Cell = tuple[str, float, int]  # text, budget, seed

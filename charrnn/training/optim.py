@@ -16,6 +16,7 @@ from charrnn.training.device import choose_precision
 
 # Muon's learning rate over AdamW's. The size of an orthogonal update does not depend on the gradient's.
 MUON_LR_RATIO = 5.0
+MUON_EVERY = 2  # steps from one update of Muon's matrices to the next; making it costs up to a third of a step
 LR_BOOST_STEPS = 100
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
@@ -46,16 +47,25 @@ class Muon(torch.optim.Optimizer):
         lr: step size in units of the update's spectral norm, about 1.
         momentum: decay of the gradient's running mean (Nesterov's form is used).
         weight_decay: decoupled, times lr.
+        every: number of steps for one update; in the others only the running mean changes.
     """
 
     def __init__(
-        self, params: ParamsT, *, gates: int = 1, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: ParamsT,
+        *,
+        gates: int = 1,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        every: int = 1,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates, "every": every}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Makes one update; ``closure`` is not used."""
+        """Makes one step; ``closure`` is not used."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
@@ -67,13 +77,15 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         grads = [p.grad for p in params if p.grad is not None]
-        means = []
-        for p in params:
-            state = self.state[p]
+        states = [self.state[p] for p in params]
+        for p, state in zip(params, states, strict=True):
             if "mean" not in state:
                 state["mean"] = torch.zeros_like(p)
-            means.append(state["mean"])
+            state["steps"] = state.get("steps", 0) + 1  # states of older checkpoints lack it
+        means = [state["mean"] for state in states]
         torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+        if (states[0]["steps"] - 1) % group["every"]:
+            return
         stacked = torch.stack(torch._foreach_lerp(grads, means, group["momentum"]))
         updates = _orthogonal(stacked.view(len(params) * group["gates"], -1, stacked.shape[-1])).reshape(stacked.shape)
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
@@ -129,7 +141,7 @@ class Optimizers:
         if matrices:
             lr = config.lr * MUON_LR_RATIO
             stacked = [{"params": group, "gates": gates} for gates, group in matrices.items()]
-            muon = Muon(stacked, lr=lr, weight_decay=config.weight_decay)
+            muon = Muon(stacked, lr=lr, weight_decay=config.weight_decay, every=MUON_EVERY)
             self._optimizers.append((muon, lr))
         self._parameters = list(model.parameters())
         self._clip_norm = config.grad_clip or math.inf

@@ -99,7 +99,7 @@ class Reporter:
         run, epoch = self.run, self.run.text.epoch
         train_loss, val_loss = run.history[-1]["train_loss"], run.history[-1]["val_loss"]
         periodic = self.folder / f"epoch{epoch:.2f}-loss{val_loss:.4f}.pt"
-        self._metrics.write(**self._when(), val_loss=val_loss)
+        self._metrics.write(**self._when(), val_loss=val_loss, val_error=run.history[-1]["val_error"])
         text = ""
         if self._writes:
             text = sample_live(run.model, run.corpus.vocabulary, length=SAMPLE_LENGTH, seed=run.counters.step)
