@@ -79,7 +79,7 @@ TEXTS: dict[str, tuple[Callable[[], str], dict[str, Any]]] = {
 }
 
 
-def _text_file(name: str, folder: Path) -> Path:
+def text_file(name: str, folder: Path) -> Path:
     """The text as a file."""
     path = folder / f"{name}.txt"
     if not path.exists():
@@ -205,7 +205,7 @@ def _measure_all(args: argparse.Namespace) -> None:
     cells: list[Cell] = []
     for text in args.texts:
         try:
-            _text_file(text, folder)
+            text_file(text, folder)
         except OSError as error:
             print(f"left out: {text}: {error}", file=sys.stderr)
             continue
@@ -215,7 +215,7 @@ def _measure_all(args: argparse.Namespace) -> None:
         if name in rows[cell]:
             return
         text, budget, seed = cell
-        job = (text, _text_file(text, folder), budget, seed, name, rows[cell].get("default"))
+        job = (text, text_file(text, folder), budget, seed, name, rows[cell].get("default"))
         line = subprocess.run(
             [sys.executable, __file__, "one", json.dumps(job, default=os.fspath)],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
