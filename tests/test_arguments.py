@@ -30,6 +30,7 @@ pytestmark = pytest.mark.slow
 # What each command is given beside the drawn options; the last of an option that is given twice counts.
 BASES: dict[str, list[str]] = {
     "train": ["{text}", "--out", "out", "--overwrite", "--steps", "1", "--hidden-size", "8", "--val-max", "500"],
+    "tune": ["{text}", "--out", "out", "--overwrite", "--time", "1s"],  # too short for a search: refused, in words
     "export": ["{run}", "model.onnx", "--text", "{text}"],
     "sample": ["{model}", "--length", "20"],
     "eval": ["{model}", "{text}"],
