@@ -23,17 +23,18 @@ from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 # Recurrent weights are those of the layers, without the rows of characters in the embedding and the output layer.
-# A model that reads C characters has at most so many times sqrt(C) of them; a larger one does not learn in time.
+# A model that reads C characters has at most so many times sqrt(C) of them; a larger one does not learn in time. It may
+# have more where it reads the text several times, in proportion to the passes: dropout then needs a larger model.
 WEIGHTS_PER_ROOT = 200.0
+SEVERAL_PASSES = 2.0
 # A larger model learns the text by heart, even with dropout.
-WEIGHTS_PER_CHARACTER = 1.5  # recurrent weights for each character of training text
+WEIGHTS_PER_CHARACTER = 2.5  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
-ENOUGH_PASSES = 8.0  # over the text: a model of any size has learnt what it can
 # Passes over a text that lower the loss: 12 for a text of 30,000 characters, and more for a longer one.
 SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
 DROPOUT_STEP = 0.1
-NO_DROPOUT = 2.5  # up to this product, dropout is 0
+NO_DROPOUT = 1.0  # up to this product, dropout is 0
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
 LEAST_STEPS, LEAST_BATCH = 600, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
@@ -90,13 +91,13 @@ def choose(
     read = _reader(model, train, vocab_size, train_characters, speed)
     reasons = []
     if "hidden_size" not in given:
-        most = WEIGHTS_PER_CHARACTER * train_characters + SMALL_MODEL
-        enough = min(ENOUGH_PASSES, train.max_epochs or math.inf) * train_characters
+        largest = WEIGHTS_PER_CHARACTER * train_characters + SMALL_MODEL
 
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
-            weights, characters = recurrent_weights(sized, vocab_size), read(sized)
-            return weights <= most and (characters >= enough or weights <= WEIGHTS_PER_ROOT * math.sqrt(characters))
+            passes = min(read(sized) / train_characters, train.max_epochs or math.inf)
+            most = WEIGHTS_PER_ROOT * math.sqrt(passes * train_characters) * max(1.0, passes / SEVERAL_PASSES)
+            return recurrent_weights(sized, vocab_size) <= min(most, largest)
 
         model = replace(model, hidden_size=max(filter(fits, HIDDEN_SIZES), default=HIDDEN_SIZES[0]))
         if "embedding_size" not in given:

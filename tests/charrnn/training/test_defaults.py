@@ -56,9 +56,9 @@ def test_more_time_takes_a_larger_model_and_never_one_that_outgrows_the_text() -
         assert recurrent_weights(largest, 65) <= WEIGHTS_PER_CHARACTER * characters + SMALL_MODEL
 
 
-def test_the_size_grows_with_the_square_root_of_what_is_read_and_not_with_the_alphabet() -> None:
+def test_the_size_grows_with_what_is_read_and_not_with_the_alphabet() -> None:
     sizes = [chosen(TrainConfig(epochs=e), characters=10_000_000).model.hidden_size for e in (0.1, 0.4, 1.6, 6.4)]
-    assert sizes == [160, 256, 384, 512]
+    assert sizes == [160, 256, 384, 1024]  # more for a text that is read several times
     large = choose(
         ModelConfig(),
         TrainConfig(epochs=0.1),
@@ -99,8 +99,8 @@ def test_more_passes_pay_for_longer_texts() -> None:
 
 def test_dropout_grows_with_the_passes_and_with_the_parameters_for_each_character() -> None:
     assert [fitting_dropout(epochs, 100.0) for epochs in (0.5, 1.0, 2.0)] == [0, 0, 0]
-    assert [fitting_dropout(12.0, ratio) for ratio in (0.1, 1.6, 6.7, 14.0, 100.0)] == [0, 0.3, 0.5, 0.6, 0.6]
-    assert [fitting_dropout(epochs, 0.5) for epochs in (5.0, 10.0, 40.0, 1000.0)] == [0, 0.1, 0.3, 0.6]
+    assert [fitting_dropout(12.0, ratio) for ratio in (0.05, 0.4, 1.6, 6.7, 100.0)] == [0, 0.25, 0.45, 0.6, 0.6]
+    assert [fitting_dropout(epochs, 0.5) for epochs in (2.0, 5.0, 10.0, 40.0, 1000.0)] == [0, 0.15, 0.25, 0.45, 0.6]
 
 
 def test_a_validation_takes_a_hundredth_of_the_budget() -> None:
