@@ -25,7 +25,7 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 102
 # Recurrent weights are those of the layers, without the rows of characters in the embedding and the output layer.
 # A model that reads C characters has at most so many times sqrt(C) of them; a larger one does not learn in time. It may
 # have more where it reads the text several times, in proportion to the passes: dropout then needs a larger model.
-WEIGHTS_PER_ROOT = 200.0
+WEIGHTS_PER_ROOT = 215.0
 SEVERAL_PASSES = 2.0
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 2.5  # recurrent weights for each character of training text
@@ -36,7 +36,7 @@ SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
 DROPOUT_STEP = 0.12
 NO_DROPOUT = 1.5  # up to this product, dropout is 0
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
-LEAST_STEPS, LEAST_BATCH = 600, 8  # a short text is read in smaller batches, so that there are so many steps
+LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
 BOOSTED_WARMUP_STEPS = 5
 # A character costs a third of the time where nothing is learnt, so that each validation takes 1 % of a budget's time.

@@ -16,7 +16,9 @@ from charrnn.training.device import choose_precision
 
 # Muon's learning rate over AdamW's. The size of an orthogonal update does not depend on the gradient's.
 MUON_LR_RATIO = 5.0
-MUON_EVERY = 2  # steps from one update of Muon's matrices to the next; making it costs up to a third of a step
+# Making Muon's update takes up to a third of a step. A run of many steps learns as well with half as many of them, but
+# a run of a few hundred does not.
+MUON_EVERY, MUON_EACH_STEPS = 2, 1000
 LR_BOOST_STEPS = 100
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
@@ -48,6 +50,7 @@ class Muon(torch.optim.Optimizer):
         momentum: decay of the gradient's running mean (Nesterov's form is used).
         weight_decay: decoupled, times lr.
         every: number of steps for one update; in the others only the running mean changes.
+        each_steps: so many first steps make an update each, whatever ``every`` is.
     """
 
     def __init__(
@@ -59,9 +62,10 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         every: int = 1,
+        each_steps: int = 0,
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates, "every": every}
-        super().__init__(params, defaults)
+        settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates}
+        super().__init__(params, settings | {"every": every, "each_steps": each_steps})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
@@ -84,7 +88,8 @@ class Muon(torch.optim.Optimizer):
             state["steps"] = state.get("steps", 0) + 1  # states of older checkpoints lack it
         means = [state["mean"] for state in states]
         torch._foreach_lerp_(means, grads, 1 - group["momentum"])
-        if (states[0]["steps"] - 1) % group["every"]:
+        steps = states[0]["steps"] - 1 - group["each_steps"]
+        if steps > 0 and steps % group["every"]:
             return
         stacked = torch.stack(torch._foreach_lerp(grads, means, group["momentum"]))
         updates = _orthogonal(stacked.view(len(params) * group["gates"], -1, stacked.shape[-1])).reshape(stacked.shape)
@@ -141,7 +146,7 @@ class Optimizers:
         if matrices:
             lr = config.lr * MUON_LR_RATIO
             stacked = [{"params": group, "gates": gates} for gates, group in matrices.items()]
-            muon = Muon(stacked, lr=lr, weight_decay=config.weight_decay, every=MUON_EVERY)
+            muon = Muon(stacked, lr=lr, weight_decay=config.weight_decay, every=MUON_EVERY, each_steps=MUON_EACH_STEPS)
             self._optimizers.append((muon, lr))
         self._parameters = list(model.parameters())
         self._clip_norm = config.grad_clip or math.inf
