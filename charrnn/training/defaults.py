@@ -33,8 +33,8 @@ SMALL_MODEL = 400_000  # recurrent weights that are right for any text
 # Passes over a text that lower the loss: 12 for a text of 30,000 characters, and more for a longer one.
 SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
-DROPOUT_STEP = 0.12
-NO_DROPOUT = 1.5  # up to this product, dropout is 0
+DROPOUT_STEP = 0.15
+NO_DROPOUT = 3.5  # up to this product, dropout is 0
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
 LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
