@@ -23,9 +23,10 @@ from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 # Recurrent weights are those of the layers, without the rows of characters in the embedding and the output layer.
-# A model that reads C characters has at most so many times sqrt(C) of them; a larger one does not learn in time. It may
-# have more where it reads the text several times, in proportion to the passes: dropout then needs a larger model.
-WEIGHTS_PER_ROOT = 215.0
+# A model that reads C characters of V kinds has at most so many times log(V) * sqrt(C) of them; a larger one does not
+# learn in time. A character says the more, the more kinds there are. The model may have more where it reads the text
+# several times, in proportion to the passes: dropout then needs a larger model.
+WEIGHTS_PER_ROOT = 47.0
 SEVERAL_PASSES = 2.0
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 2.5  # recurrent weights for each character of training text
@@ -96,7 +97,8 @@ def choose(
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
             passes = min(read(sized) / train_characters, train.max_epochs or math.inf)
-            most = WEIGHTS_PER_ROOT * math.sqrt(passes * train_characters) * max(1.0, passes / SEVERAL_PASSES)
+            root = math.log(vocab_size) * math.sqrt(passes * train_characters)
+            most = WEIGHTS_PER_ROOT * root * max(1.0, passes / SEVERAL_PASSES)
             return recurrent_weights(sized, vocab_size) <= min(most, largest)
 
         model = replace(model, hidden_size=max(filter(fits, HIDDEN_SIZES), default=HIDDEN_SIZES[0]))

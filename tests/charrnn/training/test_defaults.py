@@ -56,9 +56,9 @@ def test_more_time_takes_a_larger_model_and_never_one_that_outgrows_the_text() -
         assert recurrent_weights(largest, 65) <= WEIGHTS_PER_CHARACTER * characters + SMALL_MODEL
 
 
-def test_the_size_grows_with_what_is_read_and_not_with_the_alphabet() -> None:
+def test_the_size_grows_with_what_is_read_and_a_little_with_the_alphabet() -> None:
     sizes = [chosen(TrainConfig(epochs=e), characters=10_000_000).model.hidden_size for e in (0.1, 0.4, 1.6, 6.4)]
-    assert sizes == [160, 256, 384, 1024]  # more for a text that is read several times
+    assert sizes == [160, 192, 320, 1024]  # more for a text that is read several times
     large = choose(
         ModelConfig(),
         TrainConfig(epochs=0.1),
@@ -67,7 +67,7 @@ def test_the_size_grows_with_what_is_read_and_not_with_the_alphabet() -> None:
         train_characters=10_000_000,
         speed=lambda _: 1.0,
     )
-    assert large.model.hidden_size == 160
+    assert large.model.hidden_size == 192
     assert recurrent_weights(ModelConfig(), 65) == recurrent_weights(ModelConfig(), 3000)
 
 
