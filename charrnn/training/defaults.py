@@ -23,16 +23,17 @@ from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 # Recurrent weights are those of the layers, without the rows of characters in the embedding and the output layer.
-# A model that reads C characters of V kinds has at most so many times log(V) * sqrt(C) of them; a larger one does not
+# A model that reads C characters of V kinds has at most so many times V ** 0.2 * sqrt(C) of them; a larger one does not
 # learn in time. A character says the more, the more kinds there are. The model may have more where it reads the text
 # several times, in proportion to the passes: dropout then needs a larger model.
-WEIGHTS_PER_ROOT = 47.0
+WEIGHTS_PER_ROOT, ALPHABET_POWER = 72.0, 0.2
 SEVERAL_PASSES = 2.0
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 2.5  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
-# Passes over a text that lower the loss: 12 for a text of 30,000 characters, and more for a longer one.
-SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.25
+# Passes over a text that lower the loss: 12 for a text of 30,000 characters, and a few more for a longer one. Where
+# there is time for more passes, a larger model makes better use of it.
+SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.07
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
 DROPOUT_STEP = 0.15
 NO_DROPOUT = 3.5  # up to this product, dropout is 0
@@ -97,7 +98,7 @@ def choose(
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
             passes = min(read(sized) / train_characters, train.max_epochs or math.inf)
-            root = math.log(vocab_size) * math.sqrt(passes * train_characters)
+            root = vocab_size**ALPHABET_POWER * math.sqrt(passes * train_characters)
             most = WEIGHTS_PER_ROOT * root * max(1.0, passes / SEVERAL_PASSES)
             return recurrent_weights(sized, vocab_size) <= min(most, largest)
 
