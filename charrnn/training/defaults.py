@@ -98,7 +98,7 @@ def choose(
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
             passes = min(read(sized) / train_characters, train.max_epochs or math.inf)
-            root = vocab_size**ALPHABET_POWER * math.sqrt(passes * train_characters)
+            root = float(vocab_size) ** ALPHABET_POWER * math.sqrt(passes * train_characters)
             most = WEIGHTS_PER_ROOT * root * max(1.0, passes / SEVERAL_PASSES)
             return recurrent_weights(sized, vocab_size) <= min(most, largest)
 
