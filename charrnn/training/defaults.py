@@ -35,8 +35,8 @@ SMALL_MODEL = 400_000  # recurrent weights that are right for any text
 # there is time for more passes, a larger model makes better use of it.
 SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.07
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
-DROPOUT_STEP = 0.15
-NO_DROPOUT = 3.5  # up to this product, dropout is 0
+DROPOUT_STEP = 0.25
+NO_DROPOUT = 3.0  # up to this product, dropout is 0
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
 LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
@@ -98,7 +98,7 @@ def choose(
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
             passes = min(read(sized) / train_characters, train.max_epochs or math.inf)
-            root = float(vocab_size) ** ALPHABET_POWER * math.sqrt(passes * train_characters)
+            root = math.pow(vocab_size, ALPHABET_POWER) * math.sqrt(passes * train_characters)
             most = WEIGHTS_PER_ROOT * root * max(1.0, passes / SEVERAL_PASSES)
             return recurrent_weights(sized, vocab_size) <= min(most, largest)
 
@@ -141,7 +141,7 @@ def fitting_dropout(epochs: float, weights_per_character: float) -> float:
     """Dropout for so many passes over a text; the more weights, the sooner a model learns it by heart."""
     grown = DROPOUT_STEP * math.log2(max(epochs * weights_per_character / NO_DROPOUT, 1.0))
     # A text that is read once or twice is not learnt by heart, whatever the model's size.
-    few = 3 * DROPOUT_STEP * math.log2(max(epochs / LEAST_DROPOUT_PASSES, 1.0))
+    few = DROPOUT_STEP * math.log2(max(epochs / LEAST_DROPOUT_PASSES, 1.0))
     return min(MOST_DROPOUT, round(min(grown, few) * 20) / 20)
 
 
