@@ -16,9 +16,6 @@ from charrnn.training.device import choose_precision
 
 # Muon's learning rate over AdamW's. The size of an orthogonal update does not depend on the gradient's.
 MUON_LR_RATIO = 5.0
-# Making Muon's update takes up to a third of a step. A run of many steps learns as well with half as many of them, but
-# a run of a few hundred does not.
-MUON_EVERY, MUON_EACH_STEPS = 2, 1000
 LR_BOOST_STEPS = 100
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
@@ -49,27 +46,16 @@ class Muon(torch.optim.Optimizer):
         lr: step size in units of the update's spectral norm, about 1.
         momentum: decay of the gradient's running mean (Nesterov's form is used).
         weight_decay: decoupled, times lr.
-        every: number of steps for one update; in the others only the running mean changes.
-        each_steps: so many first steps make an update each, whatever ``every`` is.
     """
 
     def __init__(
-        self,
-        params: ParamsT,
-        *,
-        gates: int = 1,
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-        every: int = 1,
-        each_steps: int = 0,
+        self, params: ParamsT, *, gates: int = 1, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
     ) -> None:
-        settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates}
-        super().__init__(params, settings | {"every": every, "each_steps": each_steps})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "gates": gates})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
-        """Makes one step; ``closure`` is not used."""
+        """Makes one update; ``closure`` is not used."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
@@ -81,16 +67,13 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
         grads = [p.grad for p in params if p.grad is not None]
-        states = [self.state[p] for p in params]
-        for p, state in zip(params, states, strict=True):
+        means = []
+        for p in params:
+            state = self.state[p]
             if "mean" not in state:
                 state["mean"] = torch.zeros_like(p)
-            state["steps"] = state.get("steps", 0) + 1  # states of older checkpoints lack it
-        means = [state["mean"] for state in states]
+            means.append(state["mean"])
         torch._foreach_lerp_(means, grads, 1 - group["momentum"])
-        steps = states[0]["steps"] - 1 - group["each_steps"]
-        if steps > 0 and steps % group["every"]:
-            return
         stacked = torch.stack(torch._foreach_lerp(grads, means, group["momentum"]))
         updates = _orthogonal(stacked.view(len(params) * group["gates"], -1, stacked.shape[-1])).reshape(stacked.shape)
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
@@ -146,7 +129,7 @@ class Optimizers:
         if matrices:
             lr = config.lr * MUON_LR_RATIO
             stacked = [{"params": group, "gates": gates} for gates, group in matrices.items()]
-            muon = Muon(stacked, lr=lr, weight_decay=config.weight_decay, every=MUON_EVERY, each_steps=MUON_EACH_STEPS)
+            muon = Muon(stacked, lr=lr, weight_decay=config.weight_decay)
             self._optimizers.append((muon, lr))
         self._parameters = list(model.parameters())
         self._clip_norm = config.grad_clip or math.inf
