@@ -23,9 +23,9 @@ from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
 HIDDEN_SIZES = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 # Recurrent weights are those of the layers, without the rows of characters in the embedding and the output layer.
-# A model that reads C characters of V kinds has at most so many times V ** 0.2 * sqrt(C) of them; a larger one does not
-# learn in time. A character says the more, the more kinds there are. The model may have more where it reads the text
-# several times, in proportion to the passes: dropout then needs a larger model.
+# A model that reads C characters of an alphabet of V has at most so many times V ** 0.2 * sqrt(C) of them; a larger one
+# does not learn in time. Each character of a larger alphabet carries more information. The model may have more weights
+# where it reads the text several times, in proportion to the passes: it then has dropout, which needs a larger model.
 WEIGHTS_PER_ROOT, ALPHABET_POWER = 72.0, 0.2
 SEVERAL_PASSES = 2.0
 # A larger model learns the text by heart, even with dropout.
