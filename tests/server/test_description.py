@@ -31,13 +31,18 @@ def test_nothing_is_found(bytewise: Sampler, tmp_path: Path) -> None:
         # A busy machine may be slow to answer, and closes a connection that was not used for a minute.
         options += ["--request-timeout", "300", "--request-retries", "2"]
         options += ["--suppress-health-check", "all", "-H", "Authorization: Bearer secret"]
-        done = subprocess.run(
-            [*command, "run", f"{served.url}/openapi.json", *options],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
+        for _ in range(2):
+            done = subprocess.run(
+                [*command, "run", f"{served.url}/openapi.json", *options],
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+                encoding="utf-8",
+            )
+            # A body that is too large is not read to its end, and on a busy machine the connection may be reset before
+            # the answer is read. That is an error of the network to schemathesis, and says nothing of the description.
+            if "Network Error" not in done.stdout:
+                break
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
         assert served.quiet()
 
