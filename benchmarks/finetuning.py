@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import zoo  # type: ignore[import-not-found]  # it stands beside this script
 
-from charrnn.config import DataConfig, TrainConfig
+from charrnn.config import DataConfig, TrainConfig, parse_replay
 from charrnn.data.corpus import Corpus, read_corpus
 from charrnn.model.char_rnn import CharRNN
 from charrnn.runs.checkpoint import Checkpoint, load_checkpoint
@@ -40,8 +40,7 @@ def tuned(source: Path, origin: Checkpoint | None, seconds: float, replay: str |
     more: dict[str, Any] = {"weights": grown_weights(origin, corpus.vocabulary)} if origin else {}
     if replay is not None:
         train = replace(train, replay=replay)
-        name = replay.rpartition(":")[0]
-        more["replay"] = read_corpus([name], DATA, corpus.vocabulary, fixed="skip")
+        more["replay"] = read_corpus([parse_replay(replay)[0]], DATA, corpus.vocabulary, fixed="skip")
     with zoo.trainer(corpus, DATA, model, train, **more) as trainer:
         before = trainer.run.text.validation_loss(trainer.run.model).mean
         finished = trainer.train()
@@ -67,6 +66,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     origin = load_checkpoint(find_checkpoint(args.base))
+    before = loss_on(read_corpus([args.text], DATA, origin.vocabulary, fixed="skip"), origin.build_model())
     print(
         f"| package, {args.seconds:g} s | characters | fine-tuned | a new model | the first text, before → after "
         "| fine-tuned with replay | the first text, after |"
@@ -85,7 +85,6 @@ def main() -> None:
             how_mixed, mixed = tuned(source, origin, args.seconds, f"{args.text}:{args.share:g}")
             vocabulary = read_corpus([str(source)], DATA, origin.vocabulary).vocabulary
         first = read_corpus([args.text], DATA, vocabulary, fixed="skip")
-        before = loss_on(read_corpus([args.text], DATA, origin.vocabulary, fixed="skip"), origin.build_model())
         print(
             f"| {package} | {len(text):,} | {how} | {how_new} | {before:.4f} → {loss_on(first, model):.4f} "
             f"| {how_mixed} | {loss_on(first, mixed):.4f} |",

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from charrnn_runtime import Job, ModelInfo, Sampler, StateSpec, Vocabulary
-from charrnn_runtime.model_file import seal
+from charrnn_runtime.model_file import ModelFile, seal
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -166,6 +166,13 @@ def wait_until(happened: Callable[[], bool], patience: float = 5.0) -> None:
     while not happened():
         assert time.monotonic() < until, "it does not happen"
         time.sleep(0.002)
+
+
+def stepping(file: ModelFile | bytes) -> Sampler:
+    """A sampler that only knows steps."""
+    sampler = Sampler(file)
+    sampler.cell.blocks = None
+    return sampler
 
 
 def wait_ended(job: Job, patience: float = 5.0) -> None:

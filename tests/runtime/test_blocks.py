@@ -22,7 +22,7 @@ from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.sampling import UniformStream
 from onnxruntime import InferenceSession
 
-from tests.runtime.conftest import TinyModel, wait_ended
+from tests.runtime.conftest import TinyModel, stepping, wait_ended
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "0.1"
 MODELS = ["lstm-text", "lstm-text-int8", "lstm-streams", "gru-items", "rnn-bytes", "rnn-bytes-int8"]
@@ -41,13 +41,6 @@ OPTIONS: list[SamplingKwargs] = [
 @pytest.fixture(scope="module", params=MODELS)
 def file(request: pytest.FixtureRequest) -> ModelFile:
     return read_model_file(FIXTURES / f"{request.param}.onnx")
-
-
-def stepping(file: ModelFile | bytes) -> Sampler:
-    """A sampler that only knows steps."""
-    sampler = Sampler(file)
-    sampler.cell.blocks = None
-    return sampler
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -24,7 +24,7 @@ from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.pattern import Automaton, PatternState, compile_pattern
 from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables, join_tables
 
-from tests.runtime.conftest import TinyModel, wait_ended
+from tests.runtime.conftest import TinyModel, stepping, wait_ended
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "0.1"
 MODELS = ["lstm-text", "lstm-streams", "gru-items", "rnn-bytes-int8"]
@@ -52,13 +52,6 @@ Calls = list[int]
 @pytest.fixture(scope="module", params=MODELS)
 def file(request: pytest.FixtureRequest) -> ModelFile:
     return read_model_file(FIXTURES / f"{request.param}.onnx")
-
-
-def stepping(file: ModelFile | bytes) -> Sampler:
-    """A sampler that only knows steps."""
-    sampler = Sampler(file)
-    sampler.cell.blocks = None
-    return sampler
 
 
 @pytest.fixture
