@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from charrnn_runtime import Sampler
+from charrnn_server.guard import DISCARDING_PAUSE
 
 from tests.server.conftest import Served, serving
 
@@ -99,3 +102,36 @@ def test_every_answer_has_the_headers(server: Served) -> None:
             assert "default-src 'none'" in headers["content-security-policy"]
             assert headers["x-content-type-options"] == "nosniff"
             assert "server" not in headers
+
+
+@pytest.mark.parametrize(
+    ("status", "key", "size"), [(401, "wrong", 300_000), (413, "secret", 3_000_000)], ids=["key", "size"]
+)
+def test_a_refusal_reaches_a_client_that_is_still_sending(
+    characters: Sampler, status: int, key: str, size: int
+) -> None:
+    """A connection that is closed while a body arrives is reset, and the client cannot send or read any more."""
+    with serving({"tiny": characters}, api_key="secret") as served:
+        where = urlsplit(served.url)
+        with socket.create_connection((where.hostname, where.port), timeout=20) as sock:
+            head = f"POST /score HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {key}\r\n"
+            sock.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+            answer = sock.recv(65536)  # the server answers before the body
+            for sent in range(0, size, 50_000):
+                sock.sendall(b"x" * min(50_000, size - sent))
+            while part := sock.recv(65536):  # until the server closes the connection, in order
+                answer += part
+        assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+        assert b"connection: close" in answer.lower()
+
+
+def test_a_refused_body_that_never_comes_is_not_waited_for(characters: Sampler) -> None:
+    with serving({"tiny": characters}, api_key="secret") as served:
+        where = urlsplit(served.url)
+        head = f"POST /score HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Length: 1000\r\n"
+        for expects in ("", "Expect: 100-continue\r\n"):
+            with socket.create_connection((where.hostname, where.port), timeout=DISCARDING_PAUSE + 10) as sock:
+                sock.sendall(f"{head}{expects}\r\n".encode())
+                answer = b"".join(iter(lambda sock=sock: sock.recv(65536), b""))  # type: ignore[misc]
+            assert answer.startswith(b"HTTP/1.1 401 ")
+            assert answer.count(b"HTTP/1.1") == 1  # not "100 Continue" after the answer
