@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from charrnn_runtime.pattern import PatternState
-from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables, join_tables
+from charrnn_runtime.pattern_tables import FREE, UNKNOWN
 from charrnn_runtime.sampling import DrawOptions, UniformStream
 from charrnn_runtime.session import BlockDrawer, Places, State, Tokens
 
@@ -72,18 +72,11 @@ def _draw_matching(
     """``draw_block`` with patterns.
 
     Where a text comes to an unknown state, the block ends for all of them: the tokens up to there are drawn again.
-    None if the tables are too large, or if nothing can be drawn from the first logits of a text: a step says why.
+    None if nothing can be drawn from the first logits of a text: a step says why.
     """
-    tables: dict[int, PatternTables] = {}
-    rows = [text.pattern.place if text.pattern else None for text in texts]
-    for place in filter(None, rows):
-        tables.setdefault(id(place[0]), place[0])
-    joined = join_tables(list(tables.values()))
-    if joined is None:
-        return None
-    arrays, shifts = joined[0], dict(zip(tables, joined[1], strict=True))
     first = np.array([text.feed[0] for text in texts], np.int64)
-    row = np.array([FREE if place is None else place[1] + shifts[id(place[0])] for place in rows], np.int64)
+    row = np.array([text.pattern.row if text.pattern else FREE for text in texts], np.int64)
+    arrays = next(text.pattern.arrays for text in texts if text.pattern)  # they have the rows of all texts
     left = np.array([text.pattern.remaining if text.pattern else steps for text in texts], np.int32)
     left = left - np.arange(steps, dtype=np.int32)[:, None]
     uniforms = np.array([text.uniforms.peek(steps) for text in texts]).T.copy()

@@ -216,7 +216,7 @@ class Conversation:
             left -= used
             self._cut(tokens, used)
             if pattern is not None and (not left or self.finish_reason != "length"):
-                pattern.automaton.note_text(length - left)
+                pattern.automaton.note_text(length - left, length)
             if text := "".join(pieces):
                 yield text
             if self.finish_reason == "stop":

@@ -331,7 +331,7 @@ def generate_alone(cell: Cell, sequence: SequenceState) -> Iterator[str]:
 def note_end(cell: Cell, sequence: SequenceState) -> None:
     """Tells the cell, or the pattern, how long a finished text was."""
     if sequence.pattern is not None:
-        sequence.pattern.automaton.note_text(sequence.num_generated)
+        sequence.pattern.automaton.note_text(sequence.num_generated, sequence.length)
     elif cell.blocks and sequence.finish_reason != "length":
         note_length(cell.blocks, sequence.num_generated)
 

@@ -27,7 +27,7 @@ from charrnn_runtime.pattern_syntax import (
     Ranges,
     parse_pattern,
 )
-from charrnn_runtime.pattern_tables import PatternTables
+from charrnn_runtime.pattern_tables import PatternTables, TableArrays
 from charrnn_runtime.vocab import TokenKind, Vocabulary
 
 MAX_STATES = 10_000
@@ -35,6 +35,7 @@ MAX_EDGES = 100_000
 _MAX_VISITS = 300_000  # while edges without a token are removed
 _MAX_DISTANCES = 4_000_000  # states times min_length
 _NODE_BYTES = 14 << 20  # of an automaton's deterministic states; when they take more, they are made anew
+_LONG = 2048.0  # tokens; the mean length of texts that hardly ever end much before their greatest length
 _NODE_WORK = 4  # making a state; the unit is finding a known one that follows another
 _MAX_WORK = 4000  # on exploring, behind one text
 _NEVER = 1 << 30  # the distance to a place that cannot be reached
@@ -102,9 +103,14 @@ class PatternState:
         return number + 1
 
     @property
-    def place(self) -> tuple[PatternTables, int]:
-        """The tables that hold the state, and its row there."""
-        return self._node.tables, self._node.row
+    def row(self) -> int:
+        """The row of ``arrays`` that describes the state."""
+        return self._node.row
+
+    @property
+    def arrays(self) -> TableArrays:
+        """The tables of all patterns over this vocabulary, for a graph."""
+        return self._node.tables.arrays
 
     @property
     def open(self) -> bool:
@@ -132,7 +138,7 @@ class _Node:
         mask: 0, or minus infinity where a token leads to no match of any length ``[vocab]``.
         ways: the same numbers for the classes of tokens that lead to a match.
         known: the states after these classes that have been made.
-        tables, row: the tables that hold the state, and where.
+        tables, row: the tables that hold the state, and its row there.
     """
 
     __slots__ = (
@@ -205,7 +211,7 @@ class Automaton:
     Attributes:
         tables: its deterministic states for a graph.
         familiar: how many tokens of all texts have lately led from a known state to a known one.
-        mean_length: how many tokens the texts had, on the average.
+        mean_length: how many tokens the texts have, on the average, for each that ends well before its greatest length.
     """
 
     def __init__(
@@ -283,14 +289,17 @@ class Automaton:
             self._bytes += 500 + node.needed.nbytes + node.mask.nbytes + states.nbytes + 12 * len(node.needed)
         return node
 
-    def note_text(self, tokens: int) -> None:
-        """Tells that a text has ended after so many tokens.
+    def note_text(self, tokens: int, length: int) -> None:
+        """Tells that a text has ended after so many tokens, of ``length`` that it might have had.
 
         What follows the states that were made for it is found out now, so that the blocks of the next texts do not
         end there. It takes about as much time as making these states took, or a small part of that of the text, and
         never more than some 50 ms.
         """
-        self.mean_length += (tokens - self.mean_length) / 4
+        if length - tokens <= tokens / 8:  # a block can go no further than ``length``, so hardly anything is lost
+            self.mean_length = min(self.mean_length + tokens, _LONG)
+        else:
+            self.mean_length += (tokens - self.mean_length) / 4
         work = min(self._due + tokens // 16, _MAX_WORK)
         while work > 0 and self._bytes < _NODE_BYTES * 3 // 4:
             try:

@@ -1,13 +1,15 @@
-"""Tables of a pattern's deterministic states, for the graph that draws blocks of tokens.
+"""Tables of the deterministic states of patterns, for the graph that draws blocks of tokens.
 
-Each state that is known is a row. A graph looks up which tokens may be drawn there, and which row comes next.
-A state that has not been made yet has no row: the row of all such states is ``UNKNOWN``.
+Each state that is known is a row. A graph looks up which tokens may be drawn there, and which row comes next. A
+state that has not been made yet has no row: the row of all such states is ``UNKNOWN``. All patterns over vocabularies
+of one size have their rows in the same arrays, so that texts with different patterns can be drawn together.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import weakref
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +20,6 @@ from charrnn_runtime.forking import reset_after_fork
 FREE = 0  # the row of a text without a pattern, or one that has ended: every token may be drawn
 UNKNOWN = 1  # the row of a text whose state has no row: what is drawn there is of no use
 _FIRST_ROWS = 16
-_MAX_JOINED = 4 << 20  # bytes: larger tables take too much time to join for each block
 
 
 class TableArrays(NamedTuple):
@@ -34,56 +35,68 @@ class TableArrays(NamedTuple):
     following: NDArray[np.int64]
 
 
-class PatternTables:
-    """The tables of one pattern, which grow. Safe to use from many threads.
+class _Store:
+    """The rows of all patterns over vocabularies of one size.
 
     Attributes:
         arrays: have some rows to spare. They are replaced when they are full; a graph may read them while rows and
             links are added.
-        count: how many rows are in use.
+        count: how many rows have ever been in use.
+        free: those of them that no pattern uses any more.
     """
 
     def __init__(self, vocab: int) -> None:
         self.arrays = TableArrays(np.zeros((_FIRST_ROWS, vocab), np.int32), np.zeros((_FIRST_ROWS, vocab), np.int64))
         self.arrays.following[UNKNOWN] = UNKNOWN
         self.count = 2
-        self._lock = threading.Lock()
+        self.free: deque[int] = deque()
+        self.lock = threading.Lock()
         reset_after_fork(self)
 
     def after_fork(self) -> None:
         """In a forked child: another thread may have held the lock."""
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
+
+    def take(self) -> int:
+        """A row that is not in use; for a caller that holds the lock."""
+        if self.free:  # nobody else takes from it; a pattern may be forgotten at any time, which adds to it
+            return self.free.popleft()
+        if self.count == len(self.arrays.needed):
+            self.arrays = TableArrays(*(np.concatenate([array, np.zeros_like(array)]) for array in self.arrays))
+        self.count += 1
+        return self.count - 1
+
+
+_stores: dict[int, _Store] = {}  # by size of the vocabulary
+
+
+class PatternTables:
+    """The rows of one pattern. Safe to use from many threads; the rows are free again when the object is deleted.
+
+    Attributes:
+        rows: their numbers.
+    """
+
+    def __init__(self, vocab: int) -> None:
+        self._store = _stores.setdefault(vocab, _Store(vocab))
+        self.rows: list[int] = []
+        weakref.finalize(self, self._store.free.extend, self.rows).atexit = False
+
+    @property
+    def arrays(self) -> TableArrays:
+        """The arrays that have all rows which exist now."""
+        return self._store.arrays
 
     def add(self, needed: NDArray[np.int64] | int, leading: NDArray[np.bool_]) -> int:
         """Adds a row: what it needs for each token, and which tokens lead to a state, not yet known; its number."""
-        with self._lock:
-            if self.count == len(self.arrays.needed):
-                self.arrays = TableArrays(*(np.concatenate([array, np.zeros_like(array)]) for array in self.arrays))
-            row = self.count
+        with self._store.lock:
+            row = self._store.take()
             self.arrays.needed[row] = needed
             np.multiply(leading, UNKNOWN, out=self.arrays.following[row])  # FREE is 0
-            self.count += 1  # last: a fork in between leaves no half of a row
+            self.rows.append(row)
             return row
 
     def link(self, row: int, tokens: NDArray[np.int64], target: int) -> None:
         """Makes ``target`` the row that comes after these tokens ``[n]``."""
-        with self._lock:
+        with self._store.lock:
             self.arrays.following[row, tokens] = target
-
-
-def join_tables(tables: Sequence[PatternTables]) -> tuple[TableArrays, list[int]] | None:
-    """One table of several: the arrays, and what is added to the row numbers of each. None if it would be large."""
-    if len(tables) == 1:
-        return tables[0].arrays, [0]
-    parts = [(table.count, table.arrays) for table in tables]
-    if sum(count * (arrays.needed[0].nbytes + arrays.following[0].nbytes) for count, arrays in parts) > _MAX_JOINED:
-        return None
-    needed, following, shifts, shift = [parts[0][1].needed[:2]], [parts[0][1].following[:2]], list[int](), 0
-    for count, arrays in parts:
-        own = arrays.following[2:count]
-        needed.append(arrays.needed[2:count])
-        # A row that another thread has added meanwhile is not in this copy.
-        following.append(np.where(own < 2, own, np.where(own < count, own + shift, UNKNOWN)))
-        shifts.append(shift)
-        shift += count - 2
-    return TableArrays(np.concatenate(needed), np.concatenate(following)), shifts

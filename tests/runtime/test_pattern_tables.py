@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,14 +17,13 @@ from charrnn_runtime import Engine, ModelOutputError, Request, Sampler, UsageErr
 from charrnn_runtime import conversation as conversation_module
 from charrnn_runtime import generation as generation_module
 from charrnn_runtime import pattern as pattern_module
-from charrnn_runtime import pattern_tables as tables_module
 from charrnn_runtime.blocks import MAX_STEPS, matching_steps
 from charrnn_runtime.generator import OnnxBlockDrawer
 from charrnn_runtime.generator_graph import block_graph, block_inputs, block_outputs
 from charrnn_runtime.model_file import ModelFile
 from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.pattern import Automaton, PatternState, compile_pattern
-from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables, join_tables
+from charrnn_runtime.pattern_tables import FREE, UNKNOWN, PatternTables
 
 from tests.runtime.conftest import TinyModel, stepping, wait_ended
 
@@ -266,23 +267,23 @@ def test_the_tables_say_what_the_states_say(pattern: str, special: dict[str, int
         state = automaton.start(25)
         tokens = walk(automaton, state.copy(), rng)
         for token in tokens:
-            tables, row = state.place
-            mask = np.where(tables.arrays.needed[row] <= state.remaining, 0.0, -np.inf)
+            arrays, row = state.arrays, state.row
+            mask = np.where(arrays.needed[row] <= state.remaining, 0.0, -np.inf)
             expected = state.mask()
             np.testing.assert_array_equal(mask, np.zeros(len(mask)) if expected is None else expected)
-            after = int(tables.arrays.following[row, token])
+            after = int(arrays.following[row, token])
             if token == automaton.end:
                 assert after == FREE
             elif state.advance(token):
-                assert after == state.place[1]
+                assert after == state.row
             else:
                 assert state.open
         followed = automaton.start(25)
         assert followed.follow(tokens) == len(tokens)
     for _ in range(100):
-        automaton.note_text(10_000)
-    tables, _ = automaton.start(25).place
-    assert UNKNOWN not in tables.arrays.following[2 : tables.count], "all states are known"
+        automaton.note_text(10_000, 10_000)
+    tables = automaton.tables
+    assert UNKNOWN not in tables.arrays.following[tables.rows], "all states are known"
 
 
 def test_a_length_without_bounds(tiny: TinyModel, eager: Callable[[], None]) -> None:
@@ -305,42 +306,69 @@ def test_follow_ends_where_single_steps_end() -> None:
             assert state.remaining == length - len(tokens) + 1 or len(tokens) == length
 
 
-def test_tables_grow_and_are_joined() -> None:
-    tables = [PatternTables(3), PatternTables(3)]
-    for number, table in enumerate(tables):
-        for row in range(2, 40 + number):
-            assert table.add(np.full(3, 10 * row), np.array([False, True, True])) == row
-            table.link(row, np.array([2]), row - 1 if row > 2 else 2)
-        assert table.count == 40 + number
-    assert join_tables(tables[:1]) == (tables[0].arrays, [0])
-    joined = join_tables(tables)
-    assert joined
-    (needed, following), shifts = joined
-    assert shifts == [0, 38]
-    assert len(needed) == len(following) == 2 + 38 + 39
-    assert following[:2].tolist() == [[FREE] * 3, [UNKNOWN] * 3]
-    assert needed[:2].tolist() == [[0] * 3] * 2
-    for table, shift in zip(tables, shifts, strict=True):
-        for row in (2, 3, 39):
-            assert needed[row + shift].tolist() == table.arrays.needed[row].tolist()
-            assert following[row + shift].tolist() == [FREE, UNKNOWN, max(2, row - 1) + shift]
+def test_patterns_share_arrays_that_grow() -> None:
+    vocab = 7919  # of no other test
+    tables = [PatternTables(vocab), PatternTables(vocab)]
+    leading = np.arange(vocab) % 3 > 0
+    rows = [[table.add(10 * number, leading) for table in tables] for number in range(2, 40)]
+    assert sorted(itertools.chain(*rows)) == list(range(2, 2 + 2 * 38))
+    arrays = tables[0].arrays
+    assert tables[1].arrays is arrays
+    for side, table in enumerate(tables):
+        assert table.rows == [pair[side] for pair in rows]
+        for before, after in itertools.pairwise(table.rows):
+            table.link(before, np.array([1, 4]), after)
+    assert (arrays.needed[FREE] == 0).all()
+    assert (arrays.following[FREE] == FREE).all()
+    assert (arrays.following[UNKNOWN] == UNKNOWN).all()
+    for number, pair in zip(range(2, 40), rows, strict=True):
+        for side, row in enumerate(pair):
+            assert (arrays.needed[row] == 10 * number).all()
+            expected = leading.astype(int)
+            if number < 39:
+                expected[[1, 4]] = rows[number - 1][side]
+            assert (arrays.following[row] == expected).all()
 
 
-def test_large_tables_are_not_joined(tiny: TinyModel, eager: Callable[[], None], monkeypatch: Any) -> None:
-    requests = [Request(length=40, seed=i, options={"pattern": "[a-j]{40}" + "b?" * (i % 2)}) for i in range(4)]
-    expected = [dict(stepping(tiny.data()).generate_many([request]))[0] for request in requests]
-    monkeypatch.setattr(tables_module, "_MAX_JOINED", 100)
-    tables = [request_tables(tiny, request) for request in requests[:2]]
-    assert join_tables(tables) is None
-    texts = dict(Sampler(tiny.data()).generate_many(requests, batch=4))
-    assert [texts[i] for i in range(4)] == expected
-    assert Sampler(tiny.data()).sample(length=40, seed=0, pattern="[a-j]{40}") == expected[0].text
+def test_rows_of_a_forgotten_pattern_are_used_again() -> None:
+    vocab = 7907  # of no other test
+    first, second = PatternTables(vocab), PatternTables(vocab)
+    nothing = np.zeros(vocab, bool)
+    taken = [[table.add(1, nothing) for table in (first, second)] for _ in range(5)]
+    first.link(taken[0][0], np.arange(vocab), taken[1][0])
+    del first
+    again = [second.add(2, nothing) for _ in range(5)]
+    assert sorted(again) == [pair[0] for pair in taken]
+    assert (second.arrays.following[again] == FREE).all()
+    assert second.add(3, nothing) == 12
 
 
-def request_tables(tiny: TinyModel, request: Request) -> PatternTables:
+def test_no_row_is_free_while_a_text_stands_there(tiny: TinyModel) -> None:
+    """The states of a pattern are made anew when they take too much memory; a text may still be at an old one."""
+    pattern_module._compile.cache_clear()
+    state = pattern_state(tiny, Request(length=40, options={"pattern": "[a-j]{40}"}))
+    automaton, rows = state.automaton, [*state.automaton.tables.rows]
+    automaton.tables = PatternTables(len(automaton.classes))
+    gc.collect()
+    assert automaton.tables.add(0, np.zeros(len(automaton.classes), bool)) not in rows
+
+
+def pattern_state(tiny: TinyModel, request: Request) -> PatternState:
     state = Sampler(tiny.data())._token_sampler(request.options).start_pattern(request.length)
     assert state
-    return state.automaton.tables
+    return state
+
+
+def test_texts_that_end_early_get_shorter_blocks() -> None:
+    automaton = compile_pattern("[ab]*c?", Vocabulary.from_text("abc"), None, 0)
+    state = automaton.start(1000)
+    automaton.familiar = 10_000
+    for _ in range(40):
+        automaton.note_text(100, 100)  # as long as it could be
+    assert matching_steps(state, 0, 1) == MAX_STEPS
+    for _ in range(40):
+        automaton.note_text(100, 1000)
+    assert matching_steps(state, 0, 1) == 100 // 8
 
 
 def test_states_are_made_anew_when_there_are_too_many(
@@ -354,7 +382,7 @@ def test_states_are_made_anew_when_there_are_too_many(
     assert [sampler.sample(length=200, seed=i, pattern=pattern) for i in range(4)] == expected
     state = sampler._token_sampler({"pattern": pattern}).start_pattern(200)
     assert state
-    assert state.automaton.tables.count < 40
+    assert len(state.automaton.tables.rows) < 40
 
 
 @pytest.mark.parametrize("filters", [False, True])
