@@ -54,7 +54,9 @@ TESTED_IN = {
     "runtime/charrnn_runtime/generator_graph.py": "runtime/test_blocks.py",
     "runtime/charrnn_runtime/jobs.py": "runtime/test_engine.py",
     "runtime/charrnn_runtime/onnx_graph.py": "runtime/test_blocks.py",
+    "runtime/charrnn_runtime/pattern_builder.py": "runtime/test_pattern.py",
     "runtime/charrnn_runtime/pattern_syntax.py": "runtime/test_pattern.py",
+    "runtime/charrnn_runtime/philox_graph.py": "runtime/test_blocks.py",
     # They are compared with what the exporter makes.
     "runtime/charrnn_runtime/sequence.py": "export/test_sequence.py",
     "runtime/charrnn_runtime/sequence_graph.py": "export/test_sequence.py",

@@ -5,8 +5,6 @@ of ``runtime/README.md`` in float64: the tokens are those of ``sampling.py``.
 ``block_graph`` is what the sampler runs; it gets the uniform numbers. ``generator_graph``
 is for programs without this runtime: it makes the numbers from a seed, reads prompts of
 different lengths, and stops at the end of the texts.
-
-Philox: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from charrnn_runtime.errors import ModelFileError
 from charrnn_runtime.model_file import GENERATOR_KEY, PREFIX, ModelFile, ModelInfo, seal
 from charrnn_runtime.onnx_graph import Graph, Kind, Name, Node, StepGraph
 from charrnn_runtime.onnx_structure import metadata_entry
+from charrnn_runtime.philox_graph import philox_uniforms
 
 GENERATOR = 1  # version of the generator file
 MIN_OPSET = 18  # of the file: the operators here are in the form that they have since then
@@ -27,11 +26,6 @@ OPTIONS = ("temperature", "top_k", "top_p", "min_p")
 _OPTION_KINDS = (Kind.DOUBLE, Kind.INT64, Kind.DOUBLE, Kind.DOUBLE)
 SMALLEST_TEMPERATURE = 1e-300  # in place of 0: the weight of every token but the likeliest is 0
 _BEFORE, _AFTER = "before/", "after/"  # states, [batch, size]
-
-# Philox4x64-10: the multipliers of words 0 and 2, and what the two words of the key grow by in each round.
-_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
-_ROUNDS = 10
 
 
 def block_inputs(info: ModelInfo, *, filters: bool, patterns: bool = False) -> list[Name]:
@@ -170,7 +164,7 @@ def generator_graph(data: bytes, info: ModelInfo, *, log_probs: bool = False) ->
     last_token = add("Squeeze", add("Slice", aligned, last, rows, first_axis), first_axis)
 
     count = add("Max", "length", one)
-    numbers = _uniforms(graph, count)
+    numbers = philox_uniforms(graph, count)
     greedy = add("Equal", "temperature", constant(0.0))
     numbers = add("Where", greedy, constant(0.0), numbers)
     tokens, totals, *rest = _draw_until_end(
@@ -513,67 +507,3 @@ def _feed_and_draw(
     for i in source.varying:
         body.copy(source.step.nodes[i])
     return [*_draw_row(body, len(source.info.vocabulary), uniforms, options, mask), *(["logits"] if logits else [])]
-
-
-def _uniforms(graph: Graph, count: Name) -> Name:
-    """Adds Philox4x64-10: the numbers ``[count, batch]`` of the streams (seed, index) from ``position`` on."""
-    add, constant = graph.add, graph.constant
-    position = add("Max", "position", constant(0))
-    four, one, first_axis = constant(4), constant(1), constant([0])
-    blocks = add("Add", add("Div", count, four), constant(2))
-    ahead = add("Unsqueeze", add("Range", one, add("Add", blocks, one), one), constant([1]))  # the counter begins at 1
-    counter = add("Unsqueeze", add("Add", add("Div", position, four), ahead), first_axis)  # [1, blocks, batch]
-    zero = add("Mul", counter, constant(0))
-    # Words 0 and 2 of the counter, and words 1 and 3, are computed together: [2, blocks, batch].
-    even, odd = add("Concat", counter, zero, axis=0), add("Concat", zero, zero, axis=0)
-    index = add("Unsqueeze", "index", constant([0, 1]))
-    key = add("Concat", add("Expand", "seed", add("Shape", index)), index, axis=0)  # [2, 1, batch]
-    growth = np.array([[(n * w) % 2**64 for w in _WEYL] for n in range(_ROUNDS)], np.uint64).view(np.int64)
-
-    body = Graph(graph.name + "/philox")
-    even_in, odd_in, grown = (body.input(f"{body.name}/{name}") for name in ("even", "odd", "growth"))
-    multiplier = body.constant(np.array(_MULTIPLIERS, np.uint64).view(np.int64).reshape(2, 1, 1))
-    flip = body.constant([1, 0])
-    high = body.add("Gather", _high_half(body, even_in), flip, axis=0)
-    low = body.add("Gather", body.add("Mul", even_in, multiplier), flip, axis=0)
-    mixed = body.add("BitwiseXor", body.add("BitwiseXor", high, odd_in), body.add("Add", key, grown))
-    body.output(mixed)
-    body.output(low)
-    names = [f"{body.name}/after/even", f"{body.name}/after/odd"]
-    grown = constant(growth.reshape(_ROUNDS, 2, 1, 1))
-    graph.add("Scan", even, odd, grown, outputs=names, body=body, num_scan_inputs=1)
-
-    words = add("Concat", *(add("Unsqueeze", name, constant([1])) for name in names), axis=1)  # [2, 2, blocks, batch]
-    rows = add("Reshape", words, add("Concat", constant([-1]), add("Shape", "index"), axis=0))
-    numbers = add("Unsqueeze", add("Range", constant(0), count, one), constant([1]))
-    numbers = add("Add", add("Mod", position, four), numbers)
-    source = add("Add", add("Mul", add("Mod", numbers, four), blocks), add("Div", numbers, four))
-    word = add("GatherElements", rows, source, axis=0)
-    return add("Mul", add("Cast", _shift_right(graph, word, 11), to=Kind.DOUBLE), constant(2.0**-53))
-
-
-def _high_half(graph: Graph, values: Name) -> Name:
-    """Adds the upper 64 bits of the products of ``values`` and Philox's multipliers, from products of 32-bit halves."""
-    add, constant = graph.add, graph.constant
-    bits = constant(2**32 - 1)
-    low, high = add("BitwiseAnd", values, bits), _shift_right(graph, values, 32)
-    below = constant([[[m % 2**32]] for m in _MULTIPLIERS])
-    above = constant([[[m // 2**32]] for m in _MULTIPLIERS])
-    crossed = [add("Mul", low, above), add("Mul", high, below)]
-    carry = _shift_right(graph, add("Mul", low, below), 32)
-    for product in crossed:
-        carry = add("Add", carry, add("BitwiseAnd", product, bits))
-    result = add("Add", add("Mul", high, above), _shift_right(graph, carry, 32))
-    for product in crossed:
-        result = add("Add", result, _shift_right(graph, product, 32))
-    return result
-
-
-def _shift_right(graph: Graph, values: Name, places: int) -> Name:
-    """Adds a shift of int64 values as if they had no sign."""
-    number = graph.constant(places, np.uint64)
-    return graph.add(
-        "Cast",
-        graph.add("BitShift", graph.add("Cast", values, to=Kind.UINT64), number, direction="RIGHT"),
-        to=Kind.INT64,
-    )
