@@ -45,8 +45,8 @@ def tune(
 ) -> None:
     """Search for better settings than the recipe's, and train a model with the best ones.
 
-    Two thirds of the time are for the search: size, layers, dropout, cell, sequence length, batch size and learning
-    rate, except for those that are given. One third is for the training.
+    Two thirds of the time are for the search: size, layers, dropout, cell, sequence length, batch size, learning
+    rate and weight decay, except for those that are given. One third is for the training.
     """
     from charrnn.tuning.tune import tune as search
 

@@ -34,10 +34,13 @@ SMALL_MODEL = 400_000  # recurrent weights that are right for any text
 # Passes over a text that lower the loss: 12 for a text of 30,000 characters, and a few more for a longer one. Where
 # there is time for more passes, a larger model makes better use of it.
 SHORT_TEXT, PASSES_OF_SHORT_TEXT, PASSES_GROWTH = 30_000, 12.0, 0.07
-# Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles.
-DROPOUT_STEP = 0.25
+# Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles; and it
+# is no more than it would be if it grew from two passes on by the second number with each doubling of the passes.
+DROPOUT_STEP, DROPOUT_STEP_OF_PASSES = 0.11, 0.25
 NO_DROPOUT = 3.0  # up to this product, dropout is 0
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
+# Weight decay of long runs, and how many steps these have; a shorter run has less in proportion.
+WEIGHT_DECAY, LONG_RUN = 0.04, 1500
 LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
 BOOSTED_WARMUP_STEPS = 5
@@ -81,16 +84,18 @@ def choose(
         speed: training characters a second of a model on this machine; asked
             twice at most, and only if the budget is a time.
     """
-    # Measured with Muon's learning rate and the cosine schedule; it may not fit another rate.
-    if not {"lr_boost", "lr", "optimizer", "schedule"} & set(given):
+    # Both were measured with Muon's learning rate and the cosine schedule, and may not fit another rate.
+    usual_rate = not {"lr", "optimizer", "schedule"} & set(given)
+    if usual_rate and "lr_boost" not in given:
         warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
         train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
     # A schedule that counts epochs by itself may need more of them.
     if train.time is not None and "max_epochs" not in given and train.schedule == "cosine":
         train = replace(train, max_epochs=useful_passes(train_characters))
-    if {"hidden_size", "dropout"} <= set(given):
+    decays = usual_rate and "weight_decay" not in given
+    if {"hidden_size", "dropout"} <= set(given) and not decays:
         return Choice(model=model, train=train, reason="")
-    read = _reader(model, train, vocab_size, train_characters, speed)
+    read = _reader(model, train, vocab_size, train_characters, speed, fixed="hidden_size" in given)
     reasons = []
     if "hidden_size" not in given:
         largest = WEIGHTS_PER_CHARACTER * train_characters + SMALL_MODEL
@@ -116,6 +121,10 @@ def choose(
         dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters)
         model = replace(model, dropout=dropout)
         reasons.append(f"dropout {dropout:g}")
+    if decays:
+        train = replace(train, weight_decay=fitting_weight_decay(characters / (train.batch_size * train.seq_len)))
+    if not reasons:
+        return Choice(model=model, train=train, reason="")
     reason = (
         f"{' and '.join(reasons)}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} "
         f"characters ({epochs:.1f} times the text)"
@@ -141,8 +150,13 @@ def fitting_dropout(epochs: float, weights_per_character: float) -> float:
     """Dropout for so many passes over a text; the more weights, the sooner a model learns it by heart."""
     grown = DROPOUT_STEP * math.log2(max(epochs * weights_per_character / NO_DROPOUT, 1.0))
     # A text that is read once or twice is not learnt by heart, whatever the model's size.
-    few = DROPOUT_STEP * math.log2(max(epochs / LEAST_DROPOUT_PASSES, 1.0))
+    few = DROPOUT_STEP_OF_PASSES * math.log2(max(epochs / LEAST_DROPOUT_PASSES, 1.0))
     return min(MOST_DROPOUT, round(min(grown, few) * 20) / 20)
+
+
+def fitting_weight_decay(steps: float) -> float:
+    """Weight decay for a run of so many steps."""
+    return float(f"{WEIGHT_DECAY * min(1.0, steps / LONG_RUN):.2g}")
 
 
 def fitting_batch(train: TrainConfig, train_characters: int) -> int:
@@ -268,8 +282,10 @@ def _reader(
     vocab_size: int,
     train_characters: int,
     speed: Callable[[ModelConfig], float],
+    *,
+    fixed: bool,
 ) -> Callable[[ModelConfig], float]:
-    """How many characters the budget will read, by model."""
+    """How many characters the budget will read, by model; ``fixed`` if that is always ``model`` but for its dropout."""
     if train.epochs is not None:
         epochs = train.epochs
         return lambda _: epochs * train_characters
@@ -278,6 +294,9 @@ def _reader(
         return lambda _: float(steps * train.batch_size * train.seq_len)
     assert train.time is not None
     seconds = train.time
+    if fixed:
+        readable = seconds * speed(model)
+        return lambda _: readable
     # The time of a step is taken to be linear in the number of parameters: two measurements give the line.
     small, large = (replace(model, hidden_size=size, dropout=0.0) for size in (128, 512))
     cost_small, cost_large = 1 / speed(small), 1 / speed(large)

@@ -51,14 +51,17 @@ RANGES: dict[str, Choices | Whole | Real] = {
     "seq_len": Whole(-1, 1),  # power of two by which to multiply
     "batch_size": Whole(-1, 1),  # the same
     "lr": Real(0.4, 2.5, log=True),  # factor
+    "weight_decay": Real(0.3, 3.0, log=True),  # factor
 }
 NEUTRAL: dict[str, Any] = {
-    "cell": "lstm", "num_layers": 0, "hidden_size": 1.0, "dropout": 0.0, "seq_len": 0, "batch_size": 0, "lr": 1.0
+    "cell": "lstm", "num_layers": 0, "hidden_size": 1.0, "dropout": 0.0, "seq_len": 0, "batch_size": 0, "lr": 1.0,
+    "weight_decay": 1.0,
 }  # fmt: skip
 # Changes of one setting that are tried first. They show which settings matter, even to a search of few trials.
 NEIGHBOURS: tuple[dict[str, Any], ...] = (
     {"dropout": 0.1}, {"hidden_size": 1.4}, {"lr": 1.4}, {"batch_size": -1}, {"num_layers": 1}, {"hidden_size": 0.7},
-    {"lr": 0.7}, {"seq_len": 1}, {"cell": "gru"}, {"dropout": -0.1}, {"batch_size": 1}, {"seq_len": -1},
+    {"weight_decay": 1.7}, {"lr": 0.7}, {"seq_len": 1}, {"cell": "gru"}, {"dropout": -0.1}, {"batch_size": 1},
+    {"weight_decay": 0.6}, {"seq_len": -1},
 )  # fmt: skip
 MOST_DROPOUT = 0.8
 # Options that are always written out; a run would choose them anew if they were left out.
@@ -118,7 +121,8 @@ def settled(model: ModelConfig, train: TrainConfig, change: Change) -> dict[str,
     values["dropout"] = min(max(round(model.dropout + by["dropout"], 3), 0.0), max(MOST_DROPOUT, model.dropout))
     for name in ("batch_size", "seq_len"):
         values[name] = max(1, round(values[name] * 2.0 ** by[name]))
-    values["lr"] = train.lr if by["lr"] == 1 else float(f"{train.lr * by['lr']:.3g}")
+    for name in ("lr", "weight_decay"):
+        values[name] = values[name] if by[name] == 1 else float(f"{values[name] * by[name]:.3g}")
     known = {option.name: option.default for config in (ModelConfig, TrainConfig) for option in options(config)}
     return {
         name: values[name]

@@ -89,7 +89,7 @@ def test_the_recipe_itself_is_the_first_trial_and_has_all_budgets_and_better_set
     goes_on = [sum(len(o.losses) > rung for o in outcomes) for rung in range(3)]
     assert goes_on[0] / 5 < goes_on[1] < goes_on[0] * 0.8
     assert goes_on[1] / 5 < goes_on[2] < goes_on[1]
-    assert next(iter(found.importances())) == "lr"
+    assert "lr" in list(found.importances())[:2]  # of eight; the others differ by chance
     assert sum(found.importances().values()) == pytest.approx(1)
     assert said[0].startswith("trial 0, 1 s: ")
     assert said[0].endswith("(best)  the recipe")
@@ -235,7 +235,10 @@ def test_what_a_user_can_get_wrong(charrnn: Charrnn, run: Run, tmp_path: Path, m
     refused(tuned("--time", "3s"), 2, "too short")
     refused(tuned("--resume", "--overwrite"), 2, "leave out --overwrite")
     refused(charrnn("tune", "-", stdin=b"the cat"), 2, "standard input")
-    every = "--cell gru --num-layers 1 --hidden-size 8 --dropout 0 --seq-len 8 --batch-size 8 --lr 0.01"
+    every = (
+        "--cell gru --num-layers 1 --hidden-size 8 --dropout 0 --seq-len 8 --batch-size 8 --lr 0.01 --weight-decay 0.1"
+    )
+    assert all(f"--{name.replace('_', '-')} " in every for name in RANGES)
     refused(tuned(*every.split()), 2, "nothing is left to search for")
     refused(charrnn("tune", run.text, "--out", run.folder), 2, "there is a run in it already")
     (tmp_path / "out").mkdir()

@@ -13,11 +13,13 @@ from charrnn.config import ModelConfig, TrainConfig
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.defaults import (
     SMALL_MODEL,
+    WEIGHT_DECAY,
     WEIGHTS_PER_CHARACTER,
     Choice,
     choose,
     fitting_batch,
     fitting_dropout,
+    fitting_weight_decay,
     recurrent_weights,
     useful_passes,
 )
@@ -99,8 +101,39 @@ def test_more_passes_pay_for_longer_texts() -> None:
 
 def test_dropout_grows_with_the_passes_and_with_the_parameters_for_each_character() -> None:
     assert [fitting_dropout(epochs, 100.0) for epochs in (0.5, 1.0, 2.0)] == [0, 0, 0]
-    assert [fitting_dropout(12.0, ratio) for ratio in (0.05, 0.4, 1.6, 6.7, 100.0)] == [0, 0.15, 0.6, 0.6, 0.6]
-    assert [fitting_dropout(epochs, 0.5) for epochs in (2.0, 5.0, 10.0, 40.0, 1000.0)] == [0, 0, 0.2, 0.6, 0.6]
+    assert [fitting_dropout(12.0, ratio) for ratio in (0.05, 0.4, 1.6, 6.7, 100.0)] == [0, 0.05, 0.3, 0.5, 0.6]
+    assert [fitting_dropout(epochs, 0.5) for epochs in (2.0, 5.0, 10.0, 40.0, 1000.0)] == [0, 0, 0.1, 0.3, 0.6]
+
+
+def test_weight_decay_grows_with_the_steps() -> None:
+    steps = (10, 200, 1_000, 2_000, 1_000_000)
+    decays = [chosen(TrainConfig(steps=number)).train.weight_decay for number in steps]
+    assert decays == sorted(decays)
+    assert decays == [fitting_weight_decay(number) for number in steps]
+    assert decays[-1] == WEIGHT_DECAY
+    assert chosen(TrainConfig(steps=2_000), given={"hidden_size", "dropout"}).train.weight_decay == decays[3]
+    assert chosen(TrainConfig(steps=2_000, weight_decay=0.5), given={"weight_decay"}).train.weight_decay == 0.5
+    for name in ("lr", "optimizer", "schedule"):  # it was measured with the usual rate
+        assert chosen(TrainConfig(steps=2_000), given={name}).train.weight_decay == TrainConfig().weight_decay
+
+
+def test_only_the_speed_of_a_given_size_is_measured() -> None:
+    measured = []
+
+    def speed(model: ModelConfig) -> float:
+        measured.append(model.hidden_size)
+        return 1e6
+
+    choice = choose(
+        ModelConfig(hidden_size=99),
+        TrainConfig(time=3.072),
+        given={"hidden_size"},
+        vocab_size=65,
+        train_characters=1_000_000,
+        speed=speed,
+    )
+    assert set(measured) == {99}
+    assert choice.train.weight_decay == fitting_weight_decay(2_000)  # of 32 times 48 characters
 
 
 def test_a_validation_takes_a_hundredth_of_the_budget() -> None:
