@@ -125,6 +125,8 @@ ALTERNATIVES: dict[str, Callable[[ModelConfig, TrainConfig], Configs]] = {
     "sequences of 96": lambda m, t: (m, replace(t, seq_len=96)),
     "half the rate": lambda m, t: (m, replace(t, lr=t.lr / 2)),
     "double the rate": lambda m, t: (m, replace(t, lr=t.lr * 2)),
+    "half the weight decay": lambda m, t: (m, replace(t, weight_decay=t.weight_decay / 2)),
+    "double the weight decay": lambda m, t: (m, replace(t, weight_decay=t.weight_decay * 2)),
     "half the passes": _passes(0.5),
     "double the passes": _passes(2.0),
 }
