@@ -83,7 +83,7 @@ def choose(
         speed: training characters a second of a model on this machine; asked
             twice at most, and only if the budget is a time.
     """
-    # Both were measured with Muon's learning rate and the cosine schedule, and may not fit another rate.
+    # The boost and the weight decay were measured with Muon's usual rate and a cosine, and may not fit others.
     usual_rate = not {"lr", "optimizer", "schedule"} & set(given)
     if usual_rate and "lr_boost" not in given:
         warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
