@@ -31,8 +31,9 @@ SEVERAL_PASSES = 2.0
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 2.5  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
-# Passes over a text that lower the loss. Where there is time for more, a larger model makes better use of it.
-USEFUL_PASSES = 12.0
+# Passes over a text that lower the loss; fewer over a long one, for which there are larger models. Where there is time
+# for more, a larger model makes better use of it.
+USEFUL_PASSES, PASSES_OF_LONG_TEXT, LONG_TEXT = 12.0, 9.0, 500_000
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles; and it
 # is no more than it would be if it grew from two passes on by the second number with each doubling of the passes.
 DROPOUT_STEP, DROPOUT_STEP_OF_PASSES = 0.11, 0.25
@@ -90,7 +91,7 @@ def choose(
         train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
     # A schedule that counts epochs by itself may need more of them.
     if train.time is not None and "max_epochs" not in given and train.schedule == "cosine":
-        train = replace(train, max_epochs=USEFUL_PASSES)
+        train = replace(train, max_epochs=useful_passes(train_characters))
     decays = usual_rate and "weight_decay" not in given
     if {"hidden_size", "dropout"} <= set(given) and not decays:
         return Choice(model=model, train=train, reason="")
@@ -134,6 +135,11 @@ def choose(
     return Choice(model=model, train=train, val_max=validated, reason=reason)
 
 
+def useful_passes(train_characters: int) -> float:
+    """Passes over a text of this length after which more of them do not pay."""
+    return USEFUL_PASSES if train_characters <= LONG_TEXT else PASSES_OF_LONG_TEXT
+
+
 def recurrent_weights(model: ModelConfig, vocab_size: int) -> int:
     """Number of parameters without the rows of characters in the embedding and the output layer."""
     return parameters(model, vocab_size) - vocab_size * (model.embedding_size + model.hidden_size + 1)
@@ -154,7 +160,7 @@ def fitting_weight_decay(steps: float) -> float:
 
 def fitting_batch(train: TrainConfig, train_characters: int) -> int:
     """Batch size: that of ``train``, or a smaller one if a text is so short that there would be too few steps."""
-    passes = train.epochs or USEFUL_PASSES
+    passes = train.epochs or useful_passes(train_characters)
     batch = train.batch_size
     while batch // 2 >= LEAST_BATCH and passes * train_characters / (batch * train.seq_len) < LEAST_STEPS:
         batch //= 2
@@ -190,7 +196,7 @@ def choose_here(
     scaled = ""
     if device.type == "cuda":  # a CPU gains nothing from a larger batch
         speed = on_device(lambda t: measure_speed(model, t, vocab_size, device, precision, clock=clock))
-        readable = characters * (train.epochs or train.max_epochs or USEFUL_PASSES)
+        readable = characters * (train.epochs or train.max_epochs or useful_passes(characters))
         train, scaled = choose_batch(train, given=given, readable=readable, speed=speed)
     # For a short text the trainer makes the batch smaller, so that is the batch with which the budget is read.
     fitted = fit_batch(corpus, data, train, lambda _: None)

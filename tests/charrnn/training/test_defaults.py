@@ -13,7 +13,6 @@ from charrnn.config import ModelConfig, TrainConfig
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.defaults import (
     SMALL_MODEL,
-    USEFUL_PASSES,
     WEIGHT_DECAY,
     WEIGHTS_PER_CHARACTER,
     Choice,
@@ -22,6 +21,7 @@ from charrnn.training.defaults import (
     fitting_dropout,
     fitting_weight_decay,
     recurrent_weights,
+    useful_passes,
 )
 from charrnn.training.memory import parameters
 from charrnn.training.presets import presets
@@ -86,12 +86,13 @@ def test_a_short_text_is_read_a_dozen_times_by_a_model_of_usual_size_and_the_run
 
 
 def test_a_time_ends_after_the_passes_that_pay() -> None:
-    for characters in (1_000, 1_000_000, 100_000_000):
-        assert chosen(TrainConfig(time=600.0), characters=characters).train.max_epochs == USEFUL_PASSES
+    for characters, passes in ((1_000, 12), (400_000, 12), (1_000_000, 9), (100_000_000, 9)):
+        assert useful_passes(characters) == passes
+        assert chosen(TrainConfig(time=600.0), characters=characters).train.max_epochs == passes
     own = chosen(TrainConfig(time=600.0, max_epochs=3.0), given={"max_epochs"})
     assert own.train.max_epochs == 3
     assert "do not pay" not in own.reason
-    assert chosen(TrainConfig(time=600.0), given={"hidden_size", "dropout"}).train.max_epochs == USEFUL_PASSES
+    assert chosen(TrainConfig(time=600.0), given={"hidden_size", "dropout"}).train.max_epochs == 9
     assert chosen(TrainConfig(time=600.0, schedule="decay")).train.max_epochs is None  # as the ancestors trained
     assert chosen(TrainConfig(steps=600)).train.max_epochs is None
 
