@@ -105,9 +105,10 @@ def _resized(up: bool) -> Callable[[ModelConfig, TrainConfig], Configs]:
     return change
 
 
-def _passes(factor: float) -> Callable[[ModelConfig, TrainConfig], Configs]:
+def _times(setting: str, factor: float) -> Callable[[ModelConfig, TrainConfig], Configs]:
     def change(model: ModelConfig, train: TrainConfig) -> Configs:
-        return model, replace(train, max_epochs=train.max_epochs and train.max_epochs * factor)
+        value = getattr(train, setting)
+        return model, replace(train, **{setting: value and value * factor})
 
     return change
 
@@ -123,12 +124,12 @@ ALTERNATIVES: dict[str, Callable[[ModelConfig, TrainConfig], Configs]] = {
     "half the batch": lambda m, t: (m, replace(t, batch_size=max(1, t.batch_size // 2))),
     "double the batch": lambda m, t: (m, replace(t, batch_size=t.batch_size * 2)),
     "sequences of 96": lambda m, t: (m, replace(t, seq_len=96)),
-    "half the rate": lambda m, t: (m, replace(t, lr=t.lr / 2)),
-    "double the rate": lambda m, t: (m, replace(t, lr=t.lr * 2)),
-    "half the weight decay": lambda m, t: (m, replace(t, weight_decay=t.weight_decay / 2)),
-    "double the weight decay": lambda m, t: (m, replace(t, weight_decay=t.weight_decay * 2)),
-    "half the passes": _passes(0.5),
-    "double the passes": _passes(2.0),
+    "half the rate": _times("lr", 0.5),
+    "double the rate": _times("lr", 2.0),
+    "half the weight decay": _times("weight_decay", 0.5),
+    "double the weight decay": _times("weight_decay", 2.0),
+    "half the passes": _times("max_epochs", 0.5),
+    "double the passes": _times("max_epochs", 2.0),
 }
 
 

@@ -59,7 +59,7 @@ class _Store:
 
     def take(self) -> int:
         """A row that is not in use; for a caller that holds the lock."""
-        if self.free:  # nobody else takes from it; a pattern may be forgotten at any time, which adds to it
+        if self.free:  # rows are added to it without the lock, but taken only with it
             return self.free.popleft()
         if self.count == len(self.arrays.needed):
             self.arrays = TableArrays(*(np.concatenate([array, np.zeros_like(array)]) for array in self.arrays))

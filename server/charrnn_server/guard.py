@@ -101,7 +101,7 @@ class Gate:
                 self._check_key(headers)
             body = await self._body(headers, receive) if scope["method"] == "POST" else b""
         except ApiError as error:
-            return await self._refuse(error, scope, receive, send)
+            return await self._refuse(error, headers, receive, send)
         if body is None:
             return None
         given = False
@@ -123,28 +123,20 @@ class Gate:
                 401, "this server needs its key in the header 'Authorization: Bearer KEY'", code="invalid_api_key"
             )
 
-    async def _refuse(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, error: ApiError, headers: Headers, receive: Receive, send: Send) -> None:
         """Sends the whole answer, but closes the connection only after discarding what the client still sends.
 
         To close a connection while a body arrives resets it, and the client may lose the answer.
         """
-
-        async def read_before_the_end(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
-                await send({**message, "more_body": True})
-                await self._discard(Headers(scope=scope), receive)
-                message = {"type": "http.response.body"}
-            await send(message)
-
-        await error.response({"connection": "close"})(scope, receive, read_before_the_end)
-
-    async def _discard(self, headers: Headers, receive: Receive) -> None:
-        if "expect" in headers:  # such a client sends its body only when it is asked to, which receive() would do
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.options.stall):
-                while (await asyncio.wait_for(receive(), DISCARDING_PAUSE)).get("more_body", False):
-                    pass
+        answer = error.response({"connection": "close"})
+        await send({"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers})
+        await send({"type": "http.response.body", "body": answer.body, "more_body": True})
+        if "expect" not in headers:  # such a client sends its body only when it is asked to, which receive() would do
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.options.stall):
+                    while (await asyncio.wait_for(receive(), DISCARDING_PAUSE)).get("more_body", False):
+                        pass
+        await send({"type": "http.response.body"})
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes | None:
         """The whole body; None if the client has left."""
