@@ -7,8 +7,8 @@ charrnn's step is timed with its default optimizer, Muon, and with the baseline'
 The baseline is nn.LSTM, nn.GRU or nn.RNN with the same shapes, fp32, AdamW and
 clipping by norm. The two take turns, so that a machine that slows down slows
 both; medians and the ratio's spread are printed. `charrnn train` keeps freed
-memory, which the whole process shares: by default the baseline profits too.
-`--plain-memory` leaves memory alone, for both.
+memory and bounds the busy loop of waiting threads. The whole process shares
+both, so the baseline profits too. `--plain-memory` leaves memory alone, for both.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+
+from charrnn.training.threads import bound_spinning
+
+bound_spinning()  # before torch is imported
 
 import torch
 from torch import Tensor, nn

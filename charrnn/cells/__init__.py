@@ -17,7 +17,7 @@ from charrnn.errors import ConfigError
 if TYPE_CHECKING:
     from charrnn.cells.layer import Layer
 
-_SHARED = {"kernels", "layer"}  # modules of this folder that are not cells
+_SHARED = {"kernels", "layer", "native"}  # modules of this folder that are not cells
 _registered: dict[str, type[Layer]] = {}
 _L = TypeVar("_L", bound="type[Layer]")
 

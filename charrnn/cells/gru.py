@@ -14,7 +14,7 @@ from charrnn_export.cells.gru import GRUStep
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charrnn.cells import register_cell
+from charrnn.cells import native, register_cell
 from charrnn.cells.kernels import SHUT, from_half, weight_gradient
 from charrnn.cells.layer import State, TorchLayer
 
@@ -29,6 +29,14 @@ class GRU(TorchLayer):
     def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
         """As ``forward``, float32."""
         w, hidden = self.weights, self.hidden_size
+        if native.usable(x_TBI, *state):
+            # The biases of r's and z's sums are one.
+            bias_G = w["bias_ih"] + F.pad(w["bias_hh"][: 2 * hidden], (0, hidden))
+            gates_TBG = F.linear(x_TBI, w["weight_ih"], bias_G)
+            # The recurrent rows in the order n, r, z, as the backward pass lays gradients out.
+            weight_GH, bias_H = w["weight_hh"].roll(hidden, 0), w["bias_hh"][2 * hidden :]
+            y_TBH: Tensor = _NativeGRU.apply(gates_TBG, state[0], weight_GH, bias_H, resets_TB)  # type: ignore[no-untyped-call]
+            return y_TBH, (y_TBH[-1],)
         # The candidate's rows are doubled: tanh(x) = 2σ(2x) - 1.
         scale_G = w["weight_hh"].new_ones(3 * hidden)
         scale_G[2 * hidden :] = 2
@@ -37,7 +45,7 @@ class GRU(TorchLayer):
         # The recurrent rows in the order n, r, z, as the backward pass lays gradients out.
         weight_GH = (w["weight_hh"] * scale_G1).roll(hidden, 0)
         bias_G = (w["bias_hh"] * scale_G).roll(hidden, 0)
-        y_TBH: Tensor = _GRU.apply(gates_TBG, state[0], weight_GH, bias_G, resets_TB)  # type: ignore[no-untyped-call]
+        y_TBH = _GRU.apply(gates_TBG, state[0], weight_GH, bias_G, resets_TB)  # type: ignore[no-untyped-call]
         return y_TBH, (y_TBH[-1],)
 
 
@@ -112,3 +120,32 @@ class _GRU(torch.autograd.Function):
         d_N4H = d_N4H.to(ctx.dtype)
         d_weight = weight_gradient(d_N4H[:, : 3 * hidden], h_BH, y_TBH)
         return d_N4H[:, hidden:].view(steps, batch, 3 * hidden), dh, d_weight, d_bias, None
+
+
+class _NativeGRU(torch.autograd.Function):
+    """r, z = σ(sum); n = tanh(sum + r * (recurrent + bias)); h[t] = n + z * (h[t-1] - n), in C."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates_TBG: Tensor, h_BH: Tensor, weight_GH: Tensor, bias_H: Tensor, resets_TB: Tensor | None
+    ) -> Tensor:
+        h_BH, bias_H = h_BH.contiguous(), bias_H.contiguous()
+        y_TBH = h_BH.new_empty(len(gates_TBG), *h_BH.shape)
+        recurrent_TBH = torch.empty_like(y_TBH)
+        ctx.dtype, ctx.resets = gates_TBG.dtype, resets_TB
+        gates_TBG = gates_TBG.to(h_BH.dtype, copy=True)
+        native.run("gru_forward", y_TBH.shape, resets_TB, gates_TBG, recurrent_TBH, y_TBH, h_BH, weight_GH, bias_H)
+        ctx.save_for_backward(y_TBH, h_BH, weight_GH, gates_TBG, recurrent_TBH)
+        return y_TBH
+
+    @staticmethod
+    def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        y_TBH, h_BH, weight_GH, gates_TBG, recurrent_TBH = ctx.saved_tensors
+        steps, batch, hidden = y_TBH.shape
+        d_N4H, dh_BH = y_TBH.new_empty(steps * batch, 4 * hidden), torch.empty_like(h_BH)
+        arrays = (d_N4H, grad_TBH.contiguous(), gates_TBG, recurrent_TBH, y_TBH, h_BH, weight_GH, dh_BH)
+        native.run("gru_backward", y_TBH.shape, ctx.resets, *arrays)
+        d_bias = d_N4H[:, :hidden].sum(0)
+        d_N4H = d_N4H.to(ctx.dtype)
+        d_weight = weight_gradient(d_N4H[:, : 3 * hidden], h_BH, y_TBH)
+        return d_N4H[:, hidden:].view(steps, batch, 3 * hidden), dh_BH, d_weight, d_bias, None

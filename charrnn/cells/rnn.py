@@ -12,7 +12,7 @@ from charrnn_export.cells.rnn import RNNStep
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charrnn.cells import register_cell
+from charrnn.cells import native, register_cell
 from charrnn.cells.kernels import from_half, weight_gradient
 from charrnn.cells.layer import State, TorchLayer
 
@@ -27,8 +27,12 @@ class RNN(TorchLayer):
     def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
         """As ``forward``, float32."""
         w = self.weights
+        if native.usable(x_TBI, *state):
+            sums_TBH = F.linear(x_TBI, w["weight_ih"], w["bias_ih"] + w["bias_hh"])
+            y_TBH: Tensor = _NativeRNN.apply(sums_TBH, state[0], w["weight_hh"], resets_TB)  # type: ignore[no-untyped-call]
+            return y_TBH, (y_TBH[-1],)
         sums_TBH = F.linear(x_TBI, 2 * w["weight_ih"], 2 * (w["bias_ih"] + w["bias_hh"]))
-        y_TBH: Tensor = _RNN.apply(sums_TBH, state[0], 2 * w["weight_hh"], resets_TB)  # type: ignore[no-untyped-call]
+        y_TBH = _RNN.apply(sums_TBH, state[0], 2 * w["weight_hh"], resets_TB)  # type: ignore[no-untyped-call]
         return y_TBH, (y_TBH[-1],)
 
 
@@ -67,3 +71,23 @@ class _RNN(torch.autograd.Function):
         d_sums_TBH = d_sums_TBH.to(ctx.dtype)
         d_weight = weight_gradient(d_sums_TBH.flatten(0, 1), h_BH, y_TBH)
         return d_sums_TBH, dh, d_weight, None
+
+
+class _NativeRNN(torch.autograd.Function):
+    """h[t] = tanh(sums[t] + h[t-1] @ weight.T), or 0 at a reset, in C."""
+
+    @staticmethod
+    def forward(ctx: Any, sums_TBH: Tensor, h_BH: Tensor, weight_HH: Tensor, resets_TB: Tensor | None) -> Tensor:
+        y_TBH, h_BH = sums_TBH.to(h_BH.dtype, copy=True), h_BH.contiguous()
+        native.run("rnn_forward", y_TBH.shape, resets_TB, y_TBH, h_BH, weight_HH)
+        ctx.dtype, ctx.resets = sums_TBH.dtype, resets_TB
+        ctx.save_for_backward(y_TBH, h_BH, weight_HH)
+        return y_TBH
+
+    @staticmethod
+    def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        y_TBH, h_BH, weight_HH = ctx.saved_tensors
+        d_TBH, dh_BH = torch.empty_like(y_TBH), torch.empty_like(h_BH)
+        native.run("rnn_backward", y_TBH.shape, ctx.resets, d_TBH, grad_TBH.contiguous(), y_TBH, weight_HH, dh_BH)
+        d_TBH = d_TBH.to(ctx.dtype)
+        return d_TBH, dh_BH, weight_gradient(d_TBH.flatten(0, 1), h_BH, y_TBH), None

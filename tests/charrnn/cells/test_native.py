@@ -1,0 +1,103 @@
+"""The loops in C: values and gradients against PyTorch's modules in float64, and machines without a compiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from charrnn.cells import cell_layer, native
+
+COMPILED = native.library() is not None
+needs_compiler = pytest.mark.skipif(not COMPILED, reason="no C compiler, or not Linux")
+
+
+def _results(cell: str, shape: tuple[int, int, int], dtype: torch.dtype, *, resets: bool) -> list[Tensor]:
+    """Outputs, last state and all gradients of a layer with the same random numbers each time."""
+    steps, batch, hidden = shape
+    random = torch.Generator().manual_seed(hidden)
+    torch.manual_seed(steps)
+    layer = cell_layer(cell)(5, hidden).to(dtype)
+    x = torch.randn(steps, batch, 5, generator=random).to(dtype).requires_grad_()
+    h = torch.randn(batch, hidden, generator=random).tanh().to(dtype).requires_grad_()
+    direction = torch.randn(steps, batch, hidden, generator=random).to(dtype)
+    resets_TB = torch.rand(steps, batch, generator=random) < 0.2 if resets else None
+    y, (last,) = layer(x, (h,), resets_TB)
+    gradients = torch.autograd.grad((y * direction).sum() + last.square().sum(), (x, h, *layer.parameters()))
+    return [y.detach(), last.detach(), *gradients]
+
+
+@needs_compiler
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 33), (7, 13, 12), (5, 40, 64), (9, 25, 100)])
+def test_values_and_gradients_are_float64_s(cell: str, resets: bool, shape: tuple[int, int, int]) -> None:
+    own = _results(cell, shape, torch.float32, resets=resets)
+    for a, b in zip(own, _results(cell, shape, torch.float64, resets=resets), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-6 * max(1.0, b.abs().max().item()))
+
+
+@needs_compiler
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_results_do_not_depend_on_the_number_of_threads(cell: str) -> None:
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(_results(cell, (6, 14, 20), torch.float32, resets=True)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+@pytest.mark.parametrize("resets", [False, True])
+def test_without_a_compiler_the_values_are_the_same(monkeypatch: pytest.MonkeyPatch, cell: str, resets: bool) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+    plain = _results(cell, (9, 25, 100), torch.float32, resets=resets)
+    for a, b in zip(plain, _results(cell, (9, 25, 100), torch.float64, resets=resets), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-6 * max(1.0, b.abs().max().item()))
+
+
+PROGRAM = "from charrnn.cells import native; print(native.library() is not None)"
+
+
+def _found(tmp_path: Path, **environment: str) -> bool:
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "CHARRNN_CACHE": str(tmp_path / "cache"), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not process.stderr
+    return process.stdout == "True\n"
+
+
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler", "sh -c 'sleep", "true"])
+def test_a_compiler_that_does_not_work_is_no_error(tmp_path: Path, compiler: str) -> None:
+    assert not _found(tmp_path, CC=compiler)
+
+
+@needs_compiler
+def test_the_library_is_compiled_once(tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    wrapper = tmp_path / "cc"
+    wrapper.write_text(f'#!/bin/sh\necho >> "{calls}"\nexec {os.environ.get("CC") or "cc"} "$@"\n', "utf-8")
+    wrapper.chmod(0o755)
+    assert _found(tmp_path, CC=str(wrapper))
+    assert _found(tmp_path, CC=str(wrapper))
+    assert calls.read_text("utf-8") == "\n"
+    assert [p.suffix for p in (tmp_path / "cache" / "native").iterdir()] == [".so"]
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_bytes(b"")
+    assert not _found(tmp_path)
