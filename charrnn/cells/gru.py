@@ -127,14 +127,14 @@ class _NativeGRU(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, gates_TBG: Tensor, h_BH: Tensor, weight_GH: Tensor, bias_H: Tensor, resets_TB: Tensor | None
+        ctx: Any, sums_TBG: Tensor, h_BH: Tensor, weight_GH: Tensor, bias_H: Tensor, resets_TB: Tensor | None
     ) -> Tensor:
         h_BH, bias_H = h_BH.contiguous(), bias_H.contiguous()
-        y_TBH = h_BH.new_empty(len(gates_TBG), *h_BH.shape)
-        recurrent_TBH = torch.empty_like(y_TBH)
-        ctx.dtype, ctx.resets = gates_TBG.dtype, resets_TB
-        gates_TBG = gates_TBG.to(h_BH.dtype, copy=True)
-        native.run("gru_forward", y_TBH.shape, resets_TB, gates_TBG, recurrent_TBH, y_TBH, h_BH, weight_GH, bias_H)
+        y_TBH = h_BH.new_empty(len(sums_TBG), *h_BH.shape)
+        gates_TBG, recurrent_TBH = torch.empty_like(sums_TBG, dtype=h_BH.dtype), torch.empty_like(y_TBH)
+        arrays = (gates_TBG, recurrent_TBH, y_TBH, h_BH, weight_GH, bias_H)
+        native.run("gru_forward", sums_TBG.contiguous(), y_TBH, resets_TB, *arrays)
+        ctx.dtype, ctx.resets = sums_TBG.dtype, resets_TB
         ctx.save_for_backward(y_TBH, h_BH, weight_GH, gates_TBG, recurrent_TBH)
         return y_TBH
 
@@ -142,10 +142,9 @@ class _NativeGRU(torch.autograd.Function):
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         y_TBH, h_BH, weight_GH, gates_TBG, recurrent_TBH = ctx.saved_tensors
         steps, batch, hidden = y_TBH.shape
-        d_N4H, dh_BH = y_TBH.new_empty(steps * batch, 4 * hidden), torch.empty_like(h_BH)
-        arrays = (d_N4H, grad_TBH.contiguous(), gates_TBG, recurrent_TBH, y_TBH, h_BH, weight_GH, dh_BH)
-        native.run("gru_backward", y_TBH.shape, ctx.resets, *arrays)
-        d_bias = d_N4H[:, :hidden].sum(0)
-        d_N4H = d_N4H.to(ctx.dtype)
+        d_N4H, dh_BH = y_TBH.new_empty(steps * batch, 4 * hidden, dtype=ctx.dtype), torch.empty_like(h_BH)
+        arrays = (grad_TBH.contiguous(), gates_TBG, recurrent_TBH, y_TBH, h_BH, weight_GH, dh_BH)
+        native.run("gru_backward", d_N4H, y_TBH, ctx.resets, *arrays)
         d_weight = weight_gradient(d_N4H[:, : 3 * hidden], h_BH, y_TBH)
+        d_bias = d_N4H[:, :hidden].sum(0, dtype=h_BH.dtype)
         return d_N4H[:, hidden:].view(steps, batch, 3 * hidden), dh_BH, d_weight, d_bias, None

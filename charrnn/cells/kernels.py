@@ -26,5 +26,6 @@ def from_half(s_TBH: Tensor) -> Tensor:
 
 def weight_gradient(d_NG: Tensor, h_BH: Tensor, y_TBH: Tensor) -> Tensor:
     """``d.T @ h`` over all times at once, [G, H], of each step's h before it, in the precision of ``d``."""
-    before_TBH = torch.cat([h_BH.unsqueeze(0).to(d_NG.dtype), y_TBH[:-1].to(d_NG.dtype)])
+    before_TBH = torch.empty_like(y_TBH, dtype=d_NG.dtype)
+    before_TBH[0], before_TBH[1:] = h_BH, y_TBH[:-1]
     return (d_NG.t() @ before_TBH.flatten(0, 1)).to(h_BH.dtype)

@@ -3,8 +3,9 @@
  * A function computes the texts `from` to `to` of a batch for all steps. Threads that take different texts do not wait
  * for each other, and the results do not depend on how the texts are divided.
  *
- * Arrays are contiguous: sequences are [T][B][n] for T steps and B texts, states [B][H]. `resets` is [T][B] or null;
- * where it is 1, the step's output is 0 and no gradient passes. Every function returns 0, or 1 if memory was lacking.
+ * Arrays are contiguous: sequences are [T][B][n] for T steps and B texts, states [B][H]. `void` arrays are float, or
+ * bfloat16 where `half` is 1. `resets` is [T][B] or null; where it is 1, the step's output is 0 and no gradient passes.
+ * Every function returns 0, or 1 if memory was lacking.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -25,14 +26,40 @@ typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 typedef struct {
     long steps, batch, hidden, from, to;
+    long half;
     const unsigned char *resets;
 } Loop;
 
 /* A row of a sequence at step t, and the state before that step. */
-#define ROW(sequence, width) ((sequence) + (t * l->batch + l->from + row) * (width))
+#define INDEX (t * l->batch + l->from + row)
+#define ROW(sequence, width) ((sequence) + INDEX * (width))
 #define BEFORE(sequence, first) (t ? ROW(sequence, H) - l->batch * H : (first) + (l->from + row) * H)
 #define EACH_ROW for (long row = 0; row < l->to - l->from; row++)
 #define EACH for (long i = 0; i < H; i++)
+
+static void read_row(const Loop *l, float *restrict to, const void *array, long index, long n) {
+    const unsigned short *from = (const unsigned short *)array + index * n;
+    if (!l->half)
+        memcpy(to, (const float *)array + index * n, sizeof(float) * n);
+    else
+        for (long i = 0; i < n; i++) {
+            unsigned bits = (unsigned)from[i] << 16;
+            memcpy(to + i, &bits, sizeof bits);
+        }
+}
+
+/* Numbers that are not finite stay so: they become an infinity or not a number. */
+static void write_row(const Loop *l, void *array, long index, const float *restrict from, long n) {
+    unsigned short *to = (unsigned short *)array + index * n;
+    if (!l->half)
+        memcpy((float *)array + index * n, from, sizeof(float) * n);
+    else
+        for (long i = 0; i < n; i++) {
+            unsigned bits;
+            memcpy(&bits, from + i, sizeof bits);
+            to[i] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to the nearest, ties to even */
+        }
+}
 
 static long padded(long n) { return (n + COLUMNS - 1) / COLUMNS * COLUMNS; }
 
@@ -95,8 +122,8 @@ static inline float exponential(float x) {
 static inline float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
 static inline float hyperbolic_tangent(float x) { return 2 * sigmoid(2 * x) - 1; }
 
-/* y [T][B][H]: the inputs' sums, which become the outputs. */
-int rnn_forward(const Loop *l, float *y, const float *h_0, const float *weight) {
+/* x [T][B][H]: the inputs' sums; y receives the outputs. */
+int rnn_forward(const Loop *l, const void *x, float *y, const float *h_0, const float *weight) {
     long H = l->hidden, m = l->to - l->from, width = padded(H);
     float *panels = packed(weight, H, H, 1, H), *sums = zeros(m * width);
     int failed = !panels || !sums;
@@ -107,6 +134,7 @@ int rnn_forward(const Loop *l, float *y, const float *h_0, const float *weight) 
         EACH_ROW {
             float *h = ROW(y, H);
             const float *s = sums + row * width;
+            read_row(l, h, x, INDEX, H);
             EACH h[i] = hyperbolic_tangent(h[i] + s[i]);
             if (l->resets && *ROW(l->resets, 1)) memset(h, 0, sizeof(float) * H);
         }
@@ -115,24 +143,24 @@ int rnn_forward(const Loop *l, float *y, const float *h_0, const float *weight) 
     return failed;
 }
 
-/* grad, d [T][B][H]: the gradients of the outputs, and those of the sums, which are computed. */
-int rnn_backward(const Loop *l, float *d, const float *grad, const float *y, const float *weight, float *d_h_0) {
+/* grad [T][B][H]: the outputs' gradients; d receives those of x. */
+int rnn_backward(const Loop *l, void *d, const float *grad, const float *y, const float *weight, float *d_h_0) {
     long H = l->hidden, m = l->to - l->from, width = padded(H);
-    float *panels = packed(weight, H, H, H, 1), *d_h = zeros(m * width);
-    int failed = !panels || !d_h;
+    float *panels = packed(weight, H, H, H, 1), *d_h = zeros(m * width), *d_x = zeros(m * H);
+    int failed = !panels || !d_h || !d_x;
     for (long t = l->steps - 1; !failed && t >= 0; t--) {
         EACH_ROW {
-            float *d_sum = ROW(d, H), *d_next = d_h + row * width;
+            float *d_sum = d_x + row * H, *d_next = d_h + row * width;
             const float *d_out = ROW(grad, H), *h = ROW(y, H);
             EACH d_sum[i] = (d_out[i] + d_next[i]) * (1 - h[i] * h[i]), d_next[i] = 0;
             if (l->resets && *ROW(l->resets, 1)) memset(d_sum, 0, sizeof(float) * H);
+            write_row(l, d, INDEX, d_sum, H);
         }
-        long row = 0;
-        add_product(d_h, ROW(d, H), H, m, H, panels, H);
+        add_product(d_h, d_x, H, m, H, panels, H);
     }
     for (long row = 0; !failed && row < m; row++)
         memcpy(d_h_0 + (l->from + row) * H, d_h + row * width, sizeof(float) * H);
-    free(panels), free(d_h);
+    free(panels), free(d_h), free(d_x);
     return failed;
 }
 
@@ -162,10 +190,11 @@ static __attribute__((noinline)) void gru_row_backward(
     }
 }
 
-/* gates [T][B][3H]: the inputs' sums of r, z, n, which become the gates. recurrent [T][B][H]: the candidate's
- * recurrent sum. The weight's rows, [3H][H], are in the order n, r, z; bias [H] belongs to `recurrent`. */
+/* x [T][B][3H]: the inputs' sums of r, z, n; `gates` receives r, z, n, `recurrent` [T][B][H] the candidate's recurrent
+ * sum. The weight's rows, [3H][H], are in the order n, r, z; bias [H] belongs to `recurrent`. */
 int gru_forward(
-    const Loop *l, float *gates, float *recurrent, float *y, const float *h_0, const float *weight, const float *bias) {
+    const Loop *l, const void *x, float *gates, float *recurrent, float *y, const float *h_0, const float *weight,
+    const float *bias) {
     long H = l->hidden, m = l->to - l->from, width = padded(3 * H);
     float *panels = packed(weight, H, 3 * H, 1, H), *sums = zeros(m * width);
     int failed = !panels || !sums;
@@ -174,6 +203,7 @@ int gru_forward(
         memset(sums, 0, sizeof(float) * m * width);
         add_product(sums, BEFORE(y, h_0), H, m, H, panels, 3 * H);
         EACH_ROW {
+            read_row(l, ROW(gates, 3 * H), x, INDEX, 3 * H);
             gru_row(H, ROW(gates, 3 * H), ROW(recurrent, H), ROW(y, H), BEFORE(y, h_0), sums + row * width, bias);
             if (l->resets && *ROW(l->resets, 1)) memset(ROW(y, H), 0, sizeof(float) * H);
         }
@@ -182,27 +212,27 @@ int gru_forward(
     return failed;
 }
 
-/* d [T][B][4H]: receives the gradients of the recurrent sum, r, z and n. */
+/* d [T][B][4H] receives the gradients of the recurrent sum, r, z and n. */
 int gru_backward(
-    const Loop *l, float *d, const float *grad, const float *gates, const float *recurrent, const float *y,
+    const Loop *l, void *d, const float *grad, const float *gates, const float *recurrent, const float *y,
     const float *h_0, const float *weight, float *d_h_0) {
     long H = l->hidden, m = l->to - l->from, width = padded(H);
-    float *panels = packed(weight, 3 * H, H, H, 1), *d_h = zeros(m * width);
-    int failed = !panels || !d_h;
+    float *panels = packed(weight, 3 * H, H, H, 1), *d_h = zeros(m * width), *d_sums = zeros(m * 4 * H);
+    int failed = !panels || !d_h || !d_sums;
     for (long t = l->steps - 1; !failed && t >= 0; t--) {
         EACH_ROW {
-            float *d_next = d_h + row * width;
-            gru_row_backward(H, ROW(d, 4 * H), d_next, ROW(grad, H), ROW(gates, 3 * H), ROW(recurrent, H), BEFORE(y, h_0));
+            float *d_row = d_sums + row * 4 * H, *d_next = d_h + row * width;
+            gru_row_backward(H, d_row, d_next, ROW(grad, H), ROW(gates, 3 * H), ROW(recurrent, H), BEFORE(y, h_0));
             if (l->resets && *ROW(l->resets, 1)) {
-                memset(ROW(d, 4 * H), 0, sizeof(float) * 4 * H);
+                memset(d_row, 0, sizeof(float) * 4 * H);
                 memset(d_next, 0, sizeof(float) * H);
             }
+            write_row(l, d, INDEX, d_row, 4 * H);
         }
-        long row = 0;
-        add_product(d_h, ROW(d, 4 * H), 4 * H, m, 3 * H, panels, H);
+        add_product(d_h, d_sums, 4 * H, m, 3 * H, panels, H);
     }
     for (long row = 0; !failed && row < m; row++)
         memcpy(d_h_0 + (l->from + row) * H, d_h + row * width, sizeof(float) * H);
-    free(panels), free(d_h);
+    free(panels), free(d_h), free(d_sums);
     return failed;
 }

@@ -2,11 +2,12 @@
 
 They need a C compiler, ``$CC`` or ``cc``, and run on Linux only: on macOS, asking for a compiler that is not
 installed opens a window. Where there is none, the layers use their loops of PyTorch's operators.
-The library is kept in the cache folder.
+The library is kept in the cache folder, unless others may write there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -27,11 +28,12 @@ SOURCE = Path(__file__).with_name("loops.c")
 # What the vectorizer needs: it may compute what is not used, and treat -0 as 0.
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-shared", "-fPIC"]
 COMPILE_SECONDS = 60
+_TYPES = (torch.float32, torch.bfloat16)
 
 
 class _Loop(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_long) for name in ("steps", "batch", "hidden", "first", "end")),
+        *((name, ctypes.c_long) for name in ("steps", "batch", "hidden", "first", "end", "half")),
         ("resets", ctypes.c_void_p),
     ]
 
@@ -41,14 +43,24 @@ def library() -> ctypes.CDLL | None:
     """The compiled loops; None if there are none on this machine."""
     if sys.platform != "linux":
         return None
-    try:
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
         compiler = shlex.split(os.environ.get("CC") or "cc")
-        if (folder := cache_folder()) is None:
-            with tempfile.TemporaryDirectory() as temporary:  # a library that is loaded may be deleted
-                return ctypes.CDLL(str(_compiled(compiler, Path(temporary))))
-        return ctypes.CDLL(str(_compiled(compiler, folder / "native")))
-    except (OSError, ValueError, subprocess.SubprocessError):
+        with contextlib.suppress(OSError):  # the cache may be impossible to write, or its programs forbidden to run
+            if folder := _private_folder():
+                return ctypes.CDLL(str(_compiled(compiler, folder)))
+        with tempfile.TemporaryDirectory() as temporary:  # a library that has been loaded may be deleted
+            return ctypes.CDLL(str(_compiled(compiler, Path(temporary))))
+    return None
+
+
+def _private_folder() -> Path | None:
+    """A folder of the cache in which nobody else can have put a library."""
+    if (cache := cache_folder()) is None:
         return None
+    folder = cache / "native"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    return folder if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
 
 
 def _compiled(compiler: list[str], folder: Path) -> Path:
@@ -60,7 +72,6 @@ def _compiled(compiler: list[str], folder: Path) -> Path:
     key = hashlib.sha256(b"\n".join([source, *(c.encode() for c in compiler + FLAGS), *sorted(processor)]))
     path = folder / f"loops-{key.hexdigest()[:16]}.so"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             made = Path(temporary) / path.name
             command = [*compiler, *FLAGS, str(SOURCE), "-o", str(made)]
@@ -71,7 +82,7 @@ def _compiled(compiler: list[str], folder: Path) -> Path:
 
 def usable(*tensors: Tensor) -> bool:
     """Whether the loops in C can compute with these tensors: on the CPU, and not in float64."""
-    return all(t.device.type == "cpu" and t.dtype != torch.float64 for t in tensors) and library() is not None
+    return all(t.device.type == "cpu" and t.dtype in _TYPES for t in tensors) and library() is not None
 
 
 @functools.cache
@@ -80,33 +91,36 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "charrnn", initializer=torch.set_flush_denormal, initargs=(True,))
 
 
-def run(name: str, shape: torch.Size, resets_TB: Tensor | None, *tensors: Tensor) -> None:
+def run(name: str, first: Tensor, y_TBH: Tensor, resets_TB: Tensor | None, *others: Tensor) -> None:
     """Calls a function of ``loops.c``, with the batch divided between PyTorch's number of threads.
 
     Args:
         name: of the function.
-        shape: of the layer's output, (T, B, H).
+        first: its first array, float32 or bfloat16.
+        y_TBH: the layer's output.
         resets_TB: bool, or None.
-        tensors: the function's arrays: float32 and contiguous.
+        others: its other arrays, float32.
 
     Raises:
         MemoryError: there is not enough memory.
     """
+    arrays = (first, *others)
+    assert first.dtype in _TYPES
+    assert all(a.is_contiguous() and (a is first or a.dtype == torch.float32) for a in arrays)
     loops = library()
     assert loops is not None
-    assert all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
-    if resets_TB is not None:
-        resets_TB = resets_TB.contiguous()
-    steps, batch, hidden = shape
+    resets_TB = None if resets_TB is None else resets_TB.contiguous()
+    steps, batch, hidden = y_TBH.shape
     threads = min(torch.get_num_threads(), batch)
 
     def share(number: int) -> int:
         # Each thread refers to the tensors, so that they outlive it even if this call is interrupted.
-        resets = None if resets_TB is None else resets_TB.data_ptr()
-        loop = _Loop(steps, batch, hidden, batch * number // threads, batch * (number + 1) // threads, resets)
-        failed: int = loops[name](ctypes.byref(loop), *(ctypes.c_void_p(t.data_ptr()) for t in tensors))
+        texts = (batch * number // threads, batch * (number + 1) // threads)
+        half = first.dtype == torch.bfloat16
+        loop = _Loop(steps, batch, hidden, *texts, half, None if resets_TB is None else resets_TB.data_ptr())
+        failed: int = loops[name](ctypes.byref(loop), *(ctypes.c_void_p(a.data_ptr()) for a in arrays))
         return failed
 
-    others = [_pool(threads - 1).submit(share, number) for number in range(1, threads)]
-    if any([share(0), *(other.result() for other in others)]):
+    started = [_pool(threads - 1).submit(share, number) for number in range(1, threads)]
+    if any([share(0), *(other.result() for other in started)]):
         raise MemoryError(f"not enough memory for a layer of {hidden} units")

@@ -78,8 +78,9 @@ class _NativeRNN(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sums_TBH: Tensor, h_BH: Tensor, weight_HH: Tensor, resets_TB: Tensor | None) -> Tensor:
-        y_TBH, h_BH = sums_TBH.to(h_BH.dtype, copy=True), h_BH.contiguous()
-        native.run("rnn_forward", y_TBH.shape, resets_TB, y_TBH, h_BH, weight_HH)
+        h_BH = h_BH.contiguous()
+        y_TBH = torch.empty_like(sums_TBH, dtype=h_BH.dtype)
+        native.run("rnn_forward", sums_TBH.contiguous(), y_TBH, resets_TB, y_TBH, h_BH, weight_HH)
         ctx.dtype, ctx.resets = sums_TBH.dtype, resets_TB
         ctx.save_for_backward(y_TBH, h_BH, weight_HH)
         return y_TBH
@@ -87,7 +88,6 @@ class _NativeRNN(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         y_TBH, h_BH, weight_HH = ctx.saved_tensors
-        d_TBH, dh_BH = torch.empty_like(y_TBH), torch.empty_like(h_BH)
-        native.run("rnn_backward", y_TBH.shape, ctx.resets, d_TBH, grad_TBH.contiguous(), y_TBH, weight_HH, dh_BH)
-        d_TBH = d_TBH.to(ctx.dtype)
+        d_TBH, dh_BH = torch.empty_like(y_TBH, dtype=ctx.dtype), torch.empty_like(h_BH)
+        native.run("rnn_backward", d_TBH, y_TBH, ctx.resets, grad_TBH.contiguous(), y_TBH, weight_HH, dh_BH)
         return d_TBH, dh_BH, weight_gradient(d_TBH.flatten(0, 1), h_BH, y_TBH), None

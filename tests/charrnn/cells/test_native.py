@@ -98,6 +98,15 @@ def test_the_library_is_compiled_once(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path: Path) -> None:
     (tmp_path / "cache").write_bytes(b"")
-    assert not _found(tmp_path)
+    assert _found(tmp_path)
+
+
+@needs_compiler
+def test_nothing_is_loaded_from_a_folder_that_others_can_write(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "native"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert _found(tmp_path)
+    assert not list(folder.iterdir())
