@@ -51,6 +51,8 @@ TESTED_IN = {
     "runtime/charrnn_runtime/classifying.py": "runtime/test_labels.py",
     "runtime/charrnn_runtime/errors.py": "runtime/test_main.py",
     "runtime/charrnn_runtime/generator.py": "runtime/test_blocks.py",
+    "runtime/charrnn_runtime/block_graph.py": "runtime/test_blocks.py",
+    "runtime/charrnn_runtime/draw_graph.py": "runtime/test_blocks.py",
     "runtime/charrnn_runtime/generator_graph.py": "runtime/test_blocks.py",
     "runtime/charrnn_runtime/jobs.py": "runtime/test_engine.py",
     "runtime/charrnn_runtime/onnx_graph.py": "runtime/test_blocks.py",

@@ -1,4 +1,4 @@
-"""Drawing many tokens in one call: see ``generator_graph.py``."""
+"""Drawing many tokens in one call: see ``block_graph.py``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from charrnn_runtime.block_graph import block_graph, block_inputs, block_outputs
+from charrnn_runtime.draw_graph import SMALLEST_TEMPERATURE
 from charrnn_runtime.forking import PerProcess, reset_after_fork
-from charrnn_runtime.generator_graph import SMALLEST_TEMPERATURE, block_graph, block_inputs, block_outputs
 from charrnn_runtime.model_file import ModelInfo
 from charrnn_runtime.sampling import DrawOptions
 from charrnn_runtime.session import Places, State, Tokens, open_session

@@ -16,6 +16,7 @@ from charrnn_runtime.classifying import Prior, log_posteriors, log_prior
 from charrnn_runtime.completing import Completions, complete, next_tokens
 from charrnn_runtime.conversation import Conversation, Snapshot
 from charrnn_runtime.devices import device_name, log, warn_about_conflicting_wheels
+from charrnn_runtime.draw_graph import MIN_OPSET
 from charrnn_runtime.errors import ModelFileError, UsageError
 from charrnn_runtime.generation import (
     Generation,
@@ -28,7 +29,6 @@ from charrnn_runtime.generation import (
     with_start_token,
 )
 from charrnn_runtime.generator import OnnxBlockDrawer
-from charrnn_runtime.generator_graph import MIN_OPSET
 from charrnn_runtime.hub import download
 from charrnn_runtime.model_file import ModelFile, ModelInfo, read_model_file
 from charrnn_runtime.options import SamplingKwargs, SamplingOptions, check_choice, check_count, check_several, new_seed

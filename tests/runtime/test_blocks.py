@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 import pytest
 from charrnn_runtime import Engine, ModelFileError, ModelOutputError, Request, Sampler, generator_file, read_model_file
+from charrnn_runtime.block_graph import block_graph
 from charrnn_runtime.blocks import MAX_STEPS, BlockSteps
 from charrnn_runtime.generator import OnnxBlockDrawer
-from charrnn_runtime.generator_graph import block_graph, generator_graph
+from charrnn_runtime.generator_graph import generator_graph
 from charrnn_runtime.model_file import ModelFile
 from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.sampling import UniformStream

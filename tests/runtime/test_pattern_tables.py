@@ -17,9 +17,9 @@ from charrnn_runtime import Engine, ModelOutputError, Request, Sampler, UsageErr
 from charrnn_runtime import conversation as conversation_module
 from charrnn_runtime import generation as generation_module
 from charrnn_runtime import pattern as pattern_module
+from charrnn_runtime.block_graph import block_graph, block_inputs, block_outputs
 from charrnn_runtime.blocks import MAX_STEPS, matching_steps
 from charrnn_runtime.generator import OnnxBlockDrawer
-from charrnn_runtime.generator_graph import block_graph, block_inputs, block_outputs
 from charrnn_runtime.model_file import ModelFile
 from charrnn_runtime.options import SamplingKwargs
 from charrnn_runtime.pattern import Automaton, PatternState, compile_pattern
