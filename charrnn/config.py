@@ -404,7 +404,7 @@ class TrainConfig(_Config):
     optimizer: Literal["muon", "adamw", "adam", "rmsprop"] = _option(
         "muon", "muon (orthogonalised updates for the recurrent matrices, AdamW for the rest), adamw, adam, rmsprop."
     )
-    lr: float = _option(0.006, "Peak learning rate; that of Muon's matrices is 5 times as high.", above=0)
+    lr: float = _option(0.008, "Peak learning rate; that of Muon's matrices is 5 times as high.", above=0)
     schedule: Literal["cosine", "decay"] = _option(
         "cosine", "cosine (to 0 over the budget, after the warm-up), or decay (by lr_decay every few epochs)."
     )

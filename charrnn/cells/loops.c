@@ -48,7 +48,7 @@ static void read_row(const Loop *l, float *restrict to, const void *array, long 
         }
 }
 
-/* Numbers that are not finite stay so: they become an infinity or not a number. */
+/* To the nearest, ties to even; what is not a number stays so. */
 static void write_row(const Loop *l, void *array, long index, const float *restrict from, long n) {
     unsigned short *to = (unsigned short *)array + index * n;
     if (!l->half)
@@ -57,7 +57,7 @@ static void write_row(const Loop *l, void *array, long index, const float *restr
         for (long i = 0; i < n; i++) {
             unsigned bits;
             memcpy(&bits, from + i, sizeof bits);
-            to[i] = (bits + 0x7fff + (bits >> 16 & 1)) >> 16; /* to the nearest, ties to even */
+            to[i] = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
         }
 }
 

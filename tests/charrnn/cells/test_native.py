@@ -110,3 +110,34 @@ def test_nothing_is_loaded_from_a_folder_that_others_can_write(tmp_path: Path) -
     folder.chmod(0o777)
     assert _found(tmp_path)
     assert not list(folder.iterdir())
+
+
+@needs_compiler
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_is_not_a_number_stays_so(cell: str, bf16: bool) -> None:
+    # A run that explodes is recognised by it.
+    torch.manual_seed(0)
+    layer = cell_layer(cell)(5, 20)
+    x = torch.randn(6, 3, 5)
+    x[2, 1] = float("nan")
+    x = x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y, _ = layer(x, (torch.zeros(3, 20),))
+    y.sum().backward()
+    assert x.grad is not None
+    assert y[2:, 1].isnan().all()
+    assert x.grad[:, 1].isnan().all()
+    if not bf16:  # PyTorch's product in bfloat16 spreads it to other texts
+        for finite in (y[:2], y[:, [0, 2]], x.grad[:, [0, 2]]):
+            assert finite.isfinite().all()
+
+
+@needs_compiler
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_sums_of_any_size_give_the_limits_of_the_functions(cell: str) -> None:
+    layer = cell_layer(cell)(5, 20)
+    for size in (1e2, 1e10, 3e38):
+        y, _ = layer(torch.full((4, 2, 5), size), (torch.zeros(2, 20),))
+        assert y.isfinite().all()
+        assert (y.abs() <= 1).all()
