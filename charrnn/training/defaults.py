@@ -27,7 +27,7 @@ HIDDEN_SIZES = (32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 102
 # does not learn in time. Each character of a larger alphabet carries more information. The model may have more weights
 # where it reads the text several times, in proportion to the passes: it then has dropout, which needs a larger model.
 WEIGHTS_PER_ROOT, ALPHABET_POWER = 72.0, 0.2
-SEVERAL_PASSES = 2.0
+SEVERAL_PASSES = 1.6
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 2.5  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
