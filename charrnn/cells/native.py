@@ -86,7 +86,7 @@ def usable(*tensors: Tensor) -> bool:
 
 
 @functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001  # a forked process has none of our threads
     # The processor's mode is each thread's own.
     return ThreadPoolExecutor(threads, "charrnn", initializer=torch.set_flush_denormal, initargs=(True,))
 
@@ -121,6 +121,6 @@ def run(name: str, first: Tensor, y_TBH: Tensor, resets_TB: Tensor | None, *othe
         failed: int = loops[name](ctypes.byref(loop), *(ctypes.c_void_p(a.data_ptr()) for a in arrays))
         return failed
 
-    started = [_pool(threads - 1).submit(share, number) for number in range(1, threads)]
+    started = [_pool(threads - 1, os.getpid()).submit(share, number) for number in range(1, threads)]
     if any([share(0), *(other.result() for other in started)]):
         raise MemoryError(f"not enough memory for a layer of {hidden} units")

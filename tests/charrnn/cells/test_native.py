@@ -112,6 +112,27 @@ def test_nothing_is_loaded_from_a_folder_that_others_can_write(tmp_path: Path) -
     assert not list(folder.iterdir())
 
 
+FORKED = """
+import os, torch
+from charrnn.cells import cell_layer
+
+torch.set_num_threads(2)
+layer = cell_layer("gru")(4, 8)
+with torch.no_grad():
+    y, _ = layer(torch.ones(2, 2, 4), (torch.zeros(2, 8),))
+    if (child := os.fork()) == 0:
+        z, _ = layer(torch.ones(2, 2, 4), (torch.zeros(2, 8),))
+        os._exit(0 if torch.equal(y, z) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@needs_compiler
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    process = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert process.stdout == "0\n"
+
+
 @needs_compiler
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
 @pytest.mark.parametrize("bf16", [False, True])
