@@ -35,11 +35,11 @@ def test_a_batch_grows_while_a_step_takes_little_longer() -> None:
     card = Card(start=1e-4, character=1e-4 / 256)
     config, said = choose_batch(HOUR, given=set(), readable=1e12, speed=card)
     assert (config.batch_size, config.seq_len) == (128, 48)
-    assert config.lr == 0.012
-    assert "batch 128 × 48 and learning rate 0.012" in said
+    assert config.lr == 2 * TrainConfig().lr
+    assert f"batch 128 × 48 and learning rate {config.lr:g}" in said
     assert chosen(Card(start=1e-4, character=1e-4 / 512)).batch_size == 256
     assert chosen(Card(start=1e-4, character=0.0)).batch_size == LARGEST_BATCH
-    assert chosen(Card(start=1e-4, character=0.0)).lr == 0.012  # twice the rate is the most
+    assert chosen(Card(start=1e-4, character=0.0)).lr == 2 * TrainConfig().lr  # twice the rate is the most
 
 
 def test_a_device_that_computes_one_character_after_the_other_changes_nothing() -> None:
