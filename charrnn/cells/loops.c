@@ -48,7 +48,7 @@ static void read_row(const Loop *l, float *restrict to, const void *array, long 
         }
 }
 
-/* To the nearest, ties to even; what is not a number stays so. */
+/* Rounds to the nearest, ties to even; NaN stays NaN. */
 static void write_row(const Loop *l, void *array, long index, const float *restrict from, long n) {
     unsigned short *to = (unsigned short *)array + index * n;
     if (!l->half)

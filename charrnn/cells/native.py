@@ -1,7 +1,7 @@
 """The loops over time in C (``loops.c``), which are compiled when they are first needed.
 
 They need a C compiler, ``$CC`` or ``cc``, and run on Linux only: on macOS, asking for a compiler that is not
-installed opens a window. Where there is none, the layers use their loops of PyTorch's operators.
+installed opens a window. Without a compiler, the layers use their loops of PyTorch's operators.
 The library is kept in the cache folder, unless others may write there.
 """
 
@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from charrnn_runtime.forking import PerProcess
 from torch import Tensor
 
 from charrnn.files import cache_folder
@@ -40,7 +41,7 @@ class _Loop(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled loops; None if there are none on this machine."""
+    """The compiled loops; None if this machine cannot compile them."""
     if sys.platform != "linux":
         return None
     with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
@@ -54,7 +55,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _private_folder() -> Path | None:
-    """A folder of the cache in which nobody else can have put a library."""
+    """A folder of the cache that only this user can write; None if there is no cache, or others can write there."""
     if (cache := cache_folder()) is None:
         return None
     folder = cache / "native"
@@ -86,9 +87,11 @@ def usable(*tensors: Tensor) -> bool:
 
 
 @functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001  # a forked process has none of our threads
+def _pool(threads: int) -> PerProcess[ThreadPoolExecutor]:
     # The processor's mode is each thread's own.
-    return ThreadPoolExecutor(threads, "charrnn", initializer=torch.set_flush_denormal, initargs=(True,))
+    return PerProcess(
+        lambda: ThreadPoolExecutor(threads, "charrnn", initializer=torch.set_flush_denormal, initargs=(True,))
+    )
 
 
 def run(name: str, first: Tensor, y_TBH: Tensor, resets_TB: Tensor | None, *others: Tensor) -> None:
@@ -102,7 +105,7 @@ def run(name: str, first: Tensor, y_TBH: Tensor, resets_TB: Tensor | None, *othe
         others: its other arrays, float32.
 
     Raises:
-        MemoryError: there is not enough memory.
+        MemoryError: the loops need more memory than the machine has.
     """
     arrays = (first, *others)
     assert first.dtype in _TYPES
@@ -121,6 +124,6 @@ def run(name: str, first: Tensor, y_TBH: Tensor, resets_TB: Tensor | None, *othe
         failed: int = loops[name](ctypes.byref(loop), *(ctypes.c_void_p(a.data_ptr()) for a in arrays))
         return failed
 
-    started = [_pool(threads - 1, os.getpid()).submit(share, number) for number in range(1, threads)]
+    started = [_pool(threads - 1).get().submit(share, number) for number in range(1, threads)]
     if any([share(0), *(other.result() for other in started)]):
         raise MemoryError(f"not enough memory for a layer of {hidden} units")

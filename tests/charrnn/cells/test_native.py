@@ -32,14 +32,18 @@ def _results(cell: str, shape: tuple[int, int, int], dtype: torch.dtype, *, rese
     return [y.detach(), last.detach(), *gradients]
 
 
+def _check_against_float64(cell: str, shape: tuple[int, int, int], resets: bool) -> None:
+    own = _results(cell, shape, torch.float32, resets=resets)
+    for a, b in zip(own, _results(cell, shape, torch.float64, resets=resets), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-6 * max(1.0, b.abs().max().item()))
+
+
 @needs_compiler
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
 @pytest.mark.parametrize("resets", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 33), (7, 13, 12), (5, 40, 64), (9, 25, 100)])
 def test_values_and_gradients_are_float64_s(cell: str, resets: bool, shape: tuple[int, int, int]) -> None:
-    own = _results(cell, shape, torch.float32, resets=resets)
-    for a, b in zip(own, _results(cell, shape, torch.float64, resets=resets), strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-6 * max(1.0, b.abs().max().item()))
+    _check_against_float64(cell, shape, resets)
 
 
 @needs_compiler
@@ -60,9 +64,7 @@ def test_results_do_not_depend_on_the_number_of_threads(cell: str) -> None:
 @pytest.mark.parametrize("resets", [False, True])
 def test_without_a_compiler_the_values_are_the_same(monkeypatch: pytest.MonkeyPatch, cell: str, resets: bool) -> None:
     monkeypatch.setattr(native, "library", lambda: None)
-    plain = _results(cell, (9, 25, 100), torch.float32, resets=resets)
-    for a, b in zip(plain, _results(cell, (9, 25, 100), torch.float64, resets=resets), strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=0, atol=2e-6 * max(1.0, b.abs().max().item()))
+    _check_against_float64(cell, (9, 25, 100), resets)
 
 
 PROGRAM = "from charrnn.cells import native; print(native.library() is not None)"
@@ -81,7 +83,7 @@ def _found(tmp_path: Path, **environment: str) -> bool:
 
 
 @pytest.mark.parametrize("compiler", ["false", "no-such-compiler", "sh -c 'sleep", "true"])
-def test_a_compiler_that_does_not_work_is_no_error(tmp_path: Path, compiler: str) -> None:
+def test_without_a_working_compiler_the_loops_are_left_out(tmp_path: Path, compiler: str) -> None:
     assert not _found(tmp_path, CC=compiler)
 
 
@@ -136,7 +138,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 @needs_compiler
 @pytest.mark.parametrize("cell", ["gru", "rnn"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_what_is_not_a_number_stays_so(cell: str, bf16: bool) -> None:
+def test_nan_stays_nan(cell: str, bf16: bool) -> None:
     # A run that explodes is recognised by it.
     torch.manual_seed(0)
     layer = cell_layer(cell)(5, 20)
