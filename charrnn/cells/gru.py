@@ -142,7 +142,7 @@ class _NativeGRU(torch.autograd.Function):
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         y_TBH, h_BH, weight_GH, gates_TBG, recurrent_TBH = ctx.saved_tensors
         steps, batch, hidden = y_TBH.shape
-        d_N4H, dh_BH = y_TBH.new_empty(steps * batch, 4 * hidden, dtype=ctx.dtype), torch.empty_like(h_BH)
+        d_N4H, dh_BH = y_TBH.new_empty(steps * batch, 4 * hidden, dtype=ctx.dtype), torch.zeros_like(h_BH)
         arrays = (grad_TBH.contiguous(), gates_TBG, recurrent_TBH, y_TBH, h_BH, weight_GH, dh_BH)
         native.run("gru_backward", d_N4H, y_TBH, ctx.resets, *arrays)
         d_weight = weight_gradient(d_N4H[:, : 3 * hidden], h_BH, y_TBH)

@@ -63,11 +63,9 @@ class TorchLayer(Layer):
 
     Attributes:
         module: PyTorch's class.
-        fast_on_cpu: ``fast_forward`` is faster than PyTorch's module on a CPU.
     """
 
     module: ClassVar[type[nn.LSTM | nn.GRU | nn.RNN]]
-    fast_on_cpu: ClassVar[bool] = True
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
@@ -77,6 +75,11 @@ class TorchLayer(Layer):
     def weights(self) -> LayerWeights:
         """The parameters under PyTorch's names, without the layer's number."""
         return dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), self.core.all_weights[0], strict=True))
+
+    @property
+    def fast_on_cpu(self) -> bool:
+        """Whether ``fast_forward`` is faster than PyTorch's module on this CPU, in the present precision."""
+        return True
 
     def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
         """The second forward: the same values; it takes resets."""

@@ -34,7 +34,7 @@ _TYPES = (torch.float32, torch.bfloat16)
 
 class _Loop(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_long) for name in ("steps", "batch", "hidden", "first", "end", "half")),
+        *((name, ctypes.c_long) for name in ("steps", "batch", "hidden", "first", "end", "half", "tiles")),
         ("resets", ctypes.c_void_p),
     ]
 
@@ -54,6 +54,14 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def _processor() -> list[bytes]:
+    """What instructions Linux says the processor has: a line, or several if its cores differ; else nothing."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+        return sorted({line for line in lines if line.startswith((b"flags", b"Features"))})
+    return []
+
+
 def _private_folder() -> Path | None:
     """A folder of the cache that only this user can write; None if there is no cache, or others can write there."""
     if (cache := cache_folder()) is None:
@@ -67,10 +75,7 @@ def _private_folder() -> Path | None:
 def _compiled(compiler: list[str], folder: Path) -> Path:
     """The library in ``folder``, compiled there unless it has been before, for the same kind of processor."""
     source = SOURCE.read_bytes()
-    processor = {
-        line for line in Path("/proc/cpuinfo").read_bytes().splitlines() if line.startswith((b"flags", b"Features"))
-    }
-    key = hashlib.sha256(b"\n".join([source, *(c.encode() for c in compiler + FLAGS), *sorted(processor)]))
+    key = hashlib.sha256(b"\n".join([source, *(c.encode() for c in compiler + FLAGS), *_processor()]))
     path = folder / f"loops-{key.hexdigest()[:16]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
@@ -79,6 +84,14 @@ def _compiled(compiler: list[str], folder: Path) -> Path:
             subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_SECONDS)
             made.replace(path)
     return path
+
+
+@functools.cache
+def has_tiles() -> bool:
+    """Whether the loops have matrix instructions for bfloat16 here (Intel's AMX)."""
+    # The processor is asked first, so that nothing is compiled on others.
+    loops = library() if any(b"amx_bf16" in line.split() for line in _processor()) else None
+    return loops is not None and bool(loops.has_tiles())
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -99,17 +112,18 @@ def run(name: str, first: Tensor, y_TBH: Tensor, resets_TB: Tensor | None, *othe
 
     Args:
         name: of the function.
-        first: its first array, float32 or bfloat16.
+        first: its first array, float32 or bfloat16. If it is bfloat16, the products are too, where the machine has
+            matrix instructions.
         y_TBH: the layer's output.
         resets_TB: bool, or None.
-        others: its other arrays, float32.
+        others: its other arrays.
 
     Raises:
         MemoryError: the loops need more memory than the machine has.
     """
     arrays = (first, *others)
     assert first.dtype in _TYPES
-    assert all(a.is_contiguous() and (a is first or a.dtype == torch.float32) for a in arrays)
+    assert all(a.is_contiguous() and a.dtype in _TYPES for a in arrays)
     loops = library()
     assert loops is not None
     resets_TB = None if resets_TB is None else resets_TB.contiguous()
@@ -120,7 +134,8 @@ def run(name: str, first: Tensor, y_TBH: Tensor, resets_TB: Tensor | None, *othe
         # Each thread refers to the tensors, so that they outlive it even if this call is interrupted.
         texts = (batch * number // threads, batch * (number + 1) // threads)
         half = first.dtype == torch.bfloat16
-        loop = _Loop(steps, batch, hidden, *texts, half, None if resets_TB is None else resets_TB.data_ptr())
+        resets = None if resets_TB is None else resets_TB.data_ptr()
+        loop = _Loop(steps, batch, hidden, *texts, half, half and has_tiles(), resets)
         failed: int = loops[name](ctypes.byref(loop), *(ctypes.c_void_p(a.data_ptr()) for a in arrays))
         return failed
 

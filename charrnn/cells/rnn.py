@@ -25,12 +25,12 @@ class RNN(TorchLayer):
     module = nn.RNN
 
     def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
-        """As ``forward``, float32."""
+        """As ``forward``; states are float32."""
         w = self.weights
         if native.usable(x_TBI, *state):
             sums_TBH = F.linear(x_TBI, w["weight_ih"], w["bias_ih"] + w["bias_hh"])
             y_TBH: Tensor = _NativeRNN.apply(sums_TBH, state[0], w["weight_hh"], resets_TB)  # type: ignore[no-untyped-call]
-            return y_TBH, (y_TBH[-1],)
+            return y_TBH, (y_TBH[-1].float(),)
         sums_TBH = F.linear(x_TBI, 2 * w["weight_ih"], 2 * (w["bias_ih"] + w["bias_hh"]))
         y_TBH = _RNN.apply(sums_TBH, state[0], 2 * w["weight_hh"], resets_TB)  # type: ignore[no-untyped-call]
         return y_TBH, (y_TBH[-1],)
@@ -78,16 +78,16 @@ class _NativeRNN(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sums_TBH: Tensor, h_BH: Tensor, weight_HH: Tensor, resets_TB: Tensor | None) -> Tensor:
-        h_BH = h_BH.contiguous()
-        y_TBH = torch.empty_like(sums_TBH, dtype=h_BH.dtype)
-        native.run("rnn_forward", sums_TBH.contiguous(), y_TBH, resets_TB, y_TBH, h_BH, weight_HH)
-        ctx.dtype, ctx.resets = sums_TBH.dtype, resets_TB
+        h_BH, y_TBH = h_BH.contiguous(), torch.empty_like(sums_TBH)
+        native.run("rnn_forward", sums_TBH.contiguous(), y_TBH, resets_TB, y_TBH, h_BH, weight_HH.contiguous())
+        ctx.resets = resets_TB
         ctx.save_for_backward(y_TBH, h_BH, weight_HH)
         return y_TBH
 
     @staticmethod
     def backward(ctx: Any, grad_TBH: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         y_TBH, h_BH, weight_HH = ctx.saved_tensors
-        d_TBH, dh_BH = torch.empty_like(y_TBH, dtype=ctx.dtype), torch.empty_like(h_BH)
-        native.run("rnn_backward", d_TBH, y_TBH, ctx.resets, grad_TBH.contiguous(), y_TBH, weight_HH, dh_BH)
-        return d_TBH, dh_BH, weight_gradient(d_TBH.flatten(0, 1), h_BH, y_TBH), None
+        d_TBH, d_h_BH = torch.empty_like(y_TBH), torch.empty_like(h_BH)
+        arrays = (grad_TBH.contiguous(), y_TBH, weight_HH.contiguous(), d_h_BH)
+        native.run("rnn_backward", d_TBH, y_TBH, ctx.resets, *arrays)
+        return d_TBH, d_h_BH, weight_gradient(d_TBH.flatten(0, 1), h_BH, y_TBH), None
