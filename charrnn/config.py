@@ -265,6 +265,9 @@ class ModelConfig(_Config):
     num_layers: int = _option(1, "Number of recurrent layers.", least=1)
     embedding_size: int = _option(128, "Size of the vector that stands for a character; 0 for one-hot input.", least=0)
     dropout: float = _option(0.0, "Dropout between layers and before the output, 0 to below 1.", least=0, below=1)
+    weight_dropout: float = _option(
+        0.0, "Dropout of the recurrent weights, drawn anew for each batch, 0 to below 1.", least=0, below=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from charrnn_export.cells.gru import GRUStep
-from torch import Tensor, nn
+from torch import _VF, Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.cells import native, register_cell
@@ -25,6 +25,7 @@ class GRU(TorchLayer):
 
     step = GRUStep
     module = nn.GRU
+    function = staticmethod(_VF.gru)
 
     def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
         """As ``forward``, float32."""

@@ -5,6 +5,7 @@ Letters: T sequence, B batch, I input, H hidden size, G gates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -63,9 +64,11 @@ class TorchLayer(Layer):
 
     Attributes:
         module: PyTorch's class.
+        function: what that class calls, ``torch._VF.lstm``, ``gru`` or ``rnn_tanh``.
     """
 
     module: ClassVar[type[nn.LSTM | nn.GRU | nn.RNN]]
+    function: ClassVar[Callable[..., tuple[Tensor, ...]]]
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
@@ -92,6 +95,10 @@ class TorchLayer(Layer):
         if resets_TB is not None or fast:
             return self.fast_forward(x_TBI, state, resets_TB)
         own = tuple(s.unsqueeze(0) for s in state)
-        y_TBH, last = self.core(x_TBI, own if len(own) > 1 else own[0])
+        # What the module calls, which itself would ignore parameters that are replaced for this call.
+        parameters = list(self.weights.values())
+        y_TBH, *last = self.function(
+            x_TBI, own if len(own) > 1 else own[0], parameters, True, 1, 0.0, self.training, False, False
+        )
         # Under autocast the states come back in bfloat16.
-        return y_TBH, tuple(s.squeeze(0).to(state[0].dtype) for s in (last if len(own) > 1 else (last,)))
+        return y_TBH, tuple(s.squeeze(0).to(state[0].dtype) for s in last)

@@ -26,6 +26,7 @@ class LSTM(TorchLayer):
 
     step = LSTMStep
     module = nn.LSTM
+    function = staticmethod(_VF.lstm)
     reset_column = True
 
     def __init__(self, input_size: int, hidden_size: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from charrnn_export.cells.rnn import RNNStep
-from torch import Tensor, nn
+from torch import _VF, Tensor, nn
 from torch.nn import functional as F
 
 from charrnn.cells import native, register_cell
@@ -23,6 +23,7 @@ class RNN(TorchLayer):
 
     step = RNNStep
     module = nn.RNN
+    function = staticmethod(_VF.rnn_tanh)
 
     def fast_forward(self, x_TBI: Tensor, state: State, resets_TB: Tensor | None) -> tuple[Tensor, State]:
         """As ``forward``; states are float32."""

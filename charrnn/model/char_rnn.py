@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from charrnn_export import ModelWeights
@@ -25,7 +25,8 @@ from charrnn.config import ModelConfig
 class CharRNN(nn.Module):
     """Embedding, recurrent layers, output layer: ``(tokens [T, B], state) → (logits [T, B, V], state)``.
 
-    Dropout acts between layers and before the output layer. The cells are in ``charrnn.cells``.
+    Dropout acts between layers and before the output layer; weight dropout on the parameters of the layers whose name
+    contains ``weight_hh`` (Merity et al. 2017, arXiv:1708.02182). The cells are in ``charrnn.cells``.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -68,10 +69,21 @@ class CharRNN(nn.Module):
         kinds = len(self.cell.step.states)
         new: list[Tensor] = []
         for i, layer in enumerate(self.layers):
-            x_TBE, last = layer(x_TBE, state[i * kinds : (i + 1) * kinds], resets_TB)
+            x_TBE, last = self._through(layer, x_TBE, state[i * kinds : (i + 1) * kinds], resets_TB)
             new += last
             x_TBE = self.dropout(x_TBE)
         return self.head(x_TBE), tuple(new)
+
+    def _through(self, layer: nn.Module, *inputs: Any) -> tuple[Tensor, State]:
+        """The layer's outputs and states, in training with dropped weights."""
+        if not (self.training and self.config.weight_dropout):
+            return layer(*inputs)  # type: ignore[no-any-return]
+        dropped = {
+            name: F.dropout(parameter, self.config.weight_dropout)
+            for name, parameter in layer.named_parameters()
+            if "weight_hh" in name
+        }
+        return torch.func.functional_call(layer, dropped, inputs)  # type: ignore[no-any-return]
 
     def export_weights(self) -> ModelWeights:
         """The weights as the exporter takes them."""

@@ -201,7 +201,8 @@ class Reporter:
             dropout=model.dropout,
             settings=(
                 f"{model.cell} {model.num_layers}×{model.hidden_size}, dropout {model.dropout:g}, "
-                f"batch {config.batch_size}, sequence {config.seq_len}, {config.optimizer} {config.lr:g}, "
+                + (f"weight dropout {model.weight_dropout:g}, " if model.weight_dropout else "")
+                + f"batch {config.batch_size}, sequence {config.seq_len}, {config.optimizer} {config.lr:g}, "
                 f"weight decay {config.weight_decay:g}" + (f", {size} processes" if size > 1 else "")
             ),
             budget=_budget(config),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from charrnn.runs.checkpoint import Checkpoint
 
 CONFIGS = (ModelConfig, DataConfig, TrainConfig)
+DROPOUTS = ("dropout", "weight_dropout")  # fields of ModelConfig that change the training, but not the model
 FIXED = ("batch_size", "optimizer", "init", "seed")  # fields of TrainConfig that a resumed run keeps
 
 
@@ -101,13 +102,13 @@ class Settings:
         )
 
     def starting_from(self, origin: Checkpoint) -> Self:
-        """The architecture and the kind of tokens of another model; of the architecture, only dropout may differ.
+        """The architecture and the kind of tokens of another model; of the architecture, only the dropouts may differ.
 
         Raises:
             CheckpointError: other settings were given; names the differences.
         """
         model, own = origin.model_config, origin.data_config.to_json()
-        fixed = {name: value for name, value in model.to_json().items() if name != "dropout"}
+        fixed = {name: value for name, value in model.to_json().items() if name not in DROPOUTS}
         _check_same(self.given, fixed, "--init-from takes the weights as they are", "it has")
         inherited = {name: own[name] for name in ("bytes", "normalize")}
         _check_same(self.given, inherited, "--init-from keeps the model's kind of tokens", "it has")
@@ -117,7 +118,7 @@ class Settings:
             inherited |= {name: own[name] for name in ("lines", "separator", "column", "delimiter", "label")}
         return replace(
             self,
-            model=replace(model, dropout=self.given.get("dropout", model.dropout)),
+            model=replace(model, **{name: self.given[name] for name in DROPOUTS if name in self.given}),
             data=replace(self.data, **inherited),
             origin=origin,
         )

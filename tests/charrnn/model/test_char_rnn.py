@@ -76,6 +76,39 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(plain(x, state)[0], model(x, state)[0])
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_weight_dropout_drops_recurrent_weights_in_training(cell: str, bf16: bool) -> None:
+    x = tokens(6, 2)
+    model = make(cell=cell, num_layers=2, weight_dropout=0.5).train()
+    state = model.initial_state(2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        torch.manual_seed(4)
+        got, _ = model(x, state)
+        torch.manual_seed(4)
+        # The same model with these weights, in the order in which they are drawn.
+        plain = make(cell=cell, num_layers=2).train()
+        plain.load_state_dict(model.state_dict())
+        torch.manual_seed(4)
+        with torch.no_grad():
+            for name, parameter in plain.named_parameters():
+                if "weight_hh" in name:
+                    parameter.copy_(torch.nn.functional.dropout(parameter, 0.5))
+                    assert 0.3 < (parameter == 0).float().mean() < 0.7
+        expected, _ = plain(x, state)
+    assert torch.equal(got, expected)
+    for m, logits in ((model, got), (plain, expected)):
+        logits.square().sum().backward()
+        assert all(p.grad is not None for p in m.parameters())
+    for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        kept = 2 * (b != 0) if "weight_hh" in name else 1
+        torch.testing.assert_close(a.grad, b.grad * kept)
+    model.eval()
+    assert torch.equal(model(x, state)[0], model(x, state)[0])
+
+
 def test_dropout_never_touches_the_carried_state_of_a_single_layer() -> None:
     model = make(num_layers=1, dropout=0.9).train()
     states = [model(tokens(6, 2), model.initial_state(2))[1] for _ in range(2)]

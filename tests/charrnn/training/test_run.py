@@ -46,6 +46,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "num_layers": (2, {}),
     "embedding_size": (5, {}),
     "dropout": (0.25, {}),
+    "weight_dropout": (0.25, {}),
     "bytes": (True, {}),
     "encoding": ("cp1252", {}),
     "normalize": ("NFD", {}),
@@ -90,7 +91,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 # Sets of options that go together on one command line.
 TOGETHER: list[set[str]] = [
-    {"cell", "hidden_size", "num_layers", "embedding_size", "dropout", "init", "optimizer", "lr", "weight_decay"},
+    {"cell", "hidden_size", "num_layers", "embedding_size", "dropout", "weight_dropout", "init", "optimizer", "lr"},
     {
         "encoding",
         "normalize",
@@ -115,6 +116,7 @@ TOGETHER: list[set[str]] = [
         "lr_decay_every",
         "lr_decay_after",
         "max_epochs",
+        "weight_decay",
     },
     {
         "separator",
