@@ -31,17 +31,20 @@ SEVERAL_PASSES = 1.6
 # A larger model learns the text by heart, even with dropout.
 WEIGHTS_PER_CHARACTER = 2.5  # recurrent weights for each character of training text
 SMALL_MODEL = 400_000  # recurrent weights that are right for any text
-# Passes over a text that lower the loss; fewer over a long one, for which there are larger models. Where there is time
-# for more, a larger model makes better use of it.
-USEFUL_PASSES, PASSES_OF_LONG_TEXT, LONG_TEXT = 12.0, 9.0, 500_000
+# Passes over a text that lower the loss. Where there is time for more, a larger model makes better use of it.
+USEFUL_PASSES = 20.0
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles; and it
 # is no more than it would be if it grew from two passes on by the second number with each doubling of the passes.
 DROPOUT_STEP, DROPOUT_STEP_OF_PASSES = 0.11, 0.25
 NO_DROPOUT = 3.0  # up to this product, dropout is 0
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
+# Dropout of the recurrent weights grows with each doubling of the passes; below the second number it does harm.
+WEIGHT_DROPOUT_STEP, LEAST_WEIGHT_DROPOUT_PASSES, MOST_WEIGHT_DROPOUT = 0.2, 9.0, 0.2
 # Weight decay of long runs, and how many steps these have; a shorter run has less in proportion.
 WEIGHT_DECAY, LONG_RUN = 0.035, 1500
 LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
+# Models of a larger hidden size take a higher learning rate, in proportion to its square root.
+USUAL_RATE_SIZE = 384
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
 BOOSTED_WARMUP_STEPS = 5
 # A character costs a third of the time where nothing is learnt, so that each validation takes 1 % of a budget's time.
@@ -84,17 +87,17 @@ def choose(
         speed: training characters a second of a model on this machine; asked
             twice at most, and only if the budget is a time.
     """
-    # The boost and the weight decay were measured with Muon's usual rate and a cosine, and may not fit others.
+    # The boost, the rate of large models and the weight decay were measured with Muon and a cosine.
     usual_rate = not {"lr", "optimizer", "schedule"} & set(given)
     if usual_rate and "lr_boost" not in given:
         warmup = train.warmup_steps if "warmup_steps" in given else BOOSTED_WARMUP_STEPS
         train = replace(train, lr_boost=LR_BOOST, warmup_steps=warmup)
     # A schedule that counts epochs by itself may need more of them.
     if train.time is not None and "max_epochs" not in given and train.schedule == "cosine":
-        train = replace(train, max_epochs=useful_passes(train_characters))
+        train = replace(train, max_epochs=USEFUL_PASSES)
     decays = usual_rate and "weight_decay" not in given
     if {"hidden_size", "dropout"} <= set(given) and not decays:
-        return Choice(model=model, train=train, reason="")
+        return Choice(model=model, train=_fitting_rate(train, model) if usual_rate else train, reason="")
     read = _reader(model, train, vocab_size, train_characters, speed, fixed="hidden_size" in given)
     reasons = []
     if "hidden_size" not in given:
@@ -121,6 +124,12 @@ def choose(
         dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters)
         model = replace(model, dropout=dropout)
         reasons.append(f"dropout {dropout:g}")
+        # Who sets the dropout decides what there is against learning by heart.
+        if "weight_dropout" not in given and (weight_dropout := fitting_weight_dropout(epochs)):
+            model = replace(model, weight_dropout=weight_dropout)
+            reasons.append(f"weight dropout {weight_dropout:g}")
+    if usual_rate:
+        train = _fitting_rate(train, model)
     if decays:
         train = replace(train, weight_decay=fitting_weight_decay(characters / (train.batch_size * train.seq_len)))
     if not reasons:
@@ -133,11 +142,6 @@ def choose(
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
     validated = max(LEAST_VALIDATED, round(VALIDATED_SHARE * characters))
     return Choice(model=model, train=train, val_max=validated, reason=reason)
-
-
-def useful_passes(train_characters: int) -> float:
-    """Passes over a text of this length after which more of them do not pay."""
-    return USEFUL_PASSES if train_characters <= LONG_TEXT else PASSES_OF_LONG_TEXT
 
 
 def recurrent_weights(model: ModelConfig, vocab_size: int) -> int:
@@ -153,6 +157,17 @@ def fitting_dropout(epochs: float, weights_per_character: float) -> float:
     return min(MOST_DROPOUT, round(min(grown, few) * 20) / 20)
 
 
+def fitting_weight_dropout(epochs: float) -> float:
+    """Dropout of the recurrent weights for so many passes over a text."""
+    doublings = math.log2(max(epochs / LEAST_WEIGHT_DROPOUT_PASSES, 1.0))
+    return min(MOST_WEIGHT_DROPOUT, round(WEIGHT_DROPOUT_STEP * doublings * 20) / 20)
+
+
+def _fitting_rate(train: TrainConfig, model: ModelConfig) -> TrainConfig:
+    factor = math.sqrt(max(1.0, model.hidden_size / USUAL_RATE_SIZE))
+    return replace(train, lr=float(f"{train.lr * factor:.2g}"))
+
+
 def fitting_weight_decay(steps: float) -> float:
     """Weight decay for a run of so many steps."""
     return float(f"{WEIGHT_DECAY * min(1.0, steps / LONG_RUN):.2g}")
@@ -160,7 +175,7 @@ def fitting_weight_decay(steps: float) -> float:
 
 def fitting_batch(train: TrainConfig, train_characters: int) -> int:
     """Batch size: that of ``train``, or a smaller one if a text is so short that there would be too few steps."""
-    passes = train.epochs or useful_passes(train_characters)
+    passes = train.epochs or USEFUL_PASSES
     batch = train.batch_size
     while batch // 2 >= LEAST_BATCH and passes * train_characters / (batch * train.seq_len) < LEAST_STEPS:
         batch //= 2
@@ -196,7 +211,7 @@ def choose_here(
     scaled = ""
     if device.type == "cuda":  # a CPU gains nothing from a larger batch
         speed = on_device(lambda t: measure_speed(model, t, vocab_size, device, precision, clock=clock))
-        readable = characters * (train.epochs or train.max_epochs or useful_passes(characters))
+        readable = characters * (train.epochs or train.max_epochs or USEFUL_PASSES)
         train, scaled = choose_batch(train, given=given, readable=readable, speed=speed)
     # For a short text the trainer makes the batch smaller, so that is the batch with which the budget is read.
     fitted = fit_batch(corpus, data, train, lambda _: None)

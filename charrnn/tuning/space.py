@@ -48,20 +48,21 @@ RANGES: dict[str, Choices | Whole | Real] = {
     "num_layers": Whole(0, 1),  # more layers; the width shrinks so that as many parameters remain
     "hidden_size": Real(0.5, 2.0, log=True),  # factor
     "dropout": Real(-0.2, 0.3),  # offset
+    "weight_dropout": Real(-0.2, 0.2),  # the same
     "seq_len": Whole(-1, 1),  # power of two by which to multiply
     "batch_size": Whole(-1, 1),  # the same
     "lr": Real(0.4, 2.5, log=True),  # factor
     "weight_decay": Real(0.3, 3.0, log=True),  # factor
 }
 NEUTRAL: dict[str, Any] = {
-    "cell": "lstm", "num_layers": 0, "hidden_size": 1.0, "dropout": 0.0, "seq_len": 0, "batch_size": 0, "lr": 1.0,
-    "weight_decay": 1.0,
+    "cell": "lstm", "num_layers": 0, "hidden_size": 1.0, "dropout": 0.0, "weight_dropout": 0.0, "seq_len": 0,
+    "batch_size": 0, "lr": 1.0, "weight_decay": 1.0,
 }  # fmt: skip
 # Changes of one setting that are tried first. They show which settings matter, even to a search of few trials.
 NEIGHBOURS: tuple[dict[str, Any], ...] = (
     {"dropout": 0.1}, {"hidden_size": 1.4}, {"lr": 1.4}, {"batch_size": -1}, {"num_layers": 1}, {"hidden_size": 0.7},
     {"weight_decay": 1.7}, {"lr": 0.7}, {"seq_len": 1}, {"cell": "gru"}, {"dropout": -0.1}, {"batch_size": 1},
-    {"weight_decay": 0.6}, {"seq_len": -1},
+    {"weight_decay": 0.6}, {"seq_len": -1}, {"weight_dropout": 0.1},
 )  # fmt: skip
 MOST_DROPOUT = 0.8
 # Options that are always written out; a run would choose them anew if they were left out.
@@ -94,7 +95,7 @@ def described(change: Change) -> str:
         label = name.replace("_", " ")
         if name == "cell":
             words.append(value)
-        elif name in ("dropout", "num_layers"):
+        elif name in ("dropout", "weight_dropout", "num_layers"):
             words.append(f"{label} {'+' if value > 0 else '-'} {abs(value):.2g}")
         else:
             words.append(f"{label} × {2.0**value if isinstance(value, int) else value:.2g}")
@@ -118,7 +119,8 @@ def settled(model: ModelConfig, train: TrainConfig, change: Change) -> dict[str,
         width = max(8, 8 * round(width / 8))
     values = model.to_json() | train.to_json()
     values |= {"cell": by["cell"], "num_layers": layers, "hidden_size": round(width)}
-    values["dropout"] = min(max(round(model.dropout + by["dropout"], 3), 0.0), max(MOST_DROPOUT, model.dropout))
+    for name in ("dropout", "weight_dropout"):
+        values[name] = min(max(round(values[name] + by[name], 3), 0.0), max(MOST_DROPOUT, values[name]))
     for name in ("batch_size", "seq_len"):
         values[name] = max(1, round(values[name] * 2.0 ** by[name]))
     for name in ("lr", "weight_decay"):

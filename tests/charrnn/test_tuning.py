@@ -236,7 +236,8 @@ def test_what_a_user_can_get_wrong(charrnn: Charrnn, run: Run, tmp_path: Path, m
     refused(tuned("--resume", "--overwrite"), 2, "leave out --overwrite")
     refused(charrnn("tune", "-", stdin=b"the cat"), 2, "standard input")
     every = (
-        "--cell gru --num-layers 1 --hidden-size 8 --dropout 0 --seq-len 8 --batch-size 8 --lr 0.01 --weight-decay 0.1"
+        "--cell gru --num-layers 1 --hidden-size 8 --dropout 0 --weight-dropout 0 --seq-len 8 --batch-size 8 --lr 0.01 "
+        "--weight-decay 0.1"
     )
     assert all(f"--{name.replace('_', '-')} " in every for name in RANGES)
     refused(tuned(*every.split()), 2, "nothing is left to search for")

@@ -20,8 +20,8 @@ from charrnn.training.defaults import (
     fitting_batch,
     fitting_dropout,
     fitting_weight_decay,
+    fitting_weight_dropout,
     recurrent_weights,
-    useful_passes,
 )
 from charrnn.training.memory import parameters
 from charrnn.training.presets import presets
@@ -73,26 +73,26 @@ def test_the_size_grows_with_what_is_read_and_a_little_with_the_alphabet() -> No
     assert recurrent_weights(ModelConfig(), 65) == recurrent_weights(ModelConfig(), 3000)
 
 
-def test_a_short_text_is_read_a_dozen_times_by_a_model_of_usual_size_and_the_run_ends_early() -> None:
+def test_a_short_text_is_read_twenty_times_by_a_model_of_usual_size_and_the_run_ends_early() -> None:
     choice = chosen(TrainConfig(time=600.0), characters=20_000)
     assert choice.model.hidden_size >= 192
     assert choice.model.dropout == 0.6
-    assert choice.train.max_epochs == 12
+    assert choice.model.weight_dropout == 0.2
+    assert choice.train.max_epochs == 20
     assert "will end before its time is used up" in choice.reason
     # The same with the budget that this plan comes to.
-    passes = chosen(TrainConfig(epochs=12.0), characters=20_000)
+    passes = chosen(TrainConfig(epochs=20.0), characters=20_000)
     assert passes.model == choice.model
     assert passes.train.max_epochs is None
 
 
 def test_a_time_ends_after_the_passes_that_pay() -> None:
-    for characters, passes in ((1_000, 12), (400_000, 12), (1_000_000, 9), (100_000_000, 9)):
-        assert useful_passes(characters) == passes
-        assert chosen(TrainConfig(time=600.0), characters=characters).train.max_epochs == passes
+    for characters in (1_000, 1_000_000, 100_000_000):
+        assert chosen(TrainConfig(time=600.0), characters=characters).train.max_epochs == 20
     own = chosen(TrainConfig(time=600.0, max_epochs=3.0), given={"max_epochs"})
     assert own.train.max_epochs == 3
     assert "do not pay" not in own.reason
-    assert chosen(TrainConfig(time=600.0), given={"hidden_size", "dropout"}).train.max_epochs == 9
+    assert chosen(TrainConfig(time=600.0), given={"hidden_size", "dropout"}).train.max_epochs == 20
     assert chosen(TrainConfig(time=600.0, schedule="decay")).train.max_epochs is None  # as the ancestors trained
     assert chosen(TrainConfig(steps=600)).train.max_epochs is None
 
@@ -101,6 +101,32 @@ def test_dropout_grows_with_the_passes_and_with_the_parameters_for_each_characte
     assert [fitting_dropout(epochs, 100.0) for epochs in (0.5, 1.0, 2.0)] == [0, 0, 0]
     assert [fitting_dropout(12.0, ratio) for ratio in (0.05, 0.4, 1.6, 6.7, 100.0)] == [0, 0.05, 0.3, 0.5, 0.6]
     assert [fitting_dropout(epochs, 0.5) for epochs in (2.0, 5.0, 10.0, 40.0, 1000.0)] == [0, 0, 0.1, 0.3, 0.6]
+
+
+def test_weight_dropout_is_for_many_passes() -> None:
+    assert [fitting_weight_dropout(epochs) for epochs in (0.1, 9.0, 12.0, 15.0, 20.0, 100.0)] == [
+        0,
+        0,
+        0.1,
+        0.15,
+        0.2,
+        0.2,
+    ]
+    assert chosen(TrainConfig(epochs=15.0)).model.weight_dropout == 0.15
+    # Who sets the dropout, or this one, has chosen.
+    assert chosen(TrainConfig(epochs=15.0), given={"dropout"}).model.weight_dropout == 0
+    assert chosen(TrainConfig(epochs=15.0), given={"weight_dropout"}).model.weight_dropout == 0
+
+
+def test_the_rate_grows_with_the_root_of_a_large_size() -> None:
+    def rate(size: int, **values: Any) -> float:
+        given = {"hidden_size", "dropout", "weight_decay", *values}
+        return chosen(TrainConfig(steps=600, **values), given=given, hidden_size=size).train.lr
+
+    assert [rate(size) for size in (64, 384, 768, 1536)] == [0.008, 0.008, 0.011, 0.016]
+    assert chosen(TrainConfig(steps=600), given={"hidden_size"}, hidden_size=768).train.lr == 0.011
+    assert rate(768, lr=0.008) == 0.008
+    assert rate(768, schedule="decay") == TrainConfig().lr
 
 
 def test_weight_decay_grows_with_the_steps() -> None:
@@ -143,7 +169,7 @@ def test_a_validation_takes_a_hundredth_of_the_budget() -> None:
 
 def test_short_texts_are_read_in_smaller_batches() -> None:
     batches = [fitting_batch(TrainConfig(), n) for n in (1_000, 20_000, 50_000, 200_000, 10_000_000)]
-    assert batches == [8, 8, 16, 32, 32]
+    assert batches == [8, 16, 32, 32, 32]
     assert fitting_batch(TrainConfig(epochs=100.0), 20_000) == 32
     assert fitting_batch(TrainConfig(batch_size=4), 20_000) == 4
 
