@@ -5,19 +5,20 @@
  *
  * Arrays are contiguous: sequences are [T][B][n] for T steps and B texts, states [B][H]. Half is bfloat16. `void`
  * arrays are float, or Half where `half` is 1. `resets` is [T][B] or null; where it is 1, the step's output is 0 and no
- * gradient passes. Weights are [G][H]. The recurrent products are computed in float, or where `tiles` is 1 with operands that are rounded to Half.
+ * gradient passes. Weights are [G][H]. The recurrent products are computed in float, or where `tiles` is 1 from operands
+ * that are rounded to Half.
  * Every function returns 0, or 1 if memory was lacking.
  */
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AMX_BF16__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AVX512F__) && defined(__linux__)
 #define TILES
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 #if defined(__AVX512F__) && !defined(__clang__)
-#pragma GCC target("prefer-vector-width=512") /* by default GCC uses half of such a vector */
+#pragma GCC target("prefer-vector-width=512") /* GCC's default is 256 */
 #endif
 
 /* A product sums ROWS rows and two vectors of columns at once, in as many vector registers as the processor has. */
@@ -199,7 +200,9 @@ static void multiply_tiles(const Product *p) {
 #else
 int has_tiles(void) { return 0; }
 static void configure_tiles(void) {}
-static void pack_tiles(Half *tiles, const float *b, long k, long n, int t) { (void)tiles, (void)b, (void)k, (void)n, (void)t; }
+static void pack_tiles(Half *tiles, const float *b, long k, long n, int transposed) {
+    (void)tiles, (void)b, (void)k, (void)n, (void)transposed;
+}
 static void multiply_tiles(const Product *p) { (void)p; }
 #define _tile_release() (void)0
 #endif
