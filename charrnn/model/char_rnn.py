@@ -8,6 +8,7 @@ E embedding, H hidden.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -83,7 +84,10 @@ class CharRNN(nn.Module):
             for name, parameter in layer.named_parameters()
             if "weight_hh" in name
         }
-        return torch.func.functional_call(layer, dropped, inputs)  # type: ignore[no-any-return]
+        with warnings.catch_warnings():
+            # cuDNN wants all weights of a layer in one piece of memory, and copies them there.
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+            return torch.func.functional_call(layer, dropped, inputs)  # type: ignore[no-any-return]
 
     def export_weights(self) -> ModelWeights:
         """The weights as the exporter takes them."""
