@@ -50,6 +50,7 @@ BOOSTED_WARMUP_STEPS = 5
 # A character costs a third of the time where nothing is learnt, so that each validation takes 1 % of a budget's time.
 VALIDATED_SHARE = 0.03  # of the characters that a budget reads, in each validation
 LEAST_VALIDATED = 50_000  # characters
+MEASURED_SIZES = (128, 512)  # hidden sizes whose speeds give those of all others
 MEASURE_SECONDS = 0.4
 LONGEST_SECONDS = 2.0  # of a measurement that has made but one or two steps
 
@@ -85,7 +86,7 @@ def choose(
         vocab_size: V.
         train_characters: length of the training text.
         speed: training characters a second of a model on this machine; asked
-            twice at most, and only if the budget is a time.
+            three times at most, and only if the budget is a time.
     """
     # The boost, the rate of large models and the weight decay were measured with Muon and a cosine.
     usual_rate = not {"lr", "optimizer", "schedule"} & set(given)
@@ -115,6 +116,10 @@ def choose(
             model = replace(model, embedding_size=min(128, model.hidden_size))
         reasons.append(f"hidden size {model.hidden_size}")
     characters = read(model)
+    if "hidden_size" not in given and train.epochs is train.steps is None and model.hidden_size > MEASURED_SIZES[1]:
+        assert train.time is not None
+        # Weights that do not fit into the processor's cache take longer than the line of two measurements says.
+        characters = min(characters, train.time * speed(model))
     epochs = characters / train_characters
     ended = train.max_epochs is not None and epochs > train.max_epochs
     if ended:
@@ -312,7 +317,7 @@ def _reader(
         readable = seconds * speed(model)
         return lambda _: readable
     # The time of a step is taken to be linear in the number of parameters: two measurements give the line.
-    small, large = (replace(model, hidden_size=size, dropout=0.0) for size in (128, 512))
+    small, large = (replace(model, hidden_size=size, dropout=0.0) for size in MEASURED_SIZES)
     cost_small, cost_large = 1 / speed(small), 1 / speed(large)
     p_small, p_large = parameters(small, vocab_size), parameters(large, vocab_size)
     slope = max(cost_large - cost_small, 0.0) / (p_large - p_small)

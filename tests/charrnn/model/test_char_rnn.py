@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from charrnn.cells.layer import Layer
 from charrnn.config import ModelConfig, TrainConfig
 from charrnn.data.item_streams import NO_TARGET
-from charrnn.model.char_rnn import CharRNN
+from charrnn.model.char_rnn import CharRNN, dropped
 from charrnn.training.optim import Optimizers
 from tests.conftest import NEEDS_BF16
 
@@ -93,7 +93,7 @@ def test_weight_dropout_drops_recurrent_weights_in_training(cell: str, bf16: boo
         with torch.no_grad():
             for name, parameter in plain.named_parameters():
                 if "weight_hh" in name:
-                    parameter.copy_(torch.nn.functional.dropout(parameter, 0.5))
+                    parameter.copy_(dropped(parameter, 0.5))
                     assert 0.3 < (parameter == 0).float().mean() < 0.7
         expected, _ = plain(x, state)
     assert torch.equal(got, expected)
@@ -107,6 +107,17 @@ def test_weight_dropout_drops_recurrent_weights_in_training(cell: str, bf16: boo
         torch.testing.assert_close(a.grad, b.grad * kept)
     model.eval()
     assert torch.equal(model(x, state)[0], model(x, state)[0])
+
+
+@pytest.mark.parametrize(("rate", "exact"), [(0.0, 0.0), (0.2, 51 / 256), (0.5, 0.5), (0.9999, 255 / 256)])
+def test_dropped_weights_are_0_at_the_rate_and_keep_their_mean(rate: float, exact: float) -> None:
+    torch.manual_seed(0)
+    weights = torch.randn(301, 333)
+    result = dropped(weights, rate)
+    kept = result != 0
+    assert (~kept).float().mean().item() == pytest.approx(exact, abs=0.005)
+    torch.testing.assert_close(result[kept], weights[kept] / (1 - exact))
+    assert rate == 0 or not torch.equal(dropped(weights, rate) != 0, kept)
 
 
 def test_dropout_never_touches_the_carried_state_of_a_single_layer() -> None:

@@ -184,6 +184,23 @@ def test_the_boost_is_for_the_rate_that_it_was_measured_with() -> None:
     assert all(recipe.train["lr_boost"] == 1.0 for recipe in presets().values())
 
 
+def test_a_size_beyond_those_that_were_measured_is_measured_too() -> None:
+    asked = []
+
+    def speed(model: ModelConfig) -> float:
+        asked.append(model.hidden_size)
+        return 1e10 / (6 * parameters(model, 65)) / (2 if model.hidden_size > 512 else 1)
+
+    choice = choose(
+        ModelConfig(), TrainConfig(time=2_000.0), given=(), vocab_size=65, train_characters=1_000_000, speed=speed
+    )
+    assert asked == [128, 512, choice.model.hidden_size]
+    assert choice.model.hidden_size > 512
+    said = re.search(r"([\d.]+) times the text", choice.reason)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(2_000 * speed(choice.model) / 1_000_000, abs=0.1)
+
+
 def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() -> None:
     model = ModelConfig(hidden_size=777, dropout=0.123)
     choice = choose(
