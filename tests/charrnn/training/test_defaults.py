@@ -192,13 +192,13 @@ def test_a_size_beyond_those_that_were_measured_is_measured_too() -> None:
         return 1e10 / (6 * parameters(model, 65)) / (2 if model.hidden_size > 512 else 1)
 
     choice = choose(
-        ModelConfig(), TrainConfig(time=2_000.0), given=(), vocab_size=65, train_characters=1_000_000, speed=speed
+        ModelConfig(), TrainConfig(time=30_000.0), given=(), vocab_size=65, train_characters=1_000_000, speed=speed
     )
     assert asked == [128, 512, choice.model.hidden_size]
     assert choice.model.hidden_size > 512
     said = re.search(r"([\d.]+) times the text", choice.reason)
     assert said is not None
-    assert float(said[1]) == pytest.approx(2_000 * speed(choice.model) / 1_000_000, abs=0.1)
+    assert float(said[1]) == pytest.approx(30_000 * speed(choice.model) / 1_000_000, abs=0.1)
 
 
 def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() -> None:
