@@ -24,6 +24,7 @@ from charrnn.cells import cell_names
 from charrnn.errors import ConfigError
 
 BUDGETS = ("time", "epochs", "steps")
+DROPOUTS = ("dropout", "weight_dropout")  # fields of ModelConfig that change the training, but not the model
 REPLAY_SHARE = 0.2  # of a batch
 LABEL_PLACES = ("tab", "folder", "file")  # where the label of an item is, if it is not in a column
 

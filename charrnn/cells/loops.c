@@ -88,6 +88,7 @@ typedef struct {
     long m, k, n, width, tiles;
     void *a, *b; /* with tiles, a has rows and columns up to the next multiple of a tile's */
     float *c;
+    float *values; /* for one row of a, which may be longer than k */
 } Product;
 
 #define UP(n, unit) (((n) + (unit) - 1) / (unit) * (unit))
@@ -213,13 +214,14 @@ static void *memory(long bytes) {
     return array ? memset(array, 0, bytes) : array;
 }
 
-/* For b [k][n], or a transposed b, [n][k]. */
-static int prepare(Product *p, const Loop *l, const float *b, long k, long n, int transposed) {
+/* For b [k][n], or a transposed b, [n][k], and rows of up to `length` values. */
+static int prepare(Product *p, const Loop *l, const float *b, long k, long n, int transposed, long length) {
     long m = l->to - l->from, width = UP(n, COLUMNS), size = sizeof(float), a = m * k, c = m * width;
     *p = (Product){.m = m, .k = k, .n = n, .width = width, .tiles = l->tiles};
     if (l->tiles) size = sizeof(Half), k = UP(k, TILE_HALVES), a = UP(m, TILE_ROWS) * k, c = UP(m, TILE_ROWS) * width;
     p->a = memory(a * size), p->b = memory(k * width * size), p->c = memory(c * sizeof(float));
-    if (!p->a || !p->b || !p->c) return 1;
+    p->values = memory(length * sizeof(float));
+    if (!p->a || !p->b || !p->c || !p->values) return 1;
     if (l->tiles)
         pack_tiles(p->b, b, p->k, n, transposed), configure_tiles();
     else
@@ -234,11 +236,17 @@ static void assign(Product *p, long row, const float *values) {
         memcpy((float *)p->a + row * p->k, values, sizeof(float) * p->k);
 }
 
+/* Writes the row's values to an array, and takes them for the next product. */
+static void pass_on(Product *p, const Loop *l, long row, void *array, long index, long length) {
+    write_row(l, array, index, p->values, length);
+    assign(p, row, p->values);
+}
+
 static void multiply(const Product *p) { p->tiles ? multiply_tiles(p) : multiply_floats(p); }
 
 static int finish(Product *p, int failed) {
     if (p->tiles) _tile_release();
-    free(p->a), free(p->b), free(p->c);
+    free(p->a), free(p->b), free(p->c), free(p->values);
     return failed;
 }
 
@@ -266,21 +274,19 @@ static inline float hyperbolic_tangent(float x) { return 2 * sigmoid(2 * x) - 1;
 int rnn_forward(const Loop *l, const void *x, void *y, const float *h_0, const float *weight) {
     long H = l->hidden;
     Product p;
-    float *h = memory(sizeof(float) * H);
-    int failed = prepare(&p, l, weight, H, H, 1) | !h;
+    int failed = prepare(&p, l, weight, H, H, 1, H);
     if (!failed) EACH_ROW assign(&p, row, h_0 + (l->from + row) * H);
     for (long t = 0; !failed && t < l->steps; t++) {
         multiply(&p);
         EACH_ROW {
+            float *h = p.values;
             const float *sums = C_ROW;
             read_row(l, h, x, INDEX, H);
             EACH h[i] = hyperbolic_tangent(h[i] + sums[i]);
             if (RESET) memset(h, 0, sizeof(float) * H);
-            write_row(l, y, INDEX, h, H);
-            assign(&p, row, h);
+            pass_on(&p, l, row, y, INDEX, H);
         }
     }
-    free(h);
     return finish(&p, failed);
 }
 
@@ -288,22 +294,20 @@ int rnn_forward(const Loop *l, const void *x, void *y, const float *h_0, const f
 int rnn_backward(const Loop *l, void *d, const void *grad, const void *y, const float *weight, float *d_h_0) {
     long H = l->hidden;
     Product p;
-    float *d_x = memory(sizeof(float) * 2 * H), *h = d_x + H;
-    int failed = prepare(&p, l, weight, H, H, 0) | !d_x;
+    int failed = prepare(&p, l, weight, H, H, 0, 2 * H);
     for (long t = l->steps - 1; !failed && t >= 0; t--) {
         EACH_ROW {
+            float *d_x = p.values, *h = d_x + H;
             const float *d_h = C_ROW;
             read_row(l, d_x, grad, INDEX, H);
             read_row(l, h, y, INDEX, H);
             EACH d_x[i] = (d_x[i] + d_h[i]) * (1 - h[i] * h[i]);
             if (RESET) memset(d_x, 0, sizeof(float) * H);
-            write_row(l, d, INDEX, d_x, H);
-            assign(&p, row, d_x);
+            pass_on(&p, l, row, d, INDEX, H);
         }
         multiply(&p);
     }
     if (!failed) EACH_ROW memcpy(d_h_0 + (l->from + row) * H, C_ROW, sizeof(float) * H);
-    free(d_x);
     return finish(&p, failed);
 }
 
@@ -341,7 +345,7 @@ int gru_forward(
     const float *bias) {
     long H = l->hidden;
     Product p;
-    int failed = prepare(&p, l, weight, H, 3 * H, 1);
+    int failed = prepare(&p, l, weight, H, 3 * H, 1, H);
     for (long t = 0; !failed && t < l->steps; t++) {
         EACH_ROW assign(&p, row, BEFORE(y, h_0));
         multiply(&p);
@@ -360,22 +364,19 @@ int gru_backward(
     const float *h_0, const float *weight, float *d_h_0) {
     long H = l->hidden;
     Product p;
-    float *d_row = memory(sizeof(float) * 4 * H);
-    int failed = prepare(&p, l, weight, 3 * H, H, 0) | !d_row;
+    int failed = prepare(&p, l, weight, 3 * H, H, 0, 4 * H);
     for (long t = l->steps - 1; !failed && t >= 0; t--) {
         EACH_ROW {
             float *d_direct = d_h_0 + (l->from + row) * H;
             const float *r_z_n = ROW(gates, 3 * H);
-            gru_row_backward(H, d_row, d_direct, C_ROW, ROW(grad, H), r_z_n, ROW(recurrent, H), BEFORE(y, h_0));
-            if (RESET) memset(d_row, 0, sizeof(float) * 4 * H), memset(d_direct, 0, sizeof(float) * H);
-            write_row(l, d, INDEX, d_row, 4 * H);
-            assign(&p, row, d_row);
+            gru_row_backward(H, p.values, d_direct, C_ROW, ROW(grad, H), r_z_n, ROW(recurrent, H), BEFORE(y, h_0));
+            if (RESET) memset(p.values, 0, sizeof(float) * 4 * H), memset(d_direct, 0, sizeof(float) * H);
+            pass_on(&p, l, row, d, INDEX, 4 * H);
         }
         multiply(&p);
     }
     if (!failed)
         EACH_ROW EACH d_h_0[(l->from + row) * H + i] += C_ROW[i];
-    free(d_row);
     return finish(&p, failed);
 }
 
@@ -416,19 +417,16 @@ int lstm_forward(
     const float *weight) {
     long H = l->hidden;
     Product p;
-    float *h = memory(sizeof(float) * H);
-    int failed = prepare(&p, l, weight, H, 4 * H, 1) | !h;
+    int failed = prepare(&p, l, weight, H, 4 * H, 1, H);
     if (!failed) EACH_ROW assign(&p, row, h_0 + (l->from + row) * H);
     for (long t = 0; !failed && t < l->steps; t++) {
         multiply(&p);
         EACH_ROW {
-            lstm_row(H, ROW(gates, 4 * H), ROW(c, H), h, ROW(x, 4 * H), BEFORE(c, c_0), C_ROW);
-            if (RESET) memset(ROW(c, H), 0, sizeof(float) * H), memset(h, 0, sizeof(float) * H);
-            halves(ROW(y, H), h, H);
-            assign(&p, row, h);
+            lstm_row(H, ROW(gates, 4 * H), ROW(c, H), p.values, ROW(x, 4 * H), BEFORE(c, c_0), C_ROW);
+            if (RESET) memset(ROW(c, H), 0, sizeof(float) * H), memset(p.values, 0, sizeof(float) * H);
+            pass_on(&p, l, row, y, INDEX, H);
         }
     }
-    free(h);
     return finish(&p, failed);
 }
 
@@ -439,19 +437,16 @@ int lstm_backward(
     float *d_h_0, float *d_c_0) {
     long H = l->hidden;
     Product p;
-    float *d_row = memory(sizeof(float) * 4 * H);
-    int failed = prepare(&p, l, weight, 4 * H, H, 0) | !d_row;
+    int failed = prepare(&p, l, weight, 4 * H, H, 0, 4 * H);
     for (long t = l->steps - 1; !failed && t >= 0; t--) {
         EACH_ROW {
             float *d_c = d_c_0 + (l->from + row) * H;
-            lstm_row_backward(H, d_row, d_c, C_ROW, ROW(grad, H), ROW(gates, 4 * H), ROW(c, H), BEFORE(c, c_0));
-            if (RESET) memset(d_row, 0, sizeof(float) * 4 * H), memset(d_c, 0, sizeof(float) * H);
-            halves(ROW(d, 4 * H), d_row, 4 * H);
-            assign(&p, row, d_row);
+            lstm_row_backward(H, p.values, d_c, C_ROW, ROW(grad, H), ROW(gates, 4 * H), ROW(c, H), BEFORE(c, c_0));
+            if (RESET) memset(p.values, 0, sizeof(float) * 4 * H), memset(d_c, 0, sizeof(float) * H);
+            pass_on(&p, l, row, d, INDEX, 4 * H);
         }
         multiply(&p);
     }
     if (!failed) EACH_ROW memcpy(d_h_0 + (l->from + row) * H, C_ROW, sizeof(float) * H);
-    free(d_row);
     return finish(&p, failed);
 }

@@ -57,7 +57,9 @@ class LSTM(TorchLayer):
         """
         w, hidden = self.weights, self.hidden_size
         if x_TBJ.device.type == "cpu" and self.fast_on_cpu:
-            weight_ih = F.pad(w["weight_ih"], (0, x_TBJ.shape[2] - self.input_size))  # the reset column has no effect
+            weight_ih = w["weight_ih"]
+            if x_TBJ.shape[2] > self.input_size:
+                weight_ih = F.pad(weight_ih, (0, 1))  # the reset column has no effect
             sums_TBG = F.linear(x_TBJ, weight_ih, w["bias_ih"] + w["bias_hh"])
             y_TBH, c = _NativeLSTM.apply(sums_TBG, *state, w["weight_hh"], resets_TB)  # type: ignore[no-untyped-call]
             return y_TBH, (y_TBH[-1].float(), c)

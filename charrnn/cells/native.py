@@ -55,11 +55,9 @@ def library() -> ctypes.CDLL | None:
 
 
 def _processor() -> list[bytes]:
-    """What instructions Linux says the processor has: a line, or several if its cores differ; else nothing."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-        return sorted({line for line in lines if line.startswith((b"flags", b"Features"))})
-    return []
+    """What instructions Linux says the processor has: a line, or several if its cores differ; OSError elsewhere."""
+    lines = Path("/proc/cpuinfo").read_bytes().splitlines()
+    return sorted({line for line in lines if line.startswith((b"flags", b"Features"))})
 
 
 def _private_folder() -> Path | None:
@@ -89,9 +87,11 @@ def _compiled(compiler: list[str], folder: Path) -> Path:
 @functools.cache
 def has_tiles() -> bool:
     """Whether the loops have matrix instructions for bfloat16 here (Intel's AMX)."""
-    # The processor is asked first, so that nothing is compiled on others.
-    loops = library() if any(b"amx_bf16" in line.split() for line in _processor()) else None
-    return loops is not None and bool(loops.has_tiles())
+    with contextlib.suppress(OSError):
+        # Asked first, so that other processors need not compile anything.
+        if any(b"amx_bf16" in line.split() for line in _processor()) and (loops := library()) is not None:
+            return bool(loops.has_tiles())
+    return False
 
 
 def usable(*tensors: Tensor) -> bool:

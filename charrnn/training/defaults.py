@@ -129,7 +129,7 @@ def choose(
         dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters)
         model = replace(model, dropout=dropout)
         reasons.append(f"dropout {dropout:g}")
-        # Who sets the dropout decides what there is against learning by heart.
+        # A user who sets the dropout gets no other kind of it.
         if "weight_dropout" not in given and (weight_dropout := fitting_weight_dropout(epochs)):
             model = replace(model, weight_dropout=weight_dropout)
             reasons.append(f"weight dropout {weight_dropout:g}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from charrnn.config import BUDGETS, DataConfig, ModelConfig, TrainConfig, options
+from charrnn.config import BUDGETS, DROPOUTS, DataConfig, ModelConfig, TrainConfig, options
 from charrnn.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from charrnn.runs.checkpoint import Checkpoint
 
 CONFIGS = (ModelConfig, DataConfig, TrainConfig)
-DROPOUTS = ("dropout", "weight_dropout")  # fields of ModelConfig that change the training, but not the model
 FIXED = ("batch_size", "optimizer", "init", "seed")  # fields of TrainConfig that a resumed run keeps
 
 

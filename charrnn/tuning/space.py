@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from charrnn.config import BUDGETS, ModelConfig, TrainConfig, options
+from charrnn.config import BUDGETS, DROPOUTS, ModelConfig, TrainConfig, options
 from charrnn.errors import ConfigError
 
 Change = Mapping[str, Any]  # by the name of the option: a factor, an offset, a power of two or a value
@@ -95,7 +95,7 @@ def described(change: Change) -> str:
         label = name.replace("_", " ")
         if name == "cell":
             words.append(value)
-        elif name in ("dropout", "weight_dropout", "num_layers"):
+        elif name in (*DROPOUTS, "num_layers"):
             words.append(f"{label} {'+' if value > 0 else '-'} {abs(value):.2g}")
         else:
             words.append(f"{label} × {2.0**value if isinstance(value, int) else value:.2g}")
@@ -119,7 +119,7 @@ def settled(model: ModelConfig, train: TrainConfig, change: Change) -> dict[str,
         width = max(8, 8 * round(width / 8))
     values = model.to_json() | train.to_json()
     values |= {"cell": by["cell"], "num_layers": layers, "hidden_size": round(width)}
-    for name in ("dropout", "weight_dropout"):
+    for name in DROPOUTS:
         values[name] = min(max(round(values[name] + by[name], 3), 0.0), max(MOST_DROPOUT, values[name]))
     for name in ("batch_size", "seq_len"):
         values[name] = max(1, round(values[name] * 2.0 ** by[name]))

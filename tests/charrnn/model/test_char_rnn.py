@@ -85,7 +85,6 @@ def test_weight_dropout_drops_recurrent_weights_in_training(cell: str, bf16: boo
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         torch.manual_seed(4)
         got, _ = model(x, state)
-        torch.manual_seed(4)
         # The same model with these weights, in the order in which they are drawn.
         plain = make(cell=cell, num_layers=2).train()
         plain.load_state_dict(model.state_dict())

@@ -113,7 +113,7 @@ def test_weight_dropout_is_for_many_passes() -> None:
         0.2,
     ]
     assert chosen(TrainConfig(epochs=15.0)).model.weight_dropout == 0.15
-    # Who sets the dropout, or this one, has chosen.
+    # It stays as it is if the user has set it, or the dropout.
     assert chosen(TrainConfig(epochs=15.0), given={"dropout"}).model.weight_dropout == 0
     assert chosen(TrainConfig(epochs=15.0), given={"weight_dropout"}).model.weight_dropout == 0
 
