@@ -2,8 +2,8 @@
 
     python benchmarks/tune.py [--texts licence tinyshakespeare Python] [--time 20m] [--seed 1]
 
-The recipe trains once for the whole time; the search uses two thirds of it, and its winner is trained in the rest. Both
-have the whole machine, one after the other, so nothing else should run on it.
+The recipe trains once for the whole time; the search uses at most two thirds of it, and its winner is trained in the
+rest. Both have the whole machine, one after the other, so nothing else should run on it.
 """
 
 from __future__ import annotations

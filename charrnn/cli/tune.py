@@ -45,8 +45,9 @@ def tune(
 ) -> None:
     """Search for better settings than the recipe's, and train a model with the best ones.
 
-    Two thirds of the time are for the search: size, layers, dropout, cell, sequence length, batch size, learning
-    rate and weight decay, except for those that are given. One third is for the training.
+    At most two thirds of the time are for the search: size, layers, dropout, cell, sequence length, batch size,
+    learning rate and weight decay, except for those that are given. The rest is for the training: nearly all of it
+    where more time is worth more than what the search finds.
     """
     from charrnn.tuning.tune import tune as search
 

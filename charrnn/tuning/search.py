@@ -81,7 +81,8 @@ class Search:
         self._notice, self._clock, self._began = on_notice, clock, clock() if began is None else began
         self._lock = threading.RLock()  # the threads share Optuna's study
         self._around = 1.5  # seconds around a training: a process starts, a text is opened, the last validation
-        self._failures, self._over, self._stopped, self._limit = 0, False, False, math.inf
+        self._failures, self._over, self._stopped = 0, False, False
+        self._limit_of: Callable[[Sequence[Outcome]], float] = lambda _: math.inf
         _mend(folder / JOURNAL)
         with _quiet(), _readable(folder):
             self._study = optuna.create_study(
@@ -119,25 +120,31 @@ class Search:
         """Remembers the options of the final training."""
         self._study.set_user_attr("final", dict(options))
 
-    def run(self, workers: Sequence[Trains], seconds: float, stopping: Callable[[], bool] = lambda: False) -> None:
+    def run(
+        self,
+        workers: Sequence[Trains],
+        limit: Callable[[Sequence[Outcome]], float],
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Searches, one trial a worker at a time.
 
         Args:
             workers: what trains; they are ended in the end.
-            seconds: limit of ``used``.
+            limit: returns the limit of ``used`` in seconds for the trials that there are; called after each training.
             stopping: asked often; the search ends when it is true, and its last trials will be repeated.
 
         Raises:
             CharrnnError: one training after the other has failed; the error of the last one.
         """
-        self._limit = seconds
+        self._limit_of = limit
+        self._limit = limit(self.outcomes())
         with _quiet(), ThreadPoolExecutor(len(workers)) as pool:
             threads = [pool.submit(self._work, worker) for worker in workers]
             try:
                 while wait(threads, timeout=0.1).not_done:
                     self._stopped = self._stopped or stopping()
                     failed = any(thread.done() and thread.exception() for thread in threads)
-                    if self._stopped or failed or self.used > seconds + self._around:
+                    if self._stopped or failed or self.used > self._limit + self._around:
                         break
             finally:
                 self._over = True
@@ -218,7 +225,9 @@ class Search:
             last = len(losses) == len(self._budgets)
             # The recipe itself has all budgets: the others are compared with it in the end.
             stops = trial.should_prune() and not is_neutral(trial.params)
-            best = min(outcome.rank for outcome in self.outcomes())
+            outcomes = self.outcomes()
+            best = min(outcome.rank for outcome in outcomes)
+            self._limit = self._limit_of(outcomes)
         self._notice(
             f"trial {trial.number}, {self._budgets[len(losses) - 1]:.0f} s: {losses[-1]:.4f} nats"
             f"{' (best)' if (-len(losses), losses[-1]) == best else ''}  {described(trial.params)}"

@@ -29,7 +29,7 @@ from charrnn.training import run as training
 from charrnn.training.run import Name, Run
 from charrnn.training.settings import Settings
 from charrnn.training.threads import bound_spinning, computing, default_threads
-from charrnn.tuning.plan import FINAL_PART, JOURNAL, Outcome, budgets, winner
+from charrnn.tuning.plan import JOURNAL, MOST_PART, Outcome, budgets, search_time, winner
 from charrnn.tuning.space import Change, check_free, command, described, settled
 from charrnn.tuning.trial import Job, Source, Worker
 
@@ -85,8 +85,10 @@ def tune(
 ) -> Tuning:
     """Searches for better settings than the recipe's, and trains a model with the best ones, as ``charrnn tune`` does.
 
-    Two thirds of the time are for the search, one third is for the training. Models of the search are trained side by
-    side, each in a process with one thread. ``search`` says how trials are compared, ``space`` what they vary.
+    At most two thirds of the time are for the search, and the rest is for the training. The search is shorter where
+    longer training is worth more than what it finds, so the model is about as good as the recipe's at least. Models of
+    the search are trained side by side, each in a process with one thread. ``search`` says how trials are compared,
+    ``plan`` when the search ends, ``space`` what it varies.
 
     Args:
         texts, text, items: see ``train``; standard input cannot be read again and again, and is refused.
@@ -157,7 +159,7 @@ def tune(
             received = _searched(search, source, settings, corpus, seconds, trial_budgets, folder, signals, shown)
             if received is not None:
                 return _result(search, folder, signal=received)
-            _choose(search, settings, corpus, seconds, shown.on_notice)
+            _choose(search, settings, corpus, seconds, len(trial_budgets), shown.on_notice)
         result = _result(search, folder, source=source)
         write_atomically(folder / COMMAND, f"{result.command}\n".encode("utf-8", "surrogateescape"))
         _draw(folder, result, shown.on_notice)
@@ -266,9 +268,14 @@ def _searched(
     )
     trainers = [_Trainer(source, settings, recipes, budgets, folder / TRIALS) for _ in range(side_by_side)]
     with training.interrupted_by(signals) as received:
-        search.run(trainers, seconds * (1 - FINAL_PART), lambda: bool(received))
+        search.run(trainers, partial(search_time, seconds, budgets), lambda: bool(received))
     shutil.rmtree(folder / TRIALS, ignore_errors=True)
     if not received:
+        if search_time(seconds, budgets, search.outcomes()) < seconds * MOST_PART:
+            shown.on_notice(
+                f"the search ends after {format_duration(search.used)}: more time for the training is worth more than "
+                "what it has found"
+            )
         return None
     shown.on_notice(
         f"interrupted and saved after {len(search.outcomes())} trials; "
@@ -278,13 +285,13 @@ def _searched(
 
 
 def _choose(
-    search: Search, settings: Settings, corpus: Corpus, seconds: float, on_notice: Callable[[str], None]
+    search: Search, settings: Settings, corpus: Corpus, seconds: float, steps: int, on_notice: Callable[[str], None]
 ) -> None:
     """Decides on the options of the final training."""
-    best = winner(search.outcomes())
+    best = winner(search.outcomes(), steps)
     change = best.change if best else {}
-    recipe = _recipe(settings, seconds * FINAL_PART, corpus, settings.train.threads)
     left = max(seconds - search.used - search.around, 1.0)
+    recipe = _recipe(settings, left, corpus, settings.train.threads)
     search.finish({**_data_options(settings), **settled(recipe.model, recipe.train, change), "time": round(left, 1)})
     on_notice(f"the best of {len(search.outcomes())} trials: {described(change)}; now a training of it")
 

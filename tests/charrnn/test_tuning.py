@@ -26,7 +26,7 @@ from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.training import defaults
 from charrnn.training.settings import Settings
 from charrnn.tuning import plan, tune
-from charrnn.tuning.plan import FACTOR, JOURNAL, MARGIN, Outcome, budgets, winner
+from charrnn.tuning.plan import FACTOR, JOURNAL, MARGIN, MOST_PART, PRICE, Outcome, budgets, search_time, winner
 from charrnn.tuning.search import Search, remembered
 from charrnn.tuning.space import NEUTRAL, RANGES, described, first_changes, is_neutral, settled
 from charrnn.tuning.trial import Job, Worker
@@ -72,16 +72,20 @@ def search(folder: Path, clock: Clock, *, given: Collection[str] = (), said: lis
     return Search(folder, given=given, seed=1, budgets=BUDGETS, facts=facts, on_notice=notice, clock=clock)
 
 
+def until(seconds: float) -> Callable[[object], float]:
+    return lambda _: seconds
+
+
 def test_the_recipe_itself_is_the_first_trial_and_has_all_budgets_and_better_settings_are_found(tmp_path: Path) -> None:
     clock, said = Clock(), list[str]()
     trainer = Trainer(clock)
     found = search(tmp_path, clock, said=said)
-    found.run([trainer], 150.0)
+    found.run([trainer], until(150.0))
     assert found.used <= 150.0
     assert [budget for change, budget in trainer.trained if is_neutral(change)] == [0, 1, 2]
     assert is_neutral(trainer.trained[0][0])
     outcomes = found.outcomes()
-    best = winner(outcomes)
+    best = winner(outcomes, len(BUDGETS))
     assert best is not None
     assert len(best.losses) == 3
     assert best.losses[-1] < 1.65  # of the recipe: 1.955
@@ -100,7 +104,7 @@ def test_settings_that_are_given_are_not_varied(tmp_path: Path) -> None:
     clock = Clock()
     clocked = Trainer(clock)
     found = search(tmp_path, clock, given=RANGES.keys() - {"lr", "dropout", "num_layers"})
-    found.run([clocked], 40.0)
+    found.run([clocked], until(40.0))
     assert {name for change, _ in clocked.trained for name in change} == {"lr", "dropout", "num_layers"}
 
 
@@ -120,7 +124,7 @@ def test_several_trials_at_a_time_and_failures(tmp_path: Path) -> None:
 
     trainers = [Trainer(clock, before=together), Trainer(clock, before=together)]
     found = search(tmp_path, clock, said=said)
-    found.run(trainers, 60.0)
+    found.run(trainers, until(60.0))
     assert all(len(trainer.trained) > 3 for trainer in trainers)
     assert any("failed: the loss exploded" in line for line in said)
 
@@ -128,7 +132,7 @@ def test_several_trials_at_a_time_and_failures(tmp_path: Path) -> None:
         raise DistributedError("the process ended with code -9")
 
     with pytest.raises(DistributedError, match="-9"):
-        search(tmp_path, clock).run([Trainer(clock, before=dies)], 1000.0)
+        search(tmp_path, clock).run([Trainer(clock, before=dies)], until(1000.0))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -136,7 +140,9 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     clock = Clock()
     child = os.fork()
     if child == 0:  # killed in its ninth training
-        search(tmp_path, clock).run([Trainer(clock, before=lambda n: os.kill(os.getpid(), 9) if n == 8 else None)], 1e9)
+        search(tmp_path, clock).run(
+            [Trainer(clock, before=lambda n: os.kill(os.getpid(), 9) if n == 8 else None)], until(1e9)
+        )
         os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     with (tmp_path / JOURNAL).open("ab") as journal:
@@ -147,7 +153,7 @@ def test_a_killed_search_goes_on(tmp_path: Path) -> None:
     before = found.outcomes()
     spent = sum(BUDGETS[i] for o in before for i in range(len(o.losses)))
     assert spent <= found.used <= spent + BUDGETS[0] + BUDGETS[1]  # without the trial that was running
-    found.run([trainer], found.used + 100)
+    found.run([trainer], until(found.used + 100))
     after = found.outcomes()
     assert after[: len(before)] == before
     assert {tuple(c.values()) for c in first_changes(())} <= {tuple(o.change.values()) for o in after}
@@ -163,10 +169,10 @@ def test_an_interrupted_trial_is_made_again(tmp_path: Path) -> None:
             time.sleep(0.3)  # the search notices in the meantime
             raise DistributedError("ended")
 
-    search(tmp_path, clock).run([Trainer(clock, before=interrupted)], 1e9, lambda: bool(stop))
+    search(tmp_path, clock).run([Trainer(clock, before=interrupted)], until(1e9), lambda: bool(stop))
     found, trainer = search(tmp_path, clock), Trainer(clock)
     assert found.outcomes() == []  # the recipe had one of three budgets
-    found.run([trainer], found.used + 80)
+    found.run([trainer], until(found.used + 80))
     assert sum(is_neutral(change) for change, _ in trainer.trained) == 3
 
 
@@ -205,16 +211,63 @@ def test_changes_are_relative_to_the_recipe() -> None:
     assert described(change) == "gru, hidden size × 1.5, dropout + 0.2, seq len × 2, batch size × 0.5, lr × 0.5"
 
 
-def test_the_recipe_wins_unless_another_trial_is_clearly_better() -> None:
-    def outcome(number: int, *losses: float) -> Outcome:
-        return Outcome(number=number, change=NEUTRAL | {"lr": 1.0 + number}, losses=losses)
+def outcome(number: int, *losses: float) -> Outcome:
+    """A trial; number 0 is the recipe itself."""
+    return Outcome(number=number, change=NEUTRAL | {"lr": 1.0 + number}, losses=losses)
 
+
+def test_the_recipe_wins_unless_another_trial_is_clearly_better() -> None:
     recipe = outcome(0, 1.7, 1.6)
-    close, better, short = outcome(1, 1.7, 1.6 - 0.8 * MARGIN), outcome(2, 1.7, 1.6 - 2 * MARGIN), outcome(3, 1.0)
-    assert winner([]) is None
-    assert winner([recipe, close, short]) is recipe
-    assert winner([recipe, close, better, short]) is better
-    assert winner([short, close]) is close
+    close, better, short = outcome(1, 1.7, 1.6 - 0.8 * MARGIN), outcome(2, 1.7, 1.6 - 1.5 * MARGIN), outcome(3, 1.0)
+    assert winner([], 2) is None
+    assert winner([recipe, close, short], 2) is recipe
+    assert winner([recipe, close, better, short], 2) is better
+    assert winner([short, close], 2) is close
+    # With a longer budget, which no trial has had, the lead may be half as large.
+    assert winner([recipe, better], 3) is recipe
+    assert winner([recipe, outcome(1, 1.7, 1.6 - 3 * MARGIN)], 3) is not recipe
+
+
+def test_a_search_takes_no_more_time_than_it_is_worth() -> None:
+    """The cost is checked against losses that fall with the logarithm of the time, by 0.049 at the end."""
+    seconds, trials = 900.0, budgets(900.0)
+    assert trials == pytest.approx((100 / 9, 100 / 3, 100.0))
+    falling = outcome(0, 1.9, 1.8, 1.7)
+
+    def cost(searched: float) -> float:
+        return 0.1 * plan.GAIN_LEFT**2 * math.log(seconds / (seconds - searched), FACTOR)
+
+    limit = search_time(seconds, trials, [falling])
+    assert cost(limit) == pytest.approx(PRICE)
+    assert 0.05 < limit / seconds < 0.15
+    found = search_time(seconds, trials, [falling, outcome(1, 1.9, 1.8, 1.68), outcome(2, 1.8)])
+    assert cost(found) == pytest.approx(PRICE + 0.1 / 4)  # the lead with the shortest budget; it counts a quarter
+    worse = search_time(seconds, trials, [falling, outcome(1, 2.0)])
+    assert worse == limit
+    # It costs nothing once the text is learned, and little if the losses fall slowly.
+    for learned in (outcome(0, 1.7, 1.7, 1.7), outcome(0, 1.6, 1.7, 1.71), outcome(0, 1.7, 1.69, 1.685)):
+        assert search_time(seconds, trials, [learned]) == seconds * MOST_PART
+    # One loss of the recipe does not say how fast it falls.
+    assert 0 < search_time(seconds, trials, []) == search_time(seconds, trials, [outcome(0, 1.9)]) < seconds / 3
+
+
+def test_a_search_ends_when_longer_training_is_worth_more(tmp_path: Path) -> None:
+    """The recipe's loss falls by 0.2 with each budget: a search soon ends, unless there are better trials."""
+
+    class Alike(Trainer):
+        def run(self, change: Mapping[str, Any], budget: int) -> float:
+            super().run(change, budget)
+            return 2 - 0.2 * budget
+
+    used = []
+    for kind in (Alike, Trainer):
+        clock = Clock()
+        (tmp_path / kind.__name__).mkdir()
+        found = search(tmp_path / kind.__name__, clock)
+        found.run([kind(clock)], lambda outcomes: search_time(81.0, BUDGETS, outcomes))
+        used.append(found.used)
+    assert used[0] < 81 / 6
+    assert 81 / 3 < used[1] <= 81 * MOST_PART
 
 
 def test_budgets_grow_by_the_factor_and_leave_time_for_the_training() -> None:
