@@ -23,15 +23,25 @@ from charrnn.cells.layer import Layer, State
 from charrnn.config import ModelConfig
 
 
-def dropped(weights: Tensor, rate: float) -> Tensor:
-    """Dropout, with random bytes for a mask: on a CPU that takes a fifth of the time of PyTorch's.
+def dropped(values: Tensor, rate: float) -> Tensor:
+    """Dropout; on a CPU with random bytes for a mask, which takes a quarter of the time of PyTorch's.
 
-    The rate is rounded to a multiple of 1/256, 255 of them at most.
+    There, the rate is rounded to a multiple of 1/256, 255 of them at most.
     """
+    if values.device.type != "cpu":
+        return F.dropout(values, rate)
     below = min(round(rate * 256), 255)
-    words = torch.empty(-(-weights.numel() // 8), dtype=torch.int64, device=weights.device).random_(-(2**63), None)
-    kept = words.view(torch.uint8)[: weights.numel()].view(weights.shape) >= below
-    return weights * kept.to(weights.dtype).mul_(256 / (256 - below))
+    words = torch.empty(-(-values.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    kept = words.view(torch.uint8)[: values.numel()].view(values.shape) >= below
+    return values * kept.to(values.dtype).mul_(256 / (256 - below))
+
+
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` by ``dropped``."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Shape as the input's."""
+        return dropped(input, self.p) if self.training and self.p else input
 
 
 class CharRNN(nn.Module):
@@ -53,7 +63,7 @@ class CharRNN(nn.Module):
         # One module for each layer, so that dropout can act between them and each layer has its own state.
         self.cell = cell_layer(config.cell)
         self.layers = nn.ModuleList(self.cell(sizes[i], config.hidden_size) for i in range(config.num_layers))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.head = nn.Linear(config.hidden_size, vocab_size)
 
     @property

@@ -116,23 +116,27 @@ def choose(
             model = replace(model, embedding_size=min(128, model.hidden_size))
         reasons.append(f"hidden size {model.hidden_size}")
     characters = read(model)
+    longest = train.max_epochs or math.inf
+
+    def with_dropout(characters: float) -> ModelConfig:
+        epochs = min(characters / train_characters, longest)
+        dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters)
+        # A user who sets the dropout gets no other kind of it.
+        weight_dropout = model.weight_dropout if "weight_dropout" in given else fitting_weight_dropout(epochs)
+        return model if "dropout" in given else replace(model, dropout=dropout, weight_dropout=weight_dropout)
+
     if "hidden_size" not in given and train.epochs is train.steps is None and model.hidden_size > MEASURED_SIZES[1]:
         assert train.time is not None
         # Weights that do not fit into the processor's cache take longer than the line of two measurements says.
-        characters = min(characters, train.time * speed(model))
+        characters = min(characters, train.time * speed(with_dropout(characters)))
+    ended = characters > longest * train_characters
+    characters = min(characters, longest * train_characters)
     epochs = characters / train_characters
-    ended = train.max_epochs is not None and epochs > train.max_epochs
-    if ended:
-        assert train.max_epochs is not None
-        epochs, characters = train.max_epochs, train.max_epochs * train_characters
+    model = with_dropout(characters)
     if "dropout" not in given:
-        dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters)
-        model = replace(model, dropout=dropout)
-        reasons.append(f"dropout {dropout:g}")
-        # A user who sets the dropout gets no other kind of it.
-        if "weight_dropout" not in given and (weight_dropout := fitting_weight_dropout(epochs)):
-            model = replace(model, weight_dropout=weight_dropout)
-            reasons.append(f"weight dropout {weight_dropout:g}")
+        reasons.append(f"dropout {model.dropout:g}")
+        if "weight_dropout" not in given and model.weight_dropout:
+            reasons.append(f"weight dropout {model.weight_dropout:g}")
     if usual_rate:
         train = _fitting_rate(train, model)
     if decays:

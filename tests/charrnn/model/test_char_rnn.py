@@ -109,14 +109,29 @@ def test_weight_dropout_drops_recurrent_weights_in_training(cell: str, bf16: boo
 
 
 @pytest.mark.parametrize(("rate", "exact"), [(0.0, 0.0), (0.2, 51 / 256), (0.5, 0.5), (0.9999, 255 / 256)])
-def test_dropped_weights_are_0_at_the_rate_and_keep_their_mean(rate: float, exact: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropped_values_are_0_at_the_rate_and_keep_their_mean(rate: float, exact: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    weights = torch.randn(301, 333)
-    result = dropped(weights, rate)
+    values = torch.randn(301, 333).to(dtype).requires_grad_()
+    result = dropped(values, rate)
     kept = result != 0
     assert (~kept).float().mean().item() == pytest.approx(exact, abs=0.005)
-    torch.testing.assert_close(result[kept], weights[kept] / (1 - exact))
-    assert rate == 0 or not torch.equal(dropped(weights, rate) != 0, kept)
+    torch.testing.assert_close(result[kept], values[kept] / (1 - exact))
+    (gradient,) = torch.autograd.grad(result.sum(), values)
+    torch.testing.assert_close(gradient, kept / torch.tensor(1 - exact, dtype=dtype))
+    assert rate == 0 or not torch.equal(dropped(values, rate) != 0, kept)
+
+
+def test_dropout_acts_on_what_the_output_layer_reads_and_only_in_training() -> None:
+    model = make(num_layers=1, dropout=0.5)
+    seen: list[torch.Tensor] = []
+    model.head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    for training in (True, False):
+        model.train(training)(tokens(6, 2), model.initial_state(2))
+    dropped_out, whole = seen
+    kept = dropped_out != 0
+    assert 0.3 < kept.float().mean() < 0.7
+    torch.testing.assert_close(dropped_out[kept], 2 * whole[kept])
 
 
 def test_dropout_never_touches_the_carried_state_of_a_single_layer() -> None:

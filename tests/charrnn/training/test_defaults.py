@@ -185,20 +185,22 @@ def test_the_boost_is_for_the_rate_that_it_was_measured_with() -> None:
 
 
 def test_a_size_beyond_those_that_were_measured_is_measured_too() -> None:
-    asked = []
+    """With the dropout that it is likely to get, which takes time too."""
+    asked: list[ModelConfig] = []
 
     def speed(model: ModelConfig) -> float:
-        asked.append(model.hidden_size)
-        return 1e10 / (6 * parameters(model, 65)) / (2 if model.hidden_size > 512 else 1)
+        asked.append(model)
+        return 1e10 / (6 * parameters(model, 65)) / (2 if model.hidden_size > 512 else 1) / (1 + model.dropout)
 
     choice = choose(
         ModelConfig(), TrainConfig(time=30_000.0), given=(), vocab_size=65, train_characters=1_000_000, speed=speed
     )
-    assert asked == [128, 512, choice.model.hidden_size]
+    assert [model.hidden_size for model in asked] == [128, 512, choice.model.hidden_size]
     assert choice.model.hidden_size > 512
+    assert 0 < choice.model.dropout < asked[-1].dropout  # from the passes before and after that measurement
     said = re.search(r"([\d.]+) times the text", choice.reason)
     assert said is not None
-    assert float(said[1]) == pytest.approx(30_000 * speed(choice.model) / 1_000_000, abs=0.1)
+    assert float(said[1]) == pytest.approx(30_000 * speed(asked[2]) / 1_000_000, abs=0.1)
 
 
 def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() -> None:
