@@ -37,6 +37,7 @@ USEFUL_PASSES = 20.0
 # is no more than it would be if it grew from two passes on by the second number with each doubling of the passes.
 DROPOUT_STEP, DROPOUT_STEP_OF_PASSES = 0.11, 0.25
 NO_DROPOUT = 3.0  # up to this product, dropout is 0
+NO_DROPOUT_OF_ITEMS = 10.0  # the same for items, which are learnt by heart later than running text
 LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
 # Dropout of the recurrent weights grows with each doubling of the passes; below the second number it does harm.
 WEIGHT_DROPOUT_STEP, LEAST_WEIGHT_DROPOUT_PASSES, MOST_WEIGHT_DROPOUT = 0.2, 9.0, 0.2
@@ -77,6 +78,7 @@ def choose(
     vocab_size: int,
     train_characters: int,
     speed: Callable[[ModelConfig], float],
+    items: bool = False,
 ) -> Choice:
     """Chooses values for the settings that were not given.
 
@@ -87,6 +89,7 @@ def choose(
         train_characters: length of the training text.
         speed: training characters a second of a model on this machine; asked
             three times at most, and only if the budget is a time.
+        items: whether the text is a list of items, such as names.
     """
     # The boost, the rate of large models and the weight decay were measured with Muon and a cosine.
     usual_rate = not {"lr", "optimizer", "schedule"} & set(given)
@@ -120,7 +123,7 @@ def choose(
 
     def with_dropout(characters: float) -> ModelConfig:
         epochs = min(characters / train_characters, longest)
-        dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters)
+        dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters, items=items)
         # A user who sets the dropout gets no other kind of it.
         weight_dropout = model.weight_dropout if "weight_dropout" in given else fitting_weight_dropout(epochs)
         return model if "dropout" in given else replace(model, dropout=dropout, weight_dropout=weight_dropout)
@@ -158,9 +161,10 @@ def recurrent_weights(model: ModelConfig, vocab_size: int) -> int:
     return parameters(model, vocab_size) - vocab_size * (model.embedding_size + model.hidden_size + 1)
 
 
-def fitting_dropout(epochs: float, weights_per_character: float) -> float:
+def fitting_dropout(epochs: float, weights_per_character: float, *, items: bool = False) -> float:
     """Dropout for so many passes over a text; the more weights, the sooner a model learns it by heart."""
-    grown = DROPOUT_STEP * math.log2(max(epochs * weights_per_character / NO_DROPOUT, 1.0))
+    least = NO_DROPOUT_OF_ITEMS if items else NO_DROPOUT
+    grown = DROPOUT_STEP * math.log2(max(epochs * weights_per_character / least, 1.0))
     # A text that is read once or twice is not learnt by heart, whatever the model's size.
     few = DROPOUT_STEP_OF_PASSES * math.log2(max(epochs / LEAST_DROPOUT_PASSES, 1.0))
     return min(MOST_DROPOUT, round(min(grown, few) * 20) / 20)
@@ -233,6 +237,7 @@ def choose_here(
         vocab_size=vocab_size,
         train_characters=characters,
         speed=lambda m: measure_speed(m, fitted, vocab_size, device, precision, clock=clock),
+        items=data.has_items,
     )
     check_memory(choice.model, fitted, vocab_size, device)
     reason = "; ".join(filter(None, [choice.reason, scaled]))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from charrnn.config import ModelConfig, TrainConfig
+from charrnn.config import DataConfig, ModelConfig, TrainConfig
+from charrnn.data.corpus import read_corpus
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training.defaults import (
     SMALL_MODEL,
@@ -17,6 +18,7 @@ from charrnn.training.defaults import (
     WEIGHTS_PER_CHARACTER,
     Choice,
     choose,
+    choose_here,
     fitting_batch,
     fitting_dropout,
     fitting_weight_decay,
@@ -101,6 +103,20 @@ def test_dropout_grows_with_the_passes_and_with_the_parameters_for_each_characte
     assert [fitting_dropout(epochs, 100.0) for epochs in (0.5, 1.0, 2.0)] == [0, 0, 0]
     assert [fitting_dropout(12.0, ratio) for ratio in (0.05, 0.4, 1.6, 6.7, 100.0)] == [0, 0.05, 0.3, 0.5, 0.6]
     assert [fitting_dropout(epochs, 0.5) for epochs in (2.0, 5.0, 10.0, 40.0, 1000.0)] == [0, 0, 0.1, 0.3, 0.6]
+    # Less for a list of items.
+    assert [fitting_dropout(18.0, ratio, items=True) for ratio in (0.5, 3.5, 14.0)] == [0, 0.3, 0.5]
+
+
+def test_items_get_less_dropout_and_the_same_weight_dropout(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("alpha\nbeta\ngamma\ndelta\n" * 2_000)
+    models = []
+    for lines in (False, True):
+        data, train = DataConfig(lines=lines), TrainConfig(epochs=20.0)
+        corpus = read_corpus([str(tmp_path / "names.txt")], data)
+        models.append(choose_here(ModelConfig(hidden_size=256), train, given={"hidden_size"}, corpus=corpus, data=data))
+    text, items = (choice.model for choice in models)
+    assert 0 < items.dropout < text.dropout - 0.1
+    assert items.weight_dropout == text.weight_dropout == 0.2
 
 
 def test_weight_dropout_is_for_many_passes() -> None:
