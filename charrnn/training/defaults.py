@@ -103,13 +103,14 @@ def choose(
     if {"hidden_size", "dropout"} <= set(given) and not decays:
         return Choice(model=model, train=_fitting_rate(train, model) if usual_rate else train, reason="")
     read = _reader(model, train, vocab_size, train_characters, speed, fixed="hidden_size" in given)
+    most_read = (train.max_epochs or math.inf) * train_characters
     reasons = []
     if "hidden_size" not in given:
         largest = WEIGHTS_PER_CHARACTER * train_characters + SMALL_MODEL
 
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
-            passes = min(read(sized) / train_characters, train.max_epochs or math.inf)
+            passes = min(read(sized), most_read) / train_characters
             root = math.pow(vocab_size, ALPHABET_POWER) * math.sqrt(passes * train_characters)
             most = WEIGHTS_PER_ROOT * root * max(1.0, passes / SEVERAL_PASSES)
             return recurrent_weights(sized, vocab_size) <= min(most, largest)
@@ -119,22 +120,21 @@ def choose(
             model = replace(model, embedding_size=min(128, model.hidden_size))
         reasons.append(f"hidden size {model.hidden_size}")
     characters = read(model)
-    longest = train.max_epochs or math.inf
 
     def with_dropout(characters: float) -> ModelConfig:
-        epochs = min(characters / train_characters, longest)
+        if "dropout" in given:  # then no weight dropout is added either
+            return model
+        epochs = min(characters, most_read) / train_characters
         dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters, items=items)
-        # A user who sets the dropout gets no other kind of it.
         weight_dropout = model.weight_dropout if "weight_dropout" in given else fitting_weight_dropout(epochs)
-        return model if "dropout" in given else replace(model, dropout=dropout, weight_dropout=weight_dropout)
+        return replace(model, dropout=dropout, weight_dropout=weight_dropout)
 
     if "hidden_size" not in given and train.epochs is train.steps is None and model.hidden_size > MEASURED_SIZES[1]:
         assert train.time is not None
         # Weights that do not fit into the processor's cache take longer than the line of two measurements says.
         characters = min(characters, train.time * speed(with_dropout(characters)))
-    ended = characters > longest * train_characters
-    characters = min(characters, longest * train_characters)
-    epochs = characters / train_characters
+    ended = characters > most_read
+    characters = min(characters, most_read)
     model = with_dropout(characters)
     if "dropout" not in given:
         reasons.append(f"dropout {model.dropout:g}")
@@ -148,7 +148,7 @@ def choose(
         return Choice(model=model, train=train, reason="")
     reason = (
         f"{' and '.join(reasons)}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} "
-        f"characters ({epochs:.1f} times the text)"
+        f"characters ({characters / train_characters:.1f} times the text)"
     )
     if ended and "max_epochs" not in given:
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"

@@ -73,7 +73,8 @@ def _recipe(outcomes: Sequence[Outcome]) -> Outcome | None:
 def _lead(outcome: Outcome, recipe: Outcome, steps: int) -> float:
     """Nats by which a trial beats the recipe, with the longest budget that it had.
 
-    A lead with a short budget says little about a long one: of ``steps`` budgets each that is missing halves it.
+    A lead with a short budget says little about a long one: it is halved for each of the ``steps`` budgets that is
+    still to come.
     """
     both = min(len(outcome.losses), len(recipe.losses))
     return (recipe.losses[both - 1] - outcome.losses[both - 1]) * 0.5 ** (steps - both)
