@@ -143,12 +143,11 @@ def used_providers(session: InferenceSession, feeds: Mapping[str, Any]) -> tuple
     takes the operators it knows, and the CPU all others. The session was opened
     with ``profile_options``; it is run once, and its record ends here.
     """
-    session.run(None, dict(feeds))
-    path = Path(session.end_profiling())
     try:
-        events = json.loads(path.read_bytes())
+        session.run(None, dict(feeds))
     finally:
-        path.unlink(missing_ok=True)
+        record = end_profile(session)
+    events = json.loads(record)
     nodes = [e["args"]["provider"] for e in events if e.get("cat") == "Node" and "provider" in e.get("args", {})]
     return tuple(sorted(set(nodes), key=lambda provider: (-nodes.count(provider), provider)))
 
@@ -157,6 +156,15 @@ def profile_options(options: Any) -> None:
     """Makes a session record one run for ``used_providers``, in a file of the temporary folder."""
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "charrnn-providers")
+
+
+def end_profile(session: InferenceSession) -> bytes:
+    """Ends the record that ``profile_options`` began, removes its file and returns what was in it."""
+    path = Path(session.end_profiling())
+    try:
+        return path.read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def device_name(session: InferenceSession) -> str:

@@ -14,6 +14,7 @@ from charrnn_runtime.devices import (
     check_provider,
     choose_providers,
     device_name,
+    end_profile,
     import_onnxruntime,
     parse_device,
     profile_options,
@@ -399,6 +400,8 @@ def open_session(
                 "if device='cpu' loads it, the device or its driver is at fault"
             ) from error
         raise ModelFileError(f"ONNX Runtime cannot load the model: {_first_line(error)}") from error
+    if len(providers) > 1 and session.get_providers()[0] == PROVIDERS["cpu"]:
+        end_profile(session)  # it fell back to the CPU, and would write down each run of this process
     check_provider(wanted, providers, session)
     return session
 

@@ -99,15 +99,33 @@ def test_cpu_is_what_is_used_and_said(tiny: TinyModel, sampler: Sampler) -> None
         Sampler(tiny.data(), expected_batch=0)
 
 
-def test_a_fallback_in_silence_is_an_error(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def broken_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """ONNX Runtime says that it has CUDA, and falls back. Returns the folder of temporary files."""
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("CUDA is there")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_auto_falls_back_and_records_no_runs(tiny: TinyModel, broken_cuda: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("charrnn_runtime.devices.AUTO_CUDA_BYTES", 0)
+    with pytest.warns(UserWarning, match="not in available provider names"):
+        sampler = Sampler(tiny.data(), device="auto")
+    assert (sampler.device, sampler.providers) == ("cpu", (CPU,))
+    sampler.sample(length=10, seed=1)
+    assert not list(broken_cuda.iterdir())
+
+
+@pytest.mark.usefixtures("broken_cuda")
+def test_a_fallback_in_silence_is_an_error(tiny: TinyModel, tmp_path: Path) -> None:
     with (
         pytest.warns(UserWarning, match="not in available provider names"),  # all that ONNX Runtime does
         pytest.raises(DeviceError, match="fell back to CPUExecutionProvider; CUDA or cuDNN"),
     ):
         Sampler(tiny.data(), device="cuda")
+    assert not list(tmp_path.iterdir()), "the record is cleared away"
     session = onnxruntime.InferenceSession(tiny.data(), providers=[CPU])
     with pytest.raises(DeviceError, match="'coreml': ONNX Runtime fell back"):
         check_provider(Device("coreml"), [PROVIDERS["coreml"], CPU], session)
