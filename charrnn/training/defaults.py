@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -17,7 +18,7 @@ from charrnn.data.corpus import Corpus
 from charrnn.data.split import split_end
 from charrnn.training.batch_choice import choose_batch, on_device
 from charrnn.training.device import choose_device, choose_precision
-from charrnn.training.memory import check_memory, parameters
+from charrnn.training.memory import available_bytes, check_memory, needed_bytes, parameters
 from charrnn.training.texts import fit_batch
 from charrnn.training.threads import WAITING_SHARE, waiting_seconds
 
@@ -44,6 +45,12 @@ WEIGHT_DROPOUT_STEP, LEAST_WEIGHT_DROPOUT_PASSES, MOST_WEIGHT_DROPOUT = 0.2, 9.0
 # Weight decay of long runs, and how many steps these have; a shorter run has less in proportion.
 WEIGHT_DECAY, LONG_RUN = 0.035, 1500
 LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
+# On a CPU, larger batches are read faster, since a step of Muon takes as long for them. They learn as much from each
+# character if there are many steps, so twice the batch is for four times the characters. But they learn a text by heart
+# sooner: a text that takes dropout is read in batches of the usual size.
+CHARACTERS_OF_LARGE_BATCH = 900  # times the square of the batch size
+LARGEST_BATCH, LEAST_GAIN = 256, 1.1  # the second is the factor on the speed for which a batch is doubled
+LOW_ESTIMATE = 5  # a run may take so many times the memory that is estimated
 # Models of a larger hidden size take a higher learning rate, in proportion to its square root.
 USUAL_RATE_SIZE = 384
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
@@ -77,7 +84,7 @@ def choose(
     given: Collection[str],
     vocab_size: int,
     train_characters: int,
-    speed: Callable[[ModelConfig], float],
+    speed: Callable[[ModelConfig, TrainConfig], float],
     items: bool = False,
 ) -> Choice:
     """Chooses values for the settings that were not given.
@@ -87,8 +94,8 @@ def choose(
         given: names of the fields that the user or a preset has fixed; they are kept.
         vocab_size: V.
         train_characters: length of the training text.
-        speed: training characters a second of a model on this machine; asked
-            three times at most, and only if the budget is a time.
+        speed: training characters a second of a model on this machine, with a batch; asked
+            only if the budget is a time.
         items: whether the text is a list of items, such as names.
     """
     # The boost, the rate of large models and the weight decay were measured with Muon and a cosine.
@@ -120,19 +127,29 @@ def choose(
             model = replace(model, embedding_size=min(128, model.hidden_size))
         reasons.append(f"hidden size {model.hidden_size}")
     characters = read(model)
+    weights = recurrent_weights(model, vocab_size) / train_characters  # for each character
+
+    def dropout(characters: float) -> float:
+        return fitting_dropout(min(characters, most_read) / train_characters, weights, items=items)
 
     def with_dropout(characters: float) -> ModelConfig:
         if "dropout" in given:  # then no weight dropout is added either
             return model
         epochs = min(characters, most_read) / train_characters
-        dropout = fitting_dropout(epochs, recurrent_weights(model, vocab_size) / train_characters, items=items)
         weight_dropout = model.weight_dropout if "weight_dropout" in given else fitting_weight_dropout(epochs)
-        return replace(model, dropout=dropout, weight_dropout=weight_dropout)
+        return replace(model, dropout=dropout(characters), weight_dropout=weight_dropout)
 
     if "hidden_size" not in given and train.epochs is train.steps is None and model.hidden_size > MEASURED_SIZES[1]:
         assert train.time is not None
         # Weights that do not fit into the processor's cache take longer than the line of two measurements says.
-        characters = min(characters, train.time * speed(with_dropout(characters)))
+        characters = min(characters, train.time * speed(with_dropout(characters), train))
+    if train.time is not None and not {"batch_size", "optimizer"} & set(given):
+        usual = train
+        train, characters = _larger_batch(
+            train, characters, partial(speed, model), lambda more: more <= most_read and not dropout(more)
+        )
+        if train != usual:
+            reasons.append(f"batch {train.batch_size}")
     ended = characters > most_read
     characters = min(characters, most_read)
     model = with_dropout(characters)
@@ -154,6 +171,30 @@ def choose(
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
     validated = max(LEAST_VALIDATED, round(VALIDATED_SHARE * characters))
     return Choice(model=model, train=train, val_max=validated, reason=reason)
+
+
+def _larger_batch(
+    train: TrainConfig, characters: float, speed: Callable[[TrainConfig], float], suits: Callable[[float], bool]
+) -> tuple[TrainConfig, float]:
+    """The batch doubled while that pays, and the characters that the run reads then.
+
+    Args:
+        train: the settings; their budget is a time.
+        characters: that the run reads with them.
+        speed: characters a second.
+        suits: whether a run that reads so many characters may have a larger batch.
+    """
+    seconds = train.time
+    assert seconds is not None
+    while True:
+        larger = replace(train, batch_size=2 * train.batch_size)
+        if larger.batch_size > LARGEST_BATCH or characters < CHARACTERS_OF_LARGE_BATCH * larger.batch_size**2:
+            return train, characters
+        if not suits(characters) or (faster := speed(larger)) < LEAST_GAIN * speed(train):
+            return train, characters
+        if not suits(seconds * faster):
+            return train, characters
+        train, characters = larger, seconds * faster
 
 
 def recurrent_weights(model: ModelConfig, vocab_size: int) -> int:
@@ -221,27 +262,41 @@ def choose_here(
     characters = max(1, split_end(len(corpus.ids), data).train.length)
     if train.steps is None and "batch_size" not in given:
         train = replace(train, batch_size=fitting_batch(train, characters))
+
+    def speed(model: ModelConfig, train: TrainConfig) -> float:
+        return measure_speed(model, train, vocab_size, device, precision, clock=clock)
+
     scaled = ""
-    if device.type == "cuda":  # a CPU gains nothing from a larger batch
-        speed = on_device(lambda t: measure_speed(model, t, vocab_size, device, precision, clock=clock))
+    if device.type == "cuda":
         readable = characters * (train.epochs or train.max_epochs or USEFUL_PASSES)
-        train, scaled = choose_batch(train, given=given, readable=readable, speed=speed)
+        train, scaled = choose_batch(train, given=given, readable=readable, speed=on_device(partial(speed, model)))
+        given = {*given, "batch_size"}
     # For a short text the trainer makes the batch smaller, so that is the batch with which the budget is read.
     fitted = fit_batch(corpus, data, train, lambda _: None)
     smallest = model if "hidden_size" in given else replace(model, hidden_size=HIDDEN_SIZES[0])
     check_memory(smallest, fitted, vocab_size, device)
+
+    def speed_in_memory(model: ModelConfig, train: TrainConfig) -> float:
+        if train.batch_size > fitted.batch_size:  # the recipe's wish must not be what does not fit
+            needed = LOW_ESTIMATE * needed_bytes(model, train, vocab_size)
+            if needed > available_bytes(device):
+                return 0.0
+        return speed(model, train)
+
     choice = choose(
         model,
         fitted,
         given=given,
         vocab_size=vocab_size,
         train_characters=characters,
-        speed=lambda m: measure_speed(m, fitted, vocab_size, device, precision, clock=clock),
+        speed=speed_in_memory,
         items=data.has_items,
     )
-    check_memory(choice.model, fitted, vocab_size, device)
+    check_memory(choice.model, choice.train, vocab_size, device)
     reason = "; ".join(filter(None, [choice.reason, scaled]))
-    chosen = replace(choice.train, batch_size=train.batch_size, seq_len=train.seq_len)
+    chosen = replace(choice.train, seq_len=train.seq_len)
+    if chosen.batch_size == fitted.batch_size:
+        chosen = replace(chosen, batch_size=train.batch_size)
     return replace(choice, train=chosen, reason=reason)
 
 
@@ -309,7 +364,7 @@ def _reader(
     train: TrainConfig,
     vocab_size: int,
     train_characters: int,
-    speed: Callable[[ModelConfig], float],
+    speed: Callable[[ModelConfig, TrainConfig], float],
     *,
     fixed: bool,
 ) -> Callable[[ModelConfig], float]:
@@ -323,11 +378,11 @@ def _reader(
     assert train.time is not None
     seconds = train.time
     if fixed:
-        readable = seconds * speed(model)
+        readable = seconds * speed(model, train)
         return lambda _: readable
     # The time of a step is taken to be linear in the number of parameters: two measurements give the line.
     small, large = (replace(model, hidden_size=size, dropout=0.0) for size in MEASURED_SIZES)
-    cost_small, cost_large = 1 / speed(small), 1 / speed(large)
+    cost_small, cost_large = 1 / speed(small, train), 1 / speed(large, train)
     p_small, p_large = parameters(small, vocab_size), parameters(large, vocab_size)
     slope = max(cost_large - cost_small, 0.0) / (p_large - p_small)
     return lambda m: seconds / max(cost_small + slope * (parameters(m, vocab_size) - p_small), 0.25 * cost_small)

@@ -12,7 +12,10 @@ import pytest
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import read_corpus
 from charrnn.model.char_rnn import CharRNN
+from charrnn.training import defaults
 from charrnn.training.defaults import (
+    CHARACTERS_OF_LARGE_BATCH,
+    LARGEST_BATCH,
     SMALL_MODEL,
     WEIGHT_DECAY,
     WEIGHTS_PER_CHARACTER,
@@ -25,7 +28,7 @@ from charrnn.training.defaults import (
     fitting_weight_dropout,
     recurrent_weights,
 )
-from charrnn.training.memory import parameters
+from charrnn.training.memory import needed_bytes, parameters
 from charrnn.training.presets import presets
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ def chosen(train: TrainConfig, *, given: set[str] | None = None, characters: int
         given=given or set(),
         vocab_size=65,
         train_characters=characters,
-        speed=lambda m: 1e10 / (6 * parameters(m, 65)),
+        speed=lambda m, t: 1e10 / (6 * parameters(m, 65)),
     )
 
 
@@ -69,7 +72,7 @@ def test_the_size_grows_with_what_is_read_and_a_little_with_the_alphabet() -> No
         given=(),
         vocab_size=3000,
         train_characters=10_000_000,
-        speed=lambda _: 1.0,
+        speed=lambda m, t: 1.0,
     )
     assert large.model.hidden_size == 192
     assert recurrent_weights(ModelConfig(), 65) == recurrent_weights(ModelConfig(), 3000)
@@ -160,7 +163,7 @@ def test_weight_decay_grows_with_the_steps() -> None:
 def test_only_the_speed_of_a_given_size_is_measured() -> None:
     measured = []
 
-    def speed(model: ModelConfig) -> float:
+    def speed(model: ModelConfig, train: TrainConfig) -> float:
         measured.append(model.hidden_size)
         return 1e6
 
@@ -190,6 +193,69 @@ def test_short_texts_are_read_in_smaller_batches() -> None:
     assert fitting_batch(TrainConfig(batch_size=4), 20_000) == 4
 
 
+def batch_of(
+    train: TrainConfig, *, given: set[str] | None = None, characters: int = 100_000_000, update: float = 1e-7
+) -> Choice:
+    """The choice where each step takes ``update`` seconds a parameter for the update, whatever the batch."""
+
+    def speed(model: ModelConfig, train: TrainConfig) -> float:
+        tokens = train.batch_size * train.seq_len
+        return tokens / parameters(model, 65) / (update + tokens * 6 / 1e11)
+
+    return choose(ModelConfig(), train, given=given or set(), vocab_size=65, train_characters=characters, speed=speed)
+
+
+HOURS = TrainConfig(time=6000.0)
+
+
+def test_a_long_time_takes_larger_batches() -> None:
+    choices = [batch_of(TrainConfig(time=6.0 * 10**i)) for i in range(5)]
+    batches = [choice.train.batch_size for choice in choices]
+    assert batches == sorted(batches)
+    assert (batches[0], batches[-1]) == (32, LARGEST_BATCH)
+    for choice in choices:
+        said = re.search(r"reads about ([\d.]+) (thousand|million|billion)", choice.reason)
+        assert said is not None
+        read = float(said[1]) * {"thousand": 1e3, "million": 1e6, "billion": 1e9}[said[2]]
+        batch = choice.train.batch_size
+        assert batch == 32 or read > 0.99 * CHARACTERS_OF_LARGE_BATCH * batch**2
+        assert (f"batch {batch}" in choice.reason) == (batch > 32)
+
+
+def test_a_larger_batch_must_be_faster_and_is_for_texts_that_are_not_learnt_by_heart() -> None:
+    assert batch_of(HOURS).train.batch_size > 32
+    assert batch_of(HOURS, update=0.0).train.batch_size == 32
+    # This one is read several times: it takes dropout, or ends before its time.
+    several = batch_of(HOURS, characters=1_000_000)
+    assert several.model.dropout > 0
+    assert several.train.batch_size == 32
+    assert batch_of(HOURS, characters=20_000).train.batch_size == 32
+
+
+@pytest.mark.parametrize("given", ["batch_size", "optimizer"])
+def test_a_batch_grows_only_beside_the_usual_optimizer_and_for_a_time(given: str) -> None:
+    assert batch_of(HOURS, given={given}).train.batch_size == 32
+    assert batch_of(TrainConfig(steps=100_000)).train.batch_size == 32
+    assert batch_of(TrainConfig(epochs=1.0)).train.batch_size == 32
+    assert batch_of(HOURS, given={"hidden_size", "dropout"}).train.batch_size > 32
+
+
+def test_a_larger_batch_stays_within_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be " * 1_000_000)
+    data, train = DataConfig(), TrainConfig(time=600.0)
+    corpus = read_corpus([str(tmp_path / "text.txt")], data)
+    # Twice the batch is as fast again.
+    monkeypatch.setattr(defaults, "measure_speed", lambda model, train, *_, **__: 500.0 * train.batch_size)
+
+    def batch() -> int:
+        return choose_here(ModelConfig(), train, given=(), corpus=corpus, data=data).train.batch_size
+
+    assert batch() > 32
+    usual = needed_bytes(ModelConfig(), TrainConfig(), 8)
+    monkeypatch.setattr(defaults, "available_bytes", lambda device: 2 * usual)
+    assert batch() == 32
+
+
 def test_the_boost_is_for_the_rate_that_it_was_measured_with() -> None:
     assert chosen(TrainConfig(steps=100)).train.lr_boost == 3.0
     for name in ("lr_boost", "lr", "optimizer", "schedule"):
@@ -204,7 +270,7 @@ def test_a_size_beyond_those_that_were_measured_is_measured_too() -> None:
     """With the dropout that it is likely to get, which takes time too."""
     asked: list[ModelConfig] = []
 
-    def speed(model: ModelConfig) -> float:
+    def speed(model: ModelConfig, train: TrainConfig) -> float:
         asked.append(model)
         return 1e10 / (6 * parameters(model, 65)) / (2 if model.hidden_size > 512 else 1) / (1 + model.dropout)
 
@@ -216,7 +282,7 @@ def test_a_size_beyond_those_that_were_measured_is_measured_too() -> None:
     assert 0 < choice.model.dropout < asked[-1].dropout  # from the passes before and after that measurement
     said = re.search(r"([\d.]+) times the text", choice.reason)
     assert said is not None
-    assert float(said[1]) == pytest.approx(30_000 * speed(asked[2]) / 1_000_000, abs=0.1)
+    assert float(said[1]) == pytest.approx(30_000 * speed(asked[2], TrainConfig()) / 1_000_000, abs=0.1)
 
 
 def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() -> None:
@@ -227,7 +293,7 @@ def test_what_was_given_is_kept_and_no_speed_is_asked_for_a_budget_of_steps() ->
         given={"hidden_size", "dropout"},
         vocab_size=65,
         train_characters=1000,
-        speed=lambda _: pytest.fail("measured for nothing"),
+        speed=lambda m, t: pytest.fail("measured for nothing"),
     )
     assert choice.model == model
     assert choice.reason == ""
