@@ -46,9 +46,9 @@ WEIGHT_DROPOUT_STEP, LEAST_WEIGHT_DROPOUT_PASSES, MOST_WEIGHT_DROPOUT = 0.2, 9.0
 WEIGHT_DECAY, LONG_RUN = 0.035, 1500
 LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
 # On a CPU, larger batches are read faster, since a step of Muon takes as long for them. They learn as much from each
-# character if there are many steps, so twice the batch is for four times the characters. But they learn a text by heart
+# character if there are many steps, so twice the batch is for eight times the characters. But they learn a text by heart
 # sooner: a text that takes dropout is read in batches of the usual size.
-CHARACTERS_OF_LARGE_BATCH = 900  # times the square of the batch size
+CHARACTERS_OF_LARGE_BATCH = 10  # times the third power of the batch size
 LARGEST_BATCH, LEAST_GAIN = 256, 1.1  # the second is the factor on the speed for which a batch is doubled
 LOW_ESTIMATE = 5  # a run may take so many times the memory that is estimated
 # Models of a larger hidden size take a higher learning rate, in proportion to its square root.
@@ -188,7 +188,7 @@ def _larger_batch(
     assert seconds is not None
     while True:
         larger = replace(train, batch_size=2 * train.batch_size)
-        if larger.batch_size > LARGEST_BATCH or characters < CHARACTERS_OF_LARGE_BATCH * larger.batch_size**2:
+        if larger.batch_size > LARGEST_BATCH or characters < CHARACTERS_OF_LARGE_BATCH * larger.batch_size**3:
             return train, characters
         if not suits(characters) or (faster := speed(larger)) < LEAST_GAIN * speed(train):
             return train, characters

@@ -218,7 +218,7 @@ def test_a_long_time_takes_larger_batches() -> None:
         assert said is not None
         read = float(said[1]) * {"thousand": 1e3, "million": 1e6, "billion": 1e9}[said[2]]
         batch = choice.train.batch_size
-        assert batch == 32 or read > 0.99 * CHARACTERS_OF_LARGE_BATCH * batch**2
+        assert batch == 32 or read > 0.99 * CHARACTERS_OF_LARGE_BATCH * batch**3
         assert (f"batch {batch}" in choice.reason) == (batch > 32)
 
 
