@@ -163,8 +163,9 @@ def choose(
         train = replace(train, weight_decay=fitting_weight_decay(characters / (train.batch_size * train.seq_len)))
     if not reasons:
         return Choice(model=model, train=train, reason="")
+    *others, last = reasons
     reason = (
-        f"{' and '.join(reasons)}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} "
+        f"{', '.join(others)}{' and ' if others else ''}{last}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} "
         f"characters ({characters / train_characters:.1f} times the text)"
     )
     if ended and "max_epochs" not in given:
