@@ -46,11 +46,11 @@ WEIGHT_DROPOUT_STEP, LEAST_WEIGHT_DROPOUT_PASSES, MOST_WEIGHT_DROPOUT = 0.2, 9.0
 WEIGHT_DECAY, LONG_RUN = 0.035, 1500
 LEAST_STEPS, LEAST_BATCH = 480, 8  # a short text is read in smaller batches, so that there are so many steps
 # On a CPU, larger batches are read faster, since a step of Muon takes as long for them. They learn as much from each
-# character if there are many steps, so twice the batch is for eight times the characters. But they learn a text by heart
-# sooner: a text that takes dropout is read in batches of the usual size.
+# character if there are many steps, so twice the batch is for eight times the characters. But they learn a text by
+# heart sooner: a text that takes dropout is read in batches of the usual size.
 CHARACTERS_OF_LARGE_BATCH = 10  # times the third power of the batch size
 LARGEST_BATCH, LEAST_GAIN = 256, 1.1  # the second is the factor on the speed for which a batch is doubled
-LOW_ESTIMATE = 5  # a run may take so many times the memory that is estimated
+MOST_MEMORY = 5  # times the estimate, which is low
 # Models of a larger hidden size take a higher learning rate, in proportion to its square root.
 USUAL_RATE_SIZE = 384
 LR_BOOST = 3.0  # factor on the learning rate at the beginning
@@ -164,9 +164,10 @@ def choose(
     if not reasons:
         return Choice(model=model, train=train, reason="")
     *others, last = reasons
+    chosen = f"{', '.join(others)} and {last}" if others else last
     reason = (
-        f"{', '.join(others)}{' and ' if others else ''}{last}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} "
-        f"characters ({characters / train_characters:.1f} times the text)"
+        f"{chosen}, since the {'run' if ended else 'budget'} reads about {_rounded(characters)} characters "
+        f"({characters / train_characters:.1f} times the text)"
     )
     if ended and "max_epochs" not in given:
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
@@ -278,10 +279,9 @@ def choose_here(
     check_memory(smallest, fitted, vocab_size, device)
 
     def speed_in_memory(model: ModelConfig, train: TrainConfig) -> float:
-        if train.batch_size > fitted.batch_size:  # the recipe's wish must not be what does not fit
-            needed = LOW_ESTIMATE * needed_bytes(model, train, vocab_size)
-            if needed > available_bytes(device):
-                return 0.0
+        needed = MOST_MEMORY * needed_bytes(model, train, vocab_size)
+        if train.batch_size > fitted.batch_size and needed > available_bytes(device):
+            return 0.0  # then the batch stays as it is, instead of an error for a batch that was not asked for
         return speed(model, train)
 
     choice = choose(
