@@ -16,7 +16,7 @@ import torch
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.split import split_end
-from charrnn.training.batch_choice import choose_batch, on_device
+from charrnn.training.batch_choice import MOST_RATE, choose_batch, on_device
 from charrnn.training.device import choose_device, choose_precision
 from charrnn.training.memory import available_bytes, check_memory, needed_bytes, parameters
 from charrnn.training.texts import fit_batch
@@ -143,12 +143,12 @@ def choose(
         assert train.time is not None
         # Weights that do not fit into the processor's cache take longer than the line of two measurements says.
         characters = min(characters, train.time * speed(with_dropout(characters), train))
+    usual_batch = train.batch_size
     if train.time is not None and not {"batch_size", "optimizer"} & set(given):
-        usual = train
         train, characters = _larger_batch(
             train, characters, partial(speed, model), lambda more: more <= most_read and not dropout(more)
         )
-        if train != usual:
+        if train.batch_size > usual_batch:
             reasons.append(f"batch {train.batch_size}")
     ended = characters > most_read
     characters = min(characters, most_read)
@@ -158,7 +158,7 @@ def choose(
         if "weight_dropout" not in given and model.weight_dropout:
             reasons.append(f"weight dropout {model.weight_dropout:g}")
     if usual_rate:
-        train = _fitting_rate(train, model)
+        train = _fitting_rate(train, model, train.batch_size / usual_batch)
     if decays:
         train = replace(train, weight_decay=fitting_weight_decay(characters / (train.batch_size * train.seq_len)))
     if not reasons:
@@ -219,8 +219,10 @@ def fitting_weight_dropout(epochs: float) -> float:
     return min(MOST_WEIGHT_DROPOUT, round(WEIGHT_DROPOUT_STEP * doublings * 20) / 20)
 
 
-def _fitting_rate(train: TrainConfig, model: ModelConfig) -> TrainConfig:
-    factor = math.sqrt(max(1.0, model.hidden_size / USUAL_RATE_SIZE))
+def _fitting_rate(train: TrainConfig, model: ModelConfig, grown: float = 1.0) -> TrainConfig:
+    """The rate for the model's size, and for a batch that is ``grown`` times the usual one."""
+    by_size = math.sqrt(max(1.0, model.hidden_size / USUAL_RATE_SIZE))
+    factor = max(by_size, min(by_size * math.sqrt(grown), MOST_RATE))
     return replace(train, lr=float(f"{train.lr * factor:.2g}"))
 
 

@@ -13,6 +13,7 @@ from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import read_corpus
 from charrnn.model.char_rnn import CharRNN
 from charrnn.training import defaults
+from charrnn.training.batch_choice import MOST_RATE
 from charrnn.training.defaults import (
     CHARACTERS_OF_LARGE_BATCH,
     LARGEST_BATCH,
@@ -220,6 +221,12 @@ def test_a_long_time_takes_larger_batches() -> None:
         batch = choice.train.batch_size
         assert batch == 32 or read > 0.99 * CHARACTERS_OF_LARGE_BATCH * batch**3
         assert (f"batch {batch}" in choice.reason) == (batch > 32)
+        # The rate grows with the square roots of the size and of the batch. The batch makes it twice as high at most.
+        by_size = max(1.0, choice.model.hidden_size / 384) ** 0.5
+        factor = max(by_size, min(by_size * (batch / 32) ** 0.5, MOST_RATE))
+        assert choice.train.lr == pytest.approx(0.008 * factor, rel=0.05)
+    assert choices[-1].train.lr > choices[0].train.lr
+    assert batch_of(HOURS, given={"lr"}).train.lr == HOURS.lr
 
 
 def test_a_larger_batch_must_be_faster_and_is_for_texts_that_are_not_learnt_by_heart() -> None:
