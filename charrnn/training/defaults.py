@@ -111,15 +111,19 @@ def choose(
         return Choice(model=model, train=_fitting_rate(train, model) if usual_rate else train, reason="")
     read = _reader(model, train, vocab_size, train_characters, speed, fixed="hidden_size" in given)
     most_read = (train.max_epochs or math.inf) * train_characters
+
+    def passes(characters: float) -> float:
+        return min(characters, most_read) / train_characters
+
     reasons = []
     if "hidden_size" not in given:
         largest = WEIGHTS_PER_CHARACTER * train_characters + SMALL_MODEL
 
         def fits(size: int) -> bool:
             sized = replace(model, hidden_size=size)
-            passes = min(read(sized), most_read) / train_characters
-            root = math.pow(vocab_size, ALPHABET_POWER) * math.sqrt(passes * train_characters)
-            most = WEIGHTS_PER_ROOT * root * max(1.0, passes / SEVERAL_PASSES)
+            epochs = passes(read(sized))
+            root = math.pow(vocab_size, ALPHABET_POWER) * math.sqrt(epochs * train_characters)
+            most = WEIGHTS_PER_ROOT * root * max(1.0, epochs / SEVERAL_PASSES)
             return recurrent_weights(sized, vocab_size) <= min(most, largest)
 
         model = replace(model, hidden_size=max(filter(fits, HIDDEN_SIZES), default=HIDDEN_SIZES[0]))
@@ -130,14 +134,14 @@ def choose(
     weights = recurrent_weights(model, vocab_size) / train_characters  # for each character
 
     def dropout(characters: float) -> float:
-        return fitting_dropout(min(characters, most_read) / train_characters, weights, items=items)
+        return fitting_dropout(passes(characters), weights, items=items)
 
     def with_dropout(characters: float) -> ModelConfig:
         if "dropout" in given:  # then no weight dropout is added either
             return model
-        epochs = min(characters, most_read) / train_characters
-        weight_dropout = model.weight_dropout if "weight_dropout" in given else fitting_weight_dropout(epochs)
-        return replace(model, dropout=dropout(characters), weight_dropout=weight_dropout)
+        if "weight_dropout" in given:
+            return replace(model, dropout=dropout(characters))
+        return replace(model, dropout=dropout(characters), weight_dropout=fitting_weight_dropout(passes(characters)))
 
     if "hidden_size" not in given and train.epochs is train.steps is None and model.hidden_size > MEASURED_SIZES[1]:
         assert train.time is not None
@@ -186,17 +190,17 @@ def _larger_batch(
         speed: characters a second.
         suits: whether a run that reads so many characters may have a larger batch.
     """
-    seconds = train.time
+    seconds, measured = train.time, 0.0
     assert seconds is not None
-    while True:
+    while suits(characters):
         larger = replace(train, batch_size=2 * train.batch_size)
         if larger.batch_size > LARGEST_BATCH or characters < CHARACTERS_OF_LARGE_BATCH * larger.batch_size**3:
-            return train, characters
-        if not suits(characters) or (faster := speed(larger)) < LEAST_GAIN * speed(train):
-            return train, characters
-        if not suits(seconds * faster):
-            return train, characters
-        train, characters = larger, seconds * faster
+            break
+        measured, faster = measured or speed(train), speed(larger)
+        if faster < LEAST_GAIN * measured or not suits(seconds * faster):
+            break
+        train, characters, measured = larger, seconds * faster, faster
+    return train, characters
 
 
 def recurrent_weights(model: ModelConfig, vocab_size: int) -> int:
@@ -281,8 +285,8 @@ def choose_here(
     check_memory(smallest, fitted, vocab_size, device)
 
     def speed_in_memory(model: ModelConfig, train: TrainConfig) -> float:
-        needed = MOST_MEMORY * needed_bytes(model, train, vocab_size)
-        if train.batch_size > fitted.batch_size and needed > available_bytes(device):
+        larger = train.batch_size > fitted.batch_size
+        if larger and MOST_MEMORY * needed_bytes(model, train, vocab_size) > available_bytes(device):
             return 0.0  # then the batch stays as it is, instead of an error for a batch that was not asked for
         return speed(model, train)
 
