@@ -69,11 +69,13 @@ class Choice:
 
     Attributes:
         val_max: most characters that a validation should read, if the budget is known in characters.
+        ends_early: whether the run should have read its text as often as it may before its time is used up.
     """
 
     model: ModelConfig
     train: TrainConfig
     val_max: int | None = None
+    ends_early: bool = False
     reason: str
 
 
@@ -176,7 +178,7 @@ def choose(
     if ended and "max_epochs" not in given:
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
     validated = max(LEAST_VALIDATED, round(VALIDATED_SHARE * characters))
-    return Choice(model=model, train=train, val_max=validated, reason=reason)
+    return Choice(model=model, train=train, val_max=validated, ends_early=ended, reason=reason)
 
 
 def _larger_batch(

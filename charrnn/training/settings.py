@@ -31,6 +31,7 @@ class Settings:
         checkpoint: the run to resume.
         origin: the model to begin with.
         weights: its weights, with rows for the characters of the text that are new to it.
+        ends_early: whether the run is expected to end before its time is used up.
         notes: sentences for the user.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     checkpoint: Checkpoint | None = None
     origin: Checkpoint | None = None
     weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
+    ends_early: bool = False
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -144,7 +146,15 @@ class Settings:
         data = self.data
         if choice.val_max is not None and "val_max" not in self.given:
             data = replace(data, val_max=min(data.val_max, choice.val_max))
-        return replace(self, model=choice.model, data=data, train=choice.train, weights=weights, notes=tuple(notes))
+        return replace(
+            self,
+            model=choice.model,
+            data=data,
+            train=choice.train,
+            weights=weights,
+            ends_early=choice.ends_early,
+            notes=tuple(notes),
+        )
 
 
 def check_names(given: Mapping[str, Any]) -> None:

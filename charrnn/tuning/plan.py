@@ -1,15 +1,16 @@
 """The plan of a search, and what comes of it: budgets of trials, their outcomes, the winner; when to stop searching.
 
 What a search takes of the time is lost to the training after it. A small text is read to its best in less time than
-there is: the search is free. A long text would be learned better until the last second: there, a search has to find
-more than it costs. So the gain of more time is estimated from the recipe's losses with the trials' budgets, and a
-search goes on while it costs little, or less than what its best trial has gained.
+there is: the search is free, and its trials are whole trainings if there is time for enough of them. A long text would
+be learned better until the last second: there, a search has to find more than it costs. So the gain of more time is
+estimated from the recipe's losses with the trials' budgets, and a search goes on while it costs little, or less than
+what its best trial has gained.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from charrnn.errors import ConfigError
@@ -22,6 +23,7 @@ MOST_PART = 2 / 3  # of the whole time, for the search
 SHORTEST = 4.0  # seconds; a model that trains for less says little
 MOST_BUDGETS = 4
 LEAST_SECONDS = 15.0  # for a search and a training
+LEAST_TRIALS = 25  # of a search that gives a whole training to each of them
 MARGIN = 0.01  # nats by which a trial must beat the recipe; about the difference between two seeds
 PRICE = 0.005  # nats that a search may cost even if it finds nothing
 # Nats that a model gains if it is trained FACTOR times as long: a figure for the beginning, and how much of a gain the
@@ -44,6 +46,25 @@ def budgets(seconds: float) -> tuple[float, ...]:
     while found[0] / FACTOR >= SHORTEST and len(found) < MOST_BUDGETS:
         found.insert(0, found[0] / FACTOR)
     return tuple(found)
+
+
+def whole_training(
+    seconds: float, budgets: Sequence[float], ends_early: Callable[[float], bool], side_by_side: int = 1
+) -> float | None:
+    """The limit of time for trials that are whole trainings, in seconds; None if the text is too long for that.
+
+    Dropout and smaller sizes pay late in a training, so a trial that is cut short says little about them.
+
+    Args:
+        seconds: for the search and the training.
+        budgets: of trials, in seconds, ascending.
+        ends_early: whether the recipe's training ends by itself within a budget.
+        side_by_side: trials at a time.
+    """
+    enough = next((budget for budget in budgets if ends_early(budget)), None)
+    if enough is None or enough * LEAST_TRIALS > seconds * MOST_PART * side_by_side:
+        return None
+    return min(FACTOR * enough, budgets[-1])  # larger models take longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +114,9 @@ def winner(outcomes: Sequence[Outcome], steps: int) -> Outcome | None:
     return best if _lead(best, recipe, steps) >= MARGIN else recipe
 
 
-def search_time(seconds: float, budgets: Sequence[float], outcomes: Sequence[Outcome]) -> float:
+def search_time(
+    seconds: float, budgets: Sequence[float], outcomes: Sequence[Outcome], *, ends_early: bool = False
+) -> float:
     """Seconds that a search may take, by what it has found so far.
 
     The loss of the recipe is taken to fall by the same amount whenever the time grows by the same factor, near the time
@@ -103,7 +126,11 @@ def search_time(seconds: float, budgets: Sequence[float], outcomes: Sequence[Out
         seconds: for the search and the training.
         budgets: of trials, in seconds, ascending.
         outcomes: the trials.
+        ends_early: whether the recipe's training ends by itself within the longest budget, so that more time for it
+            gains nothing.
     """
+    if ends_early:
+        return seconds * MOST_PART
     recipe, gain, known = _recipe(outcomes), FIRST_GAIN, 0
     if recipe is not None and len(recipe.losses) > 1:
         known = len(recipe.losses) - 1

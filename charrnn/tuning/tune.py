@@ -10,7 +10,7 @@ import time as clocks
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from charrnn.training import run as training
 from charrnn.training.run import Name, Run
 from charrnn.training.settings import Settings
 from charrnn.training.threads import bound_spinning, computing, default_threads
-from charrnn.tuning.plan import JOURNAL, MOST_PART, Outcome, budgets, search_time, winner
+from charrnn.tuning.plan import JOURNAL, MOST_PART, Outcome, budgets, search_time, whole_training, winner
 from charrnn.tuning.space import Change, check_free, command, described, settled
 from charrnn.tuning.trial import Job, Source, Worker
 
@@ -128,7 +128,7 @@ def tune(
     if not isinstance(source, InMemory) and "-" in source:
         raise ConfigError("a search reads the text again and again: write standard input to a file first")
     settings, seconds = _checked(given, time, items=items is not None)
-    trial_budgets = budgets(seconds)
+    shortened = budgets(seconds)
     run_folder.check_unlocked(folder)
     if not (resume or overwrite):
         _check_free(folder)
@@ -146,17 +146,24 @@ def tune(
             run_folder.clear(folder)
         elif not resume:  # another one may have begun in the folder in the meantime
             _check_free(folder)
+        recipe = cache(lambda budget: _recipe(settings, budget, corpus, 1))
+        if known is not None:
+            trial_budgets = tuple(known.get("budgets", shortened))
+        else:
+            ends_early, number = lambda budget: recipe(budget).ends_early, _side_by_side(settings)
+            whole = whole_training(seconds, shortened, ends_early, number)
+            trial_budgets = shortened if whole is None else (whole,)
         search = Search(
             folder,
             given=given,
             seed=settings.train.seed,
             budgets=trial_budgets,
-            facts=facts,
+            facts={**facts, "budgets": trial_budgets},
             on_notice=shown.on_notice,
             began=began,
         )
         if search.final is None:
-            received = _searched(search, source, settings, corpus, seconds, trial_budgets, folder, signals, shown)
+            received = _searched(search, source, settings, recipe, seconds, trial_budgets, folder, signals, shown)
             if received is not None:
                 return _result(search, folder, signal=received)
             _choose(search, settings, corpus, seconds, len(trial_budgets), shown.on_notice)
@@ -227,6 +234,14 @@ def _recipe(settings: Settings, seconds: float, corpus: Corpus, threads: int | N
         return replace(settings, train=replace(settings.train, time=seconds)).completed(corpus)
 
 
+def _side_by_side(settings: Settings) -> int:
+    """How many trials are trained at a time."""
+    from charrnn.training.device import choose_device
+
+    number = default_threads() if settings.train.threads is None else settings.train.threads
+    return number if choose_device(settings.train.device).type == "cpu" else 1
+
+
 class _Trainer:
     """Trains the models of trials in a process of its own; see ``search.Trains``."""
 
@@ -250,7 +265,7 @@ def _searched(
     search: Search,
     source: Source,
     settings: Settings,
-    corpus: Corpus,
+    recipe: Callable[[float], Settings],
     seconds: float,
     budgets: Sequence[float],
     folder: Path,
@@ -258,20 +273,19 @@ def _searched(
     shown: Listener,
 ) -> int | None:
     """Makes the search; the number of the signal that interrupted it, or None."""
-    from charrnn.training.device import choose_device
-
-    number = default_threads() if settings.train.threads is None else settings.train.threads
-    side_by_side = number if choose_device(settings.train.device).type == "cpu" else 1
-    recipes = [_recipe(settings, budget, corpus, 1) for budget in budgets]
+    recipes = [recipe(budget) for budget in budgets]
+    side_by_side, ends_early = _side_by_side(settings), recipes[-1].ends_early
+    limit = partial(search_time, seconds, budgets, ends_early=ends_early)
     shown.on_notice(
-        f"searching: trials of {', '.join(format_duration(budget) for budget in budgets)}, {side_by_side} at a time"
+        f"searching: trials of {', '.join(format_duration(budget) for budget in budgets)}"
+        f"{' at most' if ends_early else ''}, {side_by_side} at a time"
     )
     trainers = [_Trainer(source, settings, recipes, budgets, folder / TRIALS) for _ in range(side_by_side)]
     with training.interrupted_by(signals) as received:
-        search.run(trainers, partial(search_time, seconds, budgets), lambda: bool(received))
+        search.run(trainers, limit, lambda: bool(received))
     shutil.rmtree(folder / TRIALS, ignore_errors=True)
     if not received:
-        if search_time(seconds, budgets, search.outcomes()) < seconds * MOST_PART:
+        if limit(search.outcomes()) < seconds * MOST_PART:
             shown.on_notice(
                 f"the search ends after {format_duration(search.used)}: more time for the training is worth more than "
                 "what it has found"

@@ -26,7 +26,19 @@ from charrnn.runs.checkpoint import load_checkpoint
 from charrnn.training import defaults
 from charrnn.training.settings import Settings
 from charrnn.tuning import plan, tune
-from charrnn.tuning.plan import FACTOR, JOURNAL, MARGIN, MOST_PART, PRICE, Outcome, budgets, search_time, winner
+from charrnn.tuning.plan import (
+    FACTOR,
+    JOURNAL,
+    LEAST_TRIALS,
+    MARGIN,
+    MOST_PART,
+    PRICE,
+    Outcome,
+    budgets,
+    search_time,
+    whole_training,
+    winner,
+)
 from charrnn.tuning.search import Search, remembered
 from charrnn.tuning.space import NEUTRAL, RANGES, described, first_changes, is_neutral, settled
 from charrnn.tuning.trial import Job, Worker
@@ -247,6 +259,7 @@ def test_a_search_takes_no_more_time_than_it_is_worth() -> None:
     # It costs nothing once the text is learned, and little if the losses fall slowly.
     for learned in (outcome(0, 1.7, 1.7, 1.7), outcome(0, 1.6, 1.7, 1.71), outcome(0, 1.7, 1.69, 1.685)):
         assert search_time(seconds, trials, [learned]) == seconds * MOST_PART
+    assert search_time(seconds, trials, [falling], ends_early=True) == seconds * MOST_PART
     # One loss of the recipe does not say how fast it falls.
     assert 0 < search_time(seconds, trials, []) == search_time(seconds, trials, [outcome(0, 1.9)]) < seconds / 3
 
@@ -279,6 +292,24 @@ def test_budgets_grow_by_the_factor_and_leave_time_for_the_training() -> None:
     assert len(budgets(3600.0)) == plan.MOST_BUDGETS
     with pytest.raises(ConfigError, match="too short"):
         budgets(14.9)
+
+
+def test_trials_are_whole_trainings_where_there_is_time_for_enough_of_them() -> None:
+    seconds = 1200.0
+    found = budgets(seconds)
+    assert found == pytest.approx((4.94, 14.8, 44.4, 133.3), rel=0.01)
+
+    def limit(training: float, seconds: float = seconds, number: int = 1) -> float | None:
+        return whole_training(seconds, found, lambda budget: budget >= training, number)
+
+    assert limit(4.0) == found[1]  # three times as long as the recipe has, for larger models
+    assert limit(14.0) == found[2]
+    assert limit(40.0) is None  # 18 trials
+    assert limit(40.0, number=2) == found[3]
+    assert limit(130.0, number=8) == found[3]
+    assert limit(200.0, number=100) is None
+    assert limit(14.0, 1.01 * LEAST_TRIALS * found[1] / MOST_PART) == found[2]
+    assert limit(14.0, 0.99 * LEAST_TRIALS * found[1] / MOST_PART) is None
 
 
 def test_what_a_user_can_get_wrong(charrnn: Charrnn, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,6 +379,34 @@ def test_from_the_command_line_to_a_run_that_samples(
     assert "to go on, give a larger budget" in again.out
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pt")} == before
     refused(charrnn(*line, "--time", "7s", "--resume"), 1, "another time")
+
+
+@pytest.mark.parametrize("speed", [1e7, 10.0])
+def test_a_resumed_search_keeps_its_budgets(
+    speed: float, charrnn: Charrnn, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fast machine trains on this text to the end in each trial; a slow one begins with short trials."""
+    for name, value in (("LEAST_SECONDS", 0.1), ("SHORTEST", 0.1), ("LEAST_TRIALS", 2)):
+        monkeypatch.setattr(plan, name, value)
+
+    class Interrupting(Quick):
+        def run(self, change: Mapping[str, Any], budget: int) -> float:
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().run(change, budget)
+
+    monkeypatch.setattr(tune, "_Trainer", Interrupting)
+    monkeypatch.setattr(defaults, "measure_speed", lambda *_, **__: speed)
+    begun = charrnn("tune", run.text, "--out", tmp_path, "--time", "90s", "--threads", 1)
+    assert begun.code == 128 + signal.SIGINT, begun.err
+    facts = remembered(tmp_path)
+    assert facts is not None
+    assert len(facts["budgets"]) == (1 if speed > 10.0 else plan.MOST_BUDGETS)
+    monkeypatch.setattr(defaults, "measure_speed", lambda *_, **__: 1e7 + 10.0 - speed)
+    resumed = charrnn("tune", "--out", tmp_path, "--resume")
+    assert resumed.code == 128 + signal.SIGINT, resumed.err
+    assert remembered(tmp_path) == facts
+    searching = [next(line for line in done.out.splitlines() if "searching" in line) for done in (begun, resumed)]
+    assert searching[0].replace(" at most", "") == searching[1].replace(" at most", "")
 
 
 @pytest.mark.slow
