@@ -237,28 +237,26 @@ def _measure_all(args: argparse.Namespace) -> None:
 
 
 def _table(path: Path) -> None:
-    cells: dict[tuple[str, float], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[float, dict[str, dict[str, list[dict[str, Any]]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
     for line in path.read_text("utf-8").splitlines():
         row = json.loads(line)
         if "loss" in row:
-            cells[row["text"], row["budget"]][row["name"]].append(row)
-    print("| text | budget | chosen | passes | loss | regret | best alternative | others, difference in 0.001 nats |")
-    print("|---|---|---|---|---|---|---|---|")
-    for (text, budget), runs in cells.items():
-        losses = {name: median(row["loss"] for row in rows) for name, rows in runs.items()}
-        default = losses.pop("default", None)
-        if default is None or not losses:
-            continue
-        best = min(losses, key=losses.__getitem__)
-        chosen = runs["default"][0]
-        model, train = chosen["model"], chosen["train"]
-        described = f"1×{model['hidden_size']}, dropout {model['dropout']:g}, batch {train['batch_size']}"
-        winner = best if losses[best] < default else "(the default)"
-        others = ", ".join(f"{name} {1000 * (losses[name] - default):+.0f}" for name in losses)
-        print(
-            f"| {text} | {budget:g} s | {described} | {chosen['epochs']:.2g} | {default:.4f} "
-            f"| {max(0.0, default - losses[best]):.4f} | {winner} | {others} |"
-        )
+            cells[row["budget"]][row["text"]][row["name"]].append(row)
+    for budget, texts in cells.items():
+        print(f"{budget:g} s:\n\n| text | chosen | passes | loss | regret | others, difference in 0.001 nats |")
+        print("|---|---|---|---|---|---|")
+        for text, runs in texts.items():
+            losses = {name: median(row["loss"] for row in rows) for name, rows in runs.items()}
+            default, chosen = losses.pop("default"), runs["default"][0]
+            model, train = chosen["model"], chosen["train"]
+            weights = f", weight dropout {model['weight_dropout']:g}" if model["weight_dropout"] else ""
+            described = f"1×{model['hidden_size']}, dropout {model['dropout']:g}{weights}, batch {train['batch_size']}"
+            regret = max(0.0, default - min(losses.values(), default=default))
+            others = ", ".join(f"{name} {1000 * (losses[name] - default):+.0f}" for name in losses)
+            print(f"| {text} | {described} | {chosen['epochs']:.2g} | {default:.4f} | {regret:.3f} | {others} |")
+        print()
 
 
 def main() -> None:

@@ -69,13 +69,14 @@ class Choice:
 
     Attributes:
         val_max: most characters that a validation should read, if the budget is known in characters.
-        ends_early: whether the run should have read its text as often as it may before its time is used up.
+        ends_after: seconds after which the run should end, if it reads its text as often as it may in less than its
+            time.
     """
 
     model: ModelConfig
     train: TrainConfig
     val_max: int | None = None
-    ends_early: bool = False
+    ends_after: float | None = None
     reason: str
 
 
@@ -157,6 +158,7 @@ def choose(
         if train.batch_size > usual_batch:
             reasons.append(f"batch {train.batch_size}")
     ended = characters > most_read
+    ends_after = train.time * most_read / characters if ended and train.time is not None else None
     characters = min(characters, most_read)
     model = with_dropout(characters)
     if "dropout" not in given:
@@ -178,7 +180,7 @@ def choose(
     if ended and "max_epochs" not in given:
         reason += "; more passes over a text of this size do not pay, so the run will end before its time is used up"
     validated = max(LEAST_VALIDATED, round(VALIDATED_SHARE * characters))
-    return Choice(model=model, train=train, val_max=validated, ends_early=ended, reason=reason)
+    return Choice(model=model, train=train, val_max=validated, ends_after=ends_after, reason=reason)
 
 
 def _larger_batch(

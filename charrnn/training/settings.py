@@ -31,7 +31,7 @@ class Settings:
         checkpoint: the run to resume.
         origin: the model to begin with.
         weights: its weights, with rows for the characters of the text that are new to it.
-        ends_early: whether the run is expected to end before its time is used up.
+        ends_after: seconds after which the run should end, if that is before its time is used up.
         notes: sentences for the user.
     """
 
@@ -42,7 +42,7 @@ class Settings:
     checkpoint: Checkpoint | None = None
     origin: Checkpoint | None = None
     weights: Mapping[str, Tensor] | None = field(default=None, repr=False)
-    ends_early: bool = False
+    ends_after: float | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -152,7 +152,7 @@ class Settings:
             data=data,
             train=choice.train,
             weights=weights,
-            ends_early=choice.ends_early,
+            ends_after=choice.ends_after,
             notes=tuple(notes),
         )
 

@@ -10,7 +10,7 @@ what its best trial has gained.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from charrnn.errors import ConfigError
@@ -48,23 +48,20 @@ def budgets(seconds: float) -> tuple[float, ...]:
     return tuple(found)
 
 
-def whole_training(
-    seconds: float, budgets: Sequence[float], ends_early: Callable[[float], bool], side_by_side: int = 1
-) -> float | None:
+def whole_training(seconds: float, longest: float, ends_after: float | None, side_by_side: int = 1) -> float | None:
     """The limit of time for trials that are whole trainings, in seconds; None if the text is too long for that.
 
     Dropout and smaller sizes pay late in a training, so a trial that is cut short says little about them.
 
     Args:
         seconds: for the search and the training.
-        budgets: of trials, in seconds, ascending.
-        ends_early: whether the recipe's training ends by itself within a budget.
+        longest: budget of a trial.
+        ends_after: seconds after which the recipe's training ends by itself; None if it goes on for the longest budget.
         side_by_side: trials at a time.
     """
-    enough = next((budget for budget in budgets if ends_early(budget)), None)
-    if enough is None or enough * LEAST_TRIALS > seconds * MOST_PART * side_by_side:
+    if ends_after is None or ends_after * LEAST_TRIALS > seconds * MOST_PART * side_by_side:
         return None
-    return min(FACTOR * enough, budgets[-1])  # larger models take longer
+    return min(FACTOR * ends_after, longest)  # larger models take longer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,8 +150,8 @@ def tune(
         if known is not None:
             trial_budgets = tuple(known.get("budgets", shortened))
         else:
-            ends_early, number = lambda budget: recipe(budget).ends_early, _side_by_side(settings)
-            whole = whole_training(seconds, shortened, ends_early, number)
+            longest = shortened[-1]
+            whole = whole_training(seconds, longest, recipe(longest).ends_after, _side_by_side(settings))
             trial_budgets = shortened if whole is None else (whole,)
         search = Search(
             folder,
@@ -274,7 +274,7 @@ def _searched(
 ) -> int | None:
     """Makes the search; the number of the signal that interrupted it, or None."""
     recipes = [recipe(budget) for budget in budgets]
-    side_by_side, ends_early = _side_by_side(settings), recipes[-1].ends_early
+    side_by_side, ends_early = _side_by_side(settings), recipes[-1].ends_after is not None
     limit = partial(search_time, seconds, budgets, ends_early=ends_early)
     shown.on_notice(
         f"searching: trials of {', '.join(format_duration(budget) for budget in budgets)}"

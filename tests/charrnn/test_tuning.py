@@ -36,7 +36,6 @@ from charrnn.tuning.plan import (
     Outcome,
     budgets,
     search_time,
-    whole_training,
     winner,
 )
 from charrnn.tuning.search import Search, remembered
@@ -295,21 +294,15 @@ def test_budgets_grow_by_the_factor_and_leave_time_for_the_training() -> None:
 
 
 def test_trials_are_whole_trainings_where_there_is_time_for_enough_of_them() -> None:
-    seconds = 1200.0
-    found = budgets(seconds)
-    assert found == pytest.approx((4.94, 14.8, 44.4, 133.3), rel=0.01)
-
-    def limit(training: float, seconds: float = seconds, number: int = 1) -> float | None:
-        return whole_training(seconds, found, lambda budget: budget >= training, number)
-
-    assert limit(4.0) == found[1]  # three times as long as the recipe has, for larger models
-    assert limit(14.0) == found[2]
-    assert limit(40.0) is None  # 18 trials
-    assert limit(40.0, number=2) == found[3]
-    assert limit(130.0, number=8) == found[3]
-    assert limit(200.0, number=100) is None
-    assert limit(14.0, 1.01 * LEAST_TRIALS * found[1] / MOST_PART) == found[2]
-    assert limit(14.0, 0.99 * LEAST_TRIALS * found[1] / MOST_PART) is None
+    seconds, longest = 1200.0, 1200.0 / 9
+    assert plan.whole_training(seconds, longest, 16.0) == 48.0  # three times as long, for larger models
+    assert plan.whole_training(seconds, longest, 16.0, 2) == 48.0
+    assert plan.whole_training(seconds, longest, 60.0) is None
+    assert plan.whole_training(seconds, longest, 60.0, 2) == longest
+    assert plan.whole_training(seconds, longest, None, 100) is None
+    for factor, limit in ((0.99, True), (1.01, False)):
+        ends_after = factor * seconds * MOST_PART / LEAST_TRIALS
+        assert (plan.whole_training(seconds, longest, ends_after) is not None) is limit
 
 
 def test_what_a_user_can_get_wrong(charrnn: Charrnn, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

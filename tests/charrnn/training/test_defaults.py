@@ -86,12 +86,13 @@ def test_a_short_text_is_read_twenty_times_by_a_model_of_usual_size_and_the_run_
     assert choice.model.weight_dropout == 0.2
     assert choice.train.max_epochs == 20
     assert "will end before its time is used up" in choice.reason
-    assert choice.ends_early
+    assert choice.ends_after is not None
+    assert 0 < choice.ends_after < 600.0
     # The same with the budget that this plan comes to.
     passes = chosen(TrainConfig(epochs=20.0), characters=20_000)
     assert passes.model == choice.model
     assert passes.train.max_epochs is None
-    assert not passes.ends_early
+    assert passes.ends_after is None
 
 
 def test_a_time_ends_after_the_passes_that_pay() -> None:
