@@ -145,8 +145,10 @@ def fake_wheel(site: Path, name: str, *, owns: bool = True) -> None:
     info = site / f"{name.replace('-', '_')}-1.99.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.99.0\n")
-    module = "onnxruntime/__init__.py" if owns else f"{name}/__init__.py"
-    (info / "RECORD").write_text(f"{module},,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+    owned = site / ("onnxruntime" if owns else name) / f"of-{name}.txt"
+    owned.parent.mkdir()
+    owned.touch()  # Python 3.13 leaves out files that do not exist
+    (info / "RECORD").write_text(f"{owned.relative_to(site).as_posix()},,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
 
 
 def test_two_wheels_are_noticed_and_explained(
