@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from charrnn.training.defaults import MOST_DROPOUT
+
 
 def size_advice(parameters: int, characters: int, dropout: float) -> str:
     """What the ratio of parameters to training characters suggests."""
@@ -26,7 +28,9 @@ def loss_advice(*, train_loss: float, val_loss: float, best_val_loss: float, dro
     gap = val_loss - train_loss
     described = f"training {train_loss:.3f}, validation {val_loss:.3f}"
     if val_loss > best_val_loss + 0.01 or gap > max(0.35, 0.25 * val_loss):
-        more = min(0.6, dropout + 0.2)
+        if dropout >= MOST_DROPOUT - 0.05:
+            return f"{described}: overfitting, and more dropout than {dropout:g} rarely helps; more text would"
+        more = min(MOST_DROPOUT, dropout + 0.2)
         return f"{described}: overfitting; try --dropout {more:.1f}, a smaller --hidden-size, or more text"
     if gap < 0.05 * val_loss:
         less = "; less --dropout," if dropout else ";"
