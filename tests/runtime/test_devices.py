@@ -148,7 +148,9 @@ def fake_wheel(site: Path, name: str, *, owns: bool = True) -> None:
     owned = site / ("onnxruntime" if owns else name) / f"of-{name}.txt"
     owned.parent.mkdir()
     owned.touch()  # Python 3.13 leaves out files that do not exist
-    (info / "RECORD").write_text(f"{owned.relative_to(site).as_posix()},,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
+    (info / "RECORD").write_text(
+        f"{owned.relative_to(site).as_posix()},,\n{info.name}/METADATA,,\n{info.name}/RECORD,,\n"
+    )
 
 
 def test_two_wheels_are_noticed_and_explained(
