@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from charrnn.training.defaults import MOST_DROPOUT
+MOST_DROPOUT = 0.6  # as in defaults.py, which imports torch
 
 
 def size_advice(parameters: int, characters: int, dropout: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from charrnn.training import advice, defaults
 from charrnn.training.advice import loss_advice
 
 
@@ -14,3 +15,7 @@ def test_advice_by_the_gap_between_training_and_validation_loss() -> None:
     assert "try" not in much
     assert "underfitting" in loss_advice(train_loss=1.80, val_loss=1.82, best_val_loss=1.82, dropout=0.2)
     assert "healthy" in loss_advice(train_loss=1.3, val_loss=1.5, best_val_loss=1.5, dropout=0.2)
+
+
+def test_the_advice_and_the_recipe_have_the_same_limit_of_dropout() -> None:
+    assert advice.MOST_DROPOUT == defaults.MOST_DROPOUT
