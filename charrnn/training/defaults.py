@@ -16,6 +16,7 @@ import torch
 from charrnn.config import DataConfig, ModelConfig, TrainConfig
 from charrnn.data.corpus import Corpus
 from charrnn.data.split import split_end
+from charrnn.training.advice import MOST_DROPOUT
 from charrnn.training.batch_choice import MOST_RATE, choose_batch, on_device
 from charrnn.training.device import choose_device, choose_precision
 from charrnn.training.memory import available_bytes, check_memory, needed_bytes, parameters
@@ -35,11 +36,12 @@ SMALL_MODEL = 400_000  # recurrent weights that are right for any text
 # Passes over a text that lower the loss. Where there is time for more, a larger model makes better use of it.
 USEFUL_PASSES = 20.0
 # Dropout grows by so much each time that the product of passes and recurrent weights for each character doubles; and it
-# is no more than it would be if it grew from two passes on by the second number with each doubling of the passes.
+# is no more than it would be if it grew from two passes on by the second number with each doubling of the passes. It is
+# at most MOST_DROPOUT.
 DROPOUT_STEP, DROPOUT_STEP_OF_PASSES = 0.11, 0.25
 NO_DROPOUT = 3.0  # up to this product, dropout is 0
 NO_DROPOUT_OF_ITEMS = 10.0  # the same for items, which are learnt by heart later than running text
-LEAST_DROPOUT_PASSES, MOST_DROPOUT = 2.0, 0.6
+LEAST_DROPOUT_PASSES = 2.0
 # Dropout of the recurrent weights grows with each doubling of the passes; below the second number it does harm.
 WEIGHT_DROPOUT_STEP, LEAST_WEIGHT_DROPOUT_PASSES, MOST_WEIGHT_DROPOUT = 0.2, 9.0, 0.2
 # Weight decay of long runs, and how many steps these have; a shorter run has less in proportion.

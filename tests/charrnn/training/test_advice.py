@@ -18,4 +18,4 @@ def test_advice_by_the_gap_between_training_and_validation_loss() -> None:
 
 
 def test_the_advice_and_the_recipe_have_the_same_limit_of_dropout() -> None:
-    assert advice.MOST_DROPOUT == defaults.MOST_DROPOUT
+    assert defaults.fitting_dropout(1000.0, 100.0) == advice.MOST_DROPOUT
